@@ -1,0 +1,1 @@
+//! Axes, allocation, tokens and buckets of the capacity kernel.

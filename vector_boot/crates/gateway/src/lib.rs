@@ -1,0 +1,1 @@
+//! The gateway service: tools for agents over HTTP.

@@ -1,0 +1,1 @@
+//! A bounds-checked, zero-copy index of GGUF files.

@@ -1,0 +1,1 @@
+//! Typed clients of the services and of PID 1.

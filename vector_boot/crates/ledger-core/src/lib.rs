@@ -1,0 +1,1 @@
+//! Event frames, the hash chain and its verification.

@@ -1,0 +1,1 @@
+//! The neural runtime: sensors, dequantisation.

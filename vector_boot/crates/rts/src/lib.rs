@@ -1,0 +1,1 @@
+//! The RTS package format and the service manifest.

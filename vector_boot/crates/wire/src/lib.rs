@@ -1,0 +1,1 @@
+//! Frames, roles and layouts that the rooms share.

@@ -1,0 +1,5 @@
+//! Command lines of the host-facing roles; each parses its words and calls its room.
+
+pub mod gguf;
+pub mod initramfs;
+pub mod rts;
