@@ -1,0 +1,328 @@
+//! SOCK_SEQPACKET Unix sockets: whole frames, the peer's credentials, descriptors along with bytes.
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, socketpair,
+    sockopt,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Descriptors that one packet may carry. One is what the protocol uses; the kernel closes the rest.
+const DESCRIPTORS_MAX: usize = 4;
+/// Connections that may wait for `accept`.
+const BACKLOG: i32 = 128;
+
+/// Whether calls wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Calls wait.
+    Blocking,
+    /// Calls answer `WouldBlock`.
+    NonBlocking,
+}
+
+impl Mode {
+    fn flags(self) -> SockFlag {
+        match self {
+            Self::Blocking => SockFlag::SOCK_CLOEXEC,
+            Self::NonBlocking => SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        }
+    }
+}
+
+/// One end of a connected SOCK_SEQPACKET socket.
+#[derive(Debug)]
+pub struct PacketSocket(OwnedFd);
+
+/// What the kernel attests of the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process when it connected.
+    pub pid: i32,
+    /// Its effective uid when it connected.
+    pub uid: u32,
+}
+
+impl PacketSocket {
+    /// Connects to a listener in the file system.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub fn connect(path: &Path, mode: Mode) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, mode.flags(), None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self(fd))
+    }
+
+    /// A connected pair.
+    ///
+    /// # Errors
+    /// As `socketpair(2)`.
+    pub fn pair(mode: Mode) -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, mode.flags())?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// Takes a descriptor that is such a socket.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one packet, with a descriptor if there is one.
+    ///
+    /// # Errors
+    /// As `sendmsg(2)`; a peer that went is `BrokenPipe`, never a signal.
+    pub fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let raw: [RawFd; 1] = [descriptor.map_or(-1, |d| d.as_raw_fd())];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if descriptor.is_some() {
+            &rights[..]
+        } else {
+            &[]
+        };
+        let iov = [IoSlice::new(packet)];
+        let sent = retry(|| {
+            sendmsg::<()>(
+                self.0.as_raw_fd(),
+                &iov,
+                control,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            )
+        })?;
+        if sent == packet.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
+    }
+
+    /// Receives one packet into `buf`: its length (0 when the peer went) and a descriptor if one came.
+    ///
+    /// # Errors
+    /// As `recvmsg(2)`; a packet longer than `buf` is `InvalidData` and is gone.
+    pub fn receive(&self, buf: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+        let fd = self.0.as_raw_fd();
+        let mut iov = [IoSliceMut::new(buf)];
+        let message = loop {
+            match recvmsg::<()>(fd, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => break other?,
+            }
+        };
+        let (bytes, flags) = (message.bytes, message.flags);
+        let mut first = None;
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                for raw in fds {
+                    // SAFETY: the kernel just installed `raw` in our table for this message; nobody
+                    // else knows the number. All but the first are dropped, which closes them.
+                    let owned = unsafe { OwnedFd::from_raw_fd(raw) };
+                    first.get_or_insert(owned);
+                }
+            }
+        }
+        if flags.contains(MsgFlags::MSG_TRUNC) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "packet longer than its buffer",
+            ));
+        }
+        Ok((bytes, first))
+    }
+
+    /// Who connected, by SO_PEERCRED.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub fn peer(&self) -> io::Result<Peer> {
+        peer_of(self.0.as_fd())
+    }
+
+    /// Bounds how long a blocking `receive` or `send` waits.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn set_timeout(&self, limit: std::time::Duration) -> io::Result<()> {
+        let value = nix::sys::time::TimeVal::new(
+            i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            i64::from(limit.subsec_micros()),
+        );
+        nix::sys::socket::setsockopt(&self.0, sockopt::ReceiveTimeout, &value)?;
+        nix::sys::socket::setsockopt(&self.0, sockopt::SendTimeout, &value)?;
+        Ok(())
+    }
+
+    /// Makes another handle of the same socket.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Ends both directions, which wakes a thread that waits in `receive`.
+    pub fn shutdown(&self) {
+        // A socket that is gone already needs no shutdown.
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for PacketSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<PacketSocket> for OwnedFd {
+    fn from(socket: PacketSocket) -> Self {
+        socket.0
+    }
+}
+
+/// A listening SOCK_SEQPACKET socket.
+#[derive(Debug)]
+pub struct PacketListener(OwnedFd);
+
+impl PacketListener {
+    /// Binds a path (an old socket there is replaced) and listens.
+    ///
+    /// # Errors
+    /// As `bind(2)` and `listen(2)`.
+    pub fn bind(path: &Path, mode: Mode) -> io::Result<Self> {
+        remove_socket(path)?;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, mode.flags(), None)?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+        Ok(Self(fd))
+    }
+
+    /// Takes a descriptor that is such a listener.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Accepts one connection.
+    ///
+    /// # Errors
+    /// As `accept4(2)`.
+    pub fn accept(&self, mode: Mode) -> io::Result<PacketSocket> {
+        let raw = retry(|| accept4(self.0.as_raw_fd(), mode.flags()))?;
+        // SAFETY: accept4 returned a new descriptor that only we know.
+        Ok(PacketSocket(unsafe { OwnedFd::from_raw_fd(raw) }))
+    }
+}
+
+impl AsFd for PacketListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<PacketListener> for OwnedFd {
+    fn from(listener: PacketListener) -> Self {
+        listener.0
+    }
+}
+
+/// Credentials of the far end of any connected Unix socket.
+///
+/// # Errors
+/// As `getsockopt(2)`.
+pub fn peer_of(fd: BorrowedFd<'_>) -> io::Result<Peer> {
+    let credentials = getsockopt(&fd, sockopt::PeerCredentials)?;
+    Ok(Peer {
+        pid: credentials.pid(),
+        uid: credentials.uid(),
+    })
+}
+
+/// Our own effective uid.
+#[must_use]
+pub fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Removes what a listener of an earlier run left; anything that is not a socket stays.
+pub(crate) fn remove_socket(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "path is taken by something that is no socket",
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => return other.map_err(io::Error::from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_keep_their_borders_and_carry_a_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let listener = PacketListener::bind(&path, Mode::Blocking).unwrap();
+        let client = PacketSocket::connect(&path, Mode::Blocking).unwrap();
+        let server = listener.accept(Mode::Blocking).unwrap();
+        let memory = crate::memfd::sealed("greeting", b"hello").unwrap();
+        client.send(b"one", None).unwrap();
+        client.send(b"two", Some(memory.as_fd())).unwrap();
+        let mut buf = [0u8; 64];
+        let (n, none) = server.receive(&mut buf).unwrap();
+        assert_eq!((&buf[..n], none.is_none()), (&b"one"[..], true));
+        let (n, some) = server.receive(&mut buf).unwrap();
+        assert_eq!(&buf[..n], b"two");
+        let mut text = String::new();
+        io::Read::read_to_string(&mut std::fs::File::from(some.unwrap()), &mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert_eq!(server.peer().unwrap().uid, own_uid());
+        drop(client);
+        assert_eq!(server.receive(&mut buf).unwrap().0, 0);
+    }
+
+    #[test]
+    fn a_packet_longer_than_the_buffer_is_refused_whole() {
+        let (a, b) = PacketSocket::pair(Mode::Blocking).unwrap();
+        a.send(&[7; 100], None).unwrap();
+        a.send(b"next", None).unwrap();
+        let mut buf = [0u8; 10];
+        assert_eq!(
+            b.receive(&mut buf).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(b.receive(&mut buf).unwrap().0, 4);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        assert!(PacketListener::bind(&path, Mode::Blocking).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"data");
+    }
+}

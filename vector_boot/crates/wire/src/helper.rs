@@ -1,0 +1,79 @@
+//! PID 1 and its helper: blocking privileged acts, over a socketpair that only the two hold.
+
+use crate::control::message;
+use crate::{Kind, Message};
+use serde::{Deserialize, Serialize};
+
+/// One act; the helper answers each with one [`Outcome`] of the same id, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task<'a> {
+    /// Mounts a block device of the appliance, read-only or read-write, nosuid and nodev.
+    Mount {
+        /// Device, `/dev/vda2`.
+        source: &'a str,
+        /// Where; made if absent.
+        target: &'a str,
+        /// `ext4`.
+        fstype: &'a str,
+        /// Whether nothing may be written.
+        read_only: bool,
+    },
+    /// Makes a folder with this owner and mode, and leaves what is in it.
+    Folder {
+        /// Path.
+        path: &'a str,
+        /// Owner and group.
+        uid: u32,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Writes a small file if it is absent.
+    Seed {
+        /// Path.
+        path: &'a str,
+        /// Owner and group.
+        uid: u32,
+        /// What it holds.
+        content: &'a str,
+    },
+    /// Hashes everything outside the tensors of the package whose descriptor travels along.
+    VerifyPackage,
+    /// Copies a section of the package (descriptor along) into a sealed memfd, checked against its
+    /// hash; the memfd comes back with the [`Outcome`].
+    Load {
+        /// Section's name.
+        name: &'a str,
+    },
+    /// Hashes one range of tensor blocks of the package.
+    Scrub {
+        /// First block.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Flushes file systems and unmounts this one.
+    Unmount {
+        /// Where it is mounted.
+        target: &'a str,
+    },
+    /// Writes one value into a cgroup knob that may reclaim.
+    Cgroup {
+        /// Path below `/sys/fs/cgroup`.
+        path: &'a str,
+        /// What to write.
+        value: &'a str,
+    },
+}
+
+/// How an act ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome<'a> {
+    /// Whether it was done.
+    pub ok: bool,
+    /// What was wrong, naming field, value and limit; empty when done.
+    pub detail: &'a str,
+    /// A figure of the act: bytes hashed, blocks checked.
+    pub figure: u64,
+}
+
+message! { Task<'_> = HelperTask, Outcome<'_> = HelperOutcome }

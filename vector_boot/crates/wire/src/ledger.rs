@@ -1,0 +1,74 @@
+//! `ledger.wire`: what our own services and PID 1 append. Questions go over the JSONL socket.
+
+use crate::control::message;
+use crate::{Kind, Message};
+use serde::{Deserialize, Serialize};
+
+/// Largest payload of an event on this socket, in bytes of JSON; a packet must hold it and the rest.
+pub const PAYLOAD_BYTES_MAX: usize = 48 * 1024;
+/// Longest namespace, actor, event type, subject and tenant.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Names one producer's event for ever, so that a repeat after a crash of either side is recognised.
+/// Sequences of one producer grow; they need not be dense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The boot in which the event happened.
+    pub boot_id: [u8; 16],
+    /// The producing role's uid (0 for PID 1).
+    pub producer: u32,
+    /// Counts the producer's events from 1.
+    pub sequence: u64,
+}
+
+/// Appends one event; answered by [`Appended`] once it is durable, or by [`crate::Refused`].
+/// Any number may be under way; answers may overtake each other only by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append<'a> {
+    /// Present where a repeat is possible: PID 1's outbox, a reconnecting service.
+    pub origin: Option<Origin>,
+    /// Namespace, `system`, `gateway`, `capacity`...
+    pub ns: &'a str,
+    /// `user:NAME`, `agent:NAME` or `service:NAME`.
+    pub actor: &'a str,
+    /// Tenant; `system` for our own.
+    pub tenant_id: &'a str,
+    /// `tool_called`, `service_started`, ...
+    pub event_type: &'a str,
+    /// What it is about.
+    pub subject: &'a str,
+    /// Canonical JSON object.
+    pub payload: &'a str,
+    /// The event that caused it, smaller than the id to come.
+    pub causation_id: Option<u64>,
+    /// When it happened, nanoseconds since boot (CLOCK_MONOTONIC); `None`: when it is appended.
+    pub timestamp_ns: Option<u64>,
+}
+
+/// The event is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// Its gap-free id, from 1.
+    pub event_id: u64,
+    /// Chain value of its frame.
+    pub commit_id: [u8; 32],
+    /// Whether it was there already, appended by an earlier try of the same [`Origin`].
+    pub repeated: bool,
+}
+
+/// Asks for [`Head`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadGet;
+
+/// Where the log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Id of the last durable event, 0 for an empty log.
+    pub event_id: u64,
+    /// Chain value there.
+    pub chain: [u8; 32],
+    /// Whether writing is still possible.
+    pub writable: bool,
+}
+
+message! { Append<'_> = LedgerAppend, Appended = LedgerAppended, HeadGet = LedgerHeadGet, Head = LedgerHead }
