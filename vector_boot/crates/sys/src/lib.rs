@@ -4,6 +4,8 @@
 //! Policy never lives here. Start with the module named after the facility.
 
 pub mod inherit;
+pub mod mapping;
 pub mod memfd;
 pub mod packet;
 pub mod random;
+pub mod seqlock;
