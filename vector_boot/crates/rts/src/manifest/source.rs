@@ -1,0 +1,257 @@
+//! The TOML form of the manifest, read on the host only.
+//!
+//! Every key has the name of the field that it fills; unknown keys are refused by name and line.
+//! Start with [`parse`]. What is left out takes the default of [`Service::new`].
+
+use std::collections::BTreeMap;
+
+use heapless::Vec as Fixed;
+use serde::Deserialize;
+
+use super::{
+    Address, Cap, FdName, Image, Key, Listen, ListenKind, Manifest, ManifestError, Name, Param,
+    Pass, Restart, Root, RootMode, Service, Strategy, Verify, Word,
+};
+
+/// Longest source: a full table with comments is far smaller.
+pub const SOURCE_BYTES_MAX: usize = 256 * 1024;
+
+/// Reads a manifest's TOML and checks every rule.
+///
+/// Errors name the field, or the line where the TOML itself is wrong.
+pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+    if text.len() > SOURCE_BYTES_MAX {
+        return Err(ManifestError::limit(
+            "source bytes",
+            text.len() as u64,
+            SOURCE_BYTES_MAX as u64,
+        ));
+    }
+    let source: Source = toml::from_str(text).map_err(|error| ManifestError::Source {
+        problem: one_line(text, &error),
+    })?;
+    let manifest = source.manifest()?;
+    manifest.check()?;
+    Ok(manifest)
+}
+
+/// The parser's message without its drawing of the line, which would take several lines.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(0, |span| {
+        text.get(..span.start)
+            .map_or(0, |before| before.matches('\n').count())
+            + 1
+    });
+    format!("line {line}: {}", error.message().replace('\n', ", "))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    hostname: Option<String>,
+    #[serde(default)]
+    params: BTreeMap<String, toml::Value>,
+    verify: Option<Verify>,
+    #[serde(default)]
+    model_serve: bool,
+    #[serde(default)]
+    root: Vec<SourceRoot>,
+    #[serde(default)]
+    service: Vec<SourceService>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceRoot {
+    name: String,
+    path: String,
+    mode: RootMode,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceListen {
+    name: String,
+    kind: ListenKind,
+    address: Option<String>,
+    mode: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceService {
+    name: String,
+    image: String,
+    #[serde(default)]
+    args: Vec<String>,
+    uid: Option<u32>,
+    #[serde(default)]
+    needs: Vec<String>,
+    restart: Option<Restart>,
+    core: Option<bool>,
+    backoff_ms_first: Option<u32>,
+    backoff_ms_max: Option<u32>,
+    backoff_reset_s: Option<u32>,
+    intensity_max: Option<u32>,
+    intensity_s: Option<u32>,
+    start_timeout_ms: Option<u32>,
+    stop_timeout_ms: Option<u32>,
+    watchdog_ms: Option<u32>,
+    notify: Option<bool>,
+    memory_max_bytes: Option<u64>,
+    pids_max: Option<u32>,
+    cpu_weight: Option<u16>,
+    #[serde(default)]
+    listen: Vec<SourceListen>,
+    #[serde(default)]
+    pass: Vec<String>,
+    #[serde(default)]
+    caps: Vec<Cap>,
+    data: Option<bool>,
+    strategy: Option<Strategy>,
+    log_rate: Option<u32>,
+}
+
+/// The machine's name where the manifest gives none.
+const HOSTNAME: &str = "vector";
+/// A Unix socket that says nothing else is open to its own uid and to root.
+const LISTEN_MODE: u16 = 0o600;
+
+impl Source {
+    fn manifest(self) -> Result<Manifest, ManifestError> {
+        let hostname = self.hostname.as_deref().unwrap_or(HOSTNAME);
+        let mut manifest = Manifest::empty(name("hostname", hostname)?);
+        manifest.verify = self.verify.unwrap_or(Verify::Lazy);
+        manifest.model_serve = self.model_serve;
+        manifest.params = list("params", self.params, |(key, value)| param(&key, &value))?;
+        manifest.roots = list("roots", self.root, |root| {
+            let field = |field: &str| format!("root {}: {field}", root.name);
+            let path = Word::new(&root.path)
+                .ok_or_else(|| ManifestError::value(field("path"), &root.path, Word::RULE));
+            Ok(Root {
+                name: name("root name", &root.name)?,
+                path: path?,
+                mode: root.mode,
+            })
+        })?;
+        manifest.services = self
+            .service
+            .into_iter()
+            .map(SourceService::service)
+            .collect::<Result<_, _>>()?;
+        Ok(manifest)
+    }
+}
+
+impl SourceService {
+    fn service(self) -> Result<Service, ManifestError> {
+        let own = self.name;
+        let field = |field: &str| format!("service {own}: {field}");
+        let image = match self.image.as_str() {
+            "vector_boot" => Image::VectorBoot,
+            "vb-services" => Image::Services,
+            other => Image::Added(name(field("image"), other)?),
+        };
+        let base = Service::new(name("service name", &own)?, image);
+        let backoff_ms_max = self.backoff_ms_max.unwrap_or(base.backoff_ms_max);
+        Ok(Service {
+            args: list(field("args"), self.args, |word| {
+                Word::new(&word)
+                    .ok_or_else(|| ManifestError::value(field("args"), &word, Word::RULE))
+            })?,
+            uid: self.uid,
+            needs: list(field("needs"), self.needs, |need| {
+                name(field("needs"), &need)
+            })?,
+            restart: self.restart.unwrap_or(base.restart),
+            core: self.core.unwrap_or(base.core),
+            // A maximum below the default first wait means that maximum, not an error about a key nobody wrote.
+            backoff_ms_first: self
+                .backoff_ms_first
+                .unwrap_or(base.backoff_ms_first.min(backoff_ms_max)),
+            backoff_ms_max,
+            backoff_reset_s: self.backoff_reset_s.unwrap_or(base.backoff_reset_s),
+            intensity_max: self.intensity_max.unwrap_or(base.intensity_max),
+            intensity_s: self.intensity_s.unwrap_or(base.intensity_s),
+            start_timeout_ms: self.start_timeout_ms.unwrap_or(base.start_timeout_ms),
+            stop_timeout_ms: self.stop_timeout_ms.unwrap_or(base.stop_timeout_ms),
+            watchdog_ms: self.watchdog_ms.unwrap_or(base.watchdog_ms),
+            notify: self.notify.unwrap_or(base.notify),
+            memory_max_bytes: self.memory_max_bytes.unwrap_or(base.memory_max_bytes),
+            pids_max: self.pids_max.unwrap_or(base.pids_max),
+            cpu_weight: self.cpu_weight.unwrap_or(base.cpu_weight),
+            listen: list(field("listen"), self.listen, |listen| listen.listen(&own))?,
+            pass: list(field("pass"), self.pass, |pass| {
+                let expected =
+                    "log, rts, token, sensors, stats, proc, tty, machine, roots or root.NAME";
+                Pass::from_source(&pass)
+                    .ok_or_else(|| ManifestError::value(field("pass"), &pass, expected))
+            })?,
+            caps: list(field("caps"), self.caps, Ok)?,
+            data: self.data.unwrap_or(base.data),
+            strategy: self.strategy.unwrap_or(base.strategy),
+            log_rate: self.log_rate.unwrap_or(base.log_rate),
+            ..base
+        })
+    }
+}
+
+impl SourceListen {
+    fn listen(self, service: &str) -> Result<Listen, ManifestError> {
+        let field = |field: &str| format!("service {service}: listen {}: {field}", self.name);
+        let fd = FdName::new(&self.name)
+            .ok_or_else(|| ManifestError::value(field("name"), &self.name, FdName::RULE))?;
+        let address = self.address.as_deref().unwrap_or(&self.name);
+        let address = Address::new(address)
+            .ok_or_else(|| ManifestError::value(field("address"), address, Address::RULE))?;
+        let mode = match self.kind {
+            ListenKind::Tcp => self.mode.unwrap_or(0),
+            ListenKind::UnixStream | ListenKind::UnixSeqpacket => self.mode.unwrap_or(LISTEN_MODE),
+        };
+        Ok(Listen {
+            name: fd,
+            kind: self.kind,
+            address,
+            mode,
+        })
+    }
+}
+
+fn param(key: &str, value: &toml::Value) -> Result<Param, ManifestError> {
+    let text = match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Integer(number) => number.to_string(),
+        other => {
+            return Err(ManifestError::value(
+                format!("params: {key}"),
+                other.type_str(),
+                "a text or an integer",
+            ));
+        }
+    };
+    Ok(Param {
+        key: Key::new(key).ok_or_else(|| ManifestError::value("params", key, Key::RULE))?,
+        value: Word::new(&text)
+            .ok_or_else(|| ManifestError::value(format!("params: {key}"), &text, Word::RULE))?,
+    })
+}
+
+fn name(field: impl std::fmt::Display, text: &str) -> Result<Name, ManifestError> {
+    Name::new(text).ok_or_else(|| ManifestError::value(field, text, Name::RULE))
+}
+
+/// Converts a list item by item and refuses one that is longer than its table.
+fn list<S, T, const N: usize>(
+    field: impl std::fmt::Display,
+    source: impl IntoIterator<Item = S, IntoIter: ExactSizeIterator>,
+    convert: impl Fn(S) -> Result<T, ManifestError>,
+) -> Result<Fixed<T, N>, ManifestError> {
+    let source = source.into_iter();
+    let found = source.len() as u64;
+    let mut out = Fixed::new();
+    for item in source {
+        out.push(convert(item)?)
+            .map_err(|_| ManifestError::limit(&field, found, N as u64))?;
+    }
+    Ok(out)
+}
