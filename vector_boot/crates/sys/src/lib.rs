@@ -3,9 +3,16 @@
 //! Owns nothing for long: each module wraps one kernel facility in types that cannot be misused.
 //! Policy never lives here. Start with the module named after the facility.
 
+pub mod clock;
+pub mod events;
 pub mod inherit;
+pub mod machine;
 pub mod mapping;
 pub mod memfd;
+pub mod network;
 pub mod packet;
+pub mod process;
 pub mod random;
+pub mod region;
 pub mod seqlock;
+pub mod spawn;

@@ -1,0 +1,524 @@
+//! Starting a child: `clone3` with a shared address space, then `execveat` of a held descriptor.
+//!
+//! The parent sleeps until the child has exec'd (CLONE_VFORK), so nothing is copied and the cost
+//! does not grow with the parent. The child runs [`child`] on a stack of its own and calls nothing
+//! but the kernel: no allocation, no lock, no libc wrapper that keeps state per thread.
+//! Start with [`Spawn::start`].
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Where passed descriptors begin, after stdin, stdout and stderr.
+const FIRST_PASSED: RawFd = 3;
+/// Descriptors are parked from here on while their final numbers are being filled.
+const PARKING: RawFd = 512;
+/// Descriptors that one child may get.
+pub const PASSED_MAX: usize = 24;
+/// Bytes of the child's stack; it holds one frame of [`child`] and the kernel's signal frame.
+const STACK_BYTES: usize = 32 * 1024;
+/// `LISTEN_PID=` and ten digits, filled in by the child, who alone knows its pid.
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+/// Capabilities that a service may keep, as bit numbers of `capabilities(7)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// Configure interfaces, addresses and routes.
+    NetAdmin = 12,
+    /// Raw and packet sockets.
+    NetRaw = 13,
+}
+
+/// Who the child becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// Stays what the parent is (an ordinary process, or the root helper).
+    Inherit,
+    /// uid and gid, with no group beside it.
+    Uid(u32),
+}
+
+/// Everything that a child is started with. Prepared once a service and used for every restart.
+#[derive(Debug)]
+pub struct Spawn {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    /// Who it becomes.
+    pub identity: Identity,
+    /// Bits of [`Capability`] that it keeps as ambient.
+    pub capabilities: u64,
+    /// Open files at most (RLIMIT_NOFILE); `None` inherits.
+    pub open_files_max: Option<u64>,
+    /// Whether the child leads a session and stdin becomes its controlling terminal.
+    pub controlling_terminal: bool,
+    stack: Vec<u8>,
+}
+
+/// A started child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: i32,
+    /// Readable when it ends, and the target of signals: never hits a successor of its pid.
+    pub pidfd: OwnedFd,
+}
+
+/// Descriptors that a child gets, in the order of their final numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptors<'a> {
+    /// The executable.
+    pub image: BorrowedFd<'a>,
+    /// stdin, stdout, stderr.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// From 3 on.
+    pub passed: &'a [BorrowedFd<'a>],
+    /// cgroup v2 folder to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+impl Spawn {
+    /// Prepares a command. `env` gets `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` added when
+    /// `passed_names` is not empty.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a word with NUL or more names than [`PASSED_MAX`].
+    pub fn new(argv: &[&str], env: &[(&str, &str)], passed_names: &[&str]) -> io::Result<Self> {
+        if passed_names.len() > PASSED_MAX || argv.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let word = |w: &str| CString::new(w).map_err(io::Error::from);
+        let mut lines = Vec::with_capacity(env.len() + 3);
+        if !passed_names.is_empty() {
+            lines.push(word("LISTEN_PID=          ")?);
+            lines.push(word(&format!("LISTEN_FDS={}", passed_names.len()))?);
+            lines.push(word(&format!("LISTEN_FDNAMES={}", passed_names.join(":")))?);
+        }
+        for (key, value) in env {
+            lines.push(word(&format!("{key}={value}"))?);
+        }
+        Ok(Self {
+            argv: argv.iter().map(|w| word(w)).collect::<io::Result<_>>()?,
+            env: lines,
+            identity: Identity::Inherit,
+            capabilities: 0,
+            open_files_max: None,
+            controlling_terminal: false,
+            stack: vec![0; STACK_BYTES],
+        })
+    }
+
+    /// Starts the child; returns when it has exec'd.
+    ///
+    /// # Errors
+    /// As `clone3(2)`, or what failed in the child: `execveat(2)`, `setresuid(2)`, ...
+    pub fn start(&mut self, descriptors: &Descriptors<'_>) -> io::Result<Child> {
+        if descriptors.passed.len() > PASSED_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut argv: Vec<*const libc::c_char> = self.argv.iter().map(|w| w.as_ptr()).collect();
+        argv.push(std::ptr::null());
+        let mut listen_pid: *mut u8 = std::ptr::null_mut();
+        let mut env: Vec<*const libc::c_char> = Vec::with_capacity(self.env.len() + 1);
+        let mut lines: Vec<Vec<u8>> = self
+            .env
+            .iter()
+            .map(|line| CStr::to_bytes_with_nul(line).to_vec())
+            .collect();
+        for line in &mut lines {
+            if line.starts_with(LISTEN_PID) {
+                listen_pid = line.as_mut_ptr().wrapping_add(LISTEN_PID.len());
+            }
+            env.push(line.as_ptr().cast());
+        }
+        env.push(std::ptr::null());
+        let mut sources = [-1; 3 + PASSED_MAX];
+        let wanted = descriptors.stdio.iter().chain(descriptors.passed);
+        for (slot, fd) in sources.iter_mut().zip(wanted) {
+            *slot = fd.as_raw_fd();
+        }
+        let mut plan = Plan {
+            image: descriptors.image.as_raw_fd(),
+            sources,
+            count: 3 + descriptors.passed.len(),
+            argv: argv.as_ptr(),
+            env: env.as_ptr(),
+            listen_pid,
+            identity: match self.identity {
+                Identity::Inherit => None,
+                Identity::Uid(uid) => Some(uid),
+            },
+            capabilities: self.capabilities,
+            open_files_max: self.open_files_max,
+            controlling_terminal: self.controlling_terminal,
+            errno: 0,
+        };
+        let mut pidfd: RawFd = -1;
+        let mut flags = libc::CLONE_VFORK | libc::CLONE_VM | libc::CLONE_PIDFD;
+        if descriptors.cgroup.is_some() {
+            flags |= CLONE_INTO_CGROUP as i32;
+        }
+        let arguments = CloneArgs {
+            // The two flags above 2^31 are not in libc's i32 constants.
+            flags: u64::from(flags.cast_unsigned() & !(CLONE_INTO_CGROUP as u32))
+                | if descriptors.cgroup.is_some() {
+                    CLONE_INTO_CGROUP
+                } else {
+                    0
+                }
+                | CLONE_CLEAR_SIGHAND,
+            pidfd: (&raw mut pidfd) as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: self.stack.as_mut_ptr() as u64,
+            stack_size: self.stack.len() as u64,
+            cgroup: descriptors.cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+            ..CloneArgs::default()
+        };
+        // SAFETY: the child runs `child` on `self.stack`, which nobody else uses and which outlives
+        // it: CLONE_VFORK keeps this thread asleep until the child has exec'd or ended, so `plan`
+        // and everything that it points to stay alive and are touched by one side at a time.
+        let pid = unsafe { clone_and_call(&arguments, child, &raw mut plan) };
+        if pid < 0 {
+            return Err(io::Error::from_raw_os_error(
+                i32::try_from(-pid).unwrap_or(libc::EIO),
+            ));
+        }
+        // SAFETY: clone3 succeeded, so the kernel stored a new descriptor that only we know.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let pid = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidData)?;
+        if plan.errno != 0 {
+            // It never was the program: reap it here, so that nobody sees it live or die.
+            crate::process::reap_failed(pid);
+            return Err(io::Error::from_raw_os_error(plan.errno));
+        }
+        Ok(Child { pid, pidfd })
+    }
+}
+
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args` of clone3(2), CLONE_ARGS_SIZE_VER2.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// What the child needs, all of it prepared by the parent.
+struct Plan {
+    image: RawFd,
+    sources: [RawFd; 3 + PASSED_MAX],
+    count: usize,
+    argv: *const *const libc::c_char,
+    env: *const *const libc::c_char,
+    listen_pid: *mut u8,
+    identity: Option<u32>,
+    capabilities: u64,
+    open_files_max: Option<u64>,
+    controlling_terminal: bool,
+    /// Written by the child when it cannot become the program.
+    errno: i32,
+}
+
+/// clone3, and `entry(plan)` in the child, on the stack of `arguments`.
+///
+/// # Safety
+/// `arguments` must name a live stack and carry CLONE_VM | CLONE_VFORK; `entry` must not return.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_and_call(
+    arguments: &CloneArgs,
+    entry: unsafe extern "C" fn(*mut Plan) -> !,
+    plan: *mut Plan,
+) -> i64 {
+    let mut result: i64 = libc::SYS_clone3;
+    // SAFETY: the child enters with rsp at the top of the given stack (16-byte aligned by the
+    // kernel's rule: stack + size, both multiples of 16), never returns from `entry`, and the
+    // parent goes on after the block with only the declared registers changed.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, {plan}",
+            "and rsp, -16",
+            "call {entry}",
+            "ud2",
+            "2:",
+            plan = in(reg) plan,
+            entry = in(reg) entry,
+            inlateout("rax") result,
+            in("rdi") std::ptr::from_ref(arguments),
+            in("rsi") size_of::<CloneArgs>(),
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    result
+}
+
+/// clone3, and `entry(plan)` in the child, on the stack of `arguments`.
+///
+/// # Safety
+/// `arguments` must name a live stack and carry CLONE_VM | CLONE_VFORK; `entry` must not return.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone_and_call(
+    arguments: &CloneArgs,
+    entry: unsafe extern "C" fn(*mut Plan) -> !,
+    plan: *mut Plan,
+) -> i64 {
+    let mut result = std::ptr::from_ref(arguments) as i64;
+    // SAFETY: as on x86_64; sp of the child is the top of the given stack.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, {plan}",
+            "blr {entry}",
+            "brk 1",
+            "2:",
+            plan = in(reg) plan,
+            entry = in(reg) entry,
+            inlateout("x0") result,
+            in("x1") size_of::<CloneArgs>(),
+            in("x8") libc::SYS_clone3,
+        );
+    }
+    result
+}
+
+/// The child's life up to exec.
+///
+/// # Safety
+/// Called by [`clone_and_call`] alone; `plan` is alive and ours until exec or exit.
+unsafe extern "C" fn child(plan: *mut Plan) -> ! {
+    // SAFETY: see above; the parent sleeps, so this is the only reference.
+    let plan = unsafe { &mut *plan };
+    // SAFETY: only raw system calls with arguments that the parent prepared.
+    let Err(errno) = unsafe { become_program(plan) };
+    plan.errno = errno;
+    loop {
+        // SAFETY: ends this process; never returns.
+        unsafe { libc::syscall(libc::SYS_exit_group, 127) };
+    }
+}
+
+/// A raw system call: `Err(errno)` instead of -1, without touching `errno` by name.
+macro_rules! call {
+    ($number:expr $(, $argument:expr)* $(,)?) => {{
+        let result = libc::syscall($number $(, $argument)*);
+        if result < 0 { Err(*libc::__errno_location()) } else { Ok(result) }
+    }};
+}
+
+/// Arranges descriptors, identity and limits, then becomes the program.
+///
+/// # Safety
+/// Runs in the child of a CLONE_VM | CLONE_VFORK clone: async-signal-safe calls only.
+unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i32> {
+    // SAFETY: for the whole block, raw calls over numbers and pointers that the parent prepared and keeps
+    // alive; slots below `count` are initialised; no memory is allocated.
+    unsafe {
+        // Park every source above all final numbers, so that filling one cannot destroy another.
+        let image = call!(libc::SYS_fcntl, plan.image, libc::F_DUPFD_CLOEXEC, PARKING)?;
+        for source in plan.sources.iter_mut().take(plan.count) {
+            *source = call!(libc::SYS_fcntl, *source, libc::F_DUPFD_CLOEXEC, PARKING)? as RawFd;
+        }
+        for (target, source) in plan.sources.iter().take(plan.count).enumerate() {
+            call!(libc::SYS_dup3, *source, target as RawFd, 0)?;
+        }
+        // Whatever the parent forgot to mark: nothing above the passed ones lives past exec.
+        let first_unwanted = FIRST_PASSED as usize + plan.count - 3;
+        call!(
+            libc::SYS_close_range,
+            first_unwanted,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC
+        )?;
+        call!(libc::SYS_setsid)?;
+        if plan.controlling_terminal {
+            // A line that is somebody else's terminal still serves for reading and writing.
+            let _ = call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 1);
+        }
+        let none: u64 = 0;
+        call!(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            0usize,
+            size_of::<u64>()
+        )?;
+        if let Some(most) = plan.open_files_max {
+            let limit = libc::rlimit64 {
+                rlim_cur: most,
+                rlim_max: most,
+            };
+            call!(
+                libc::SYS_prlimit64,
+                0,
+                libc::RLIMIT_NOFILE,
+                &raw const limit,
+                0usize
+            )?;
+        }
+        call!(libc::SYS_umask, 0o077)?;
+        if let Some(uid) = plan.identity {
+            if plan.capabilities != 0 {
+                call!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)?;
+            }
+            call!(libc::SYS_setgroups, 0, 0usize)?;
+            call!(libc::SYS_setresgid, uid, uid, uid)?;
+            call!(libc::SYS_setresuid, uid, uid, uid)?;
+            if plan.capabilities != 0 {
+                keep(plan.capabilities)?;
+            }
+            // A child of root with another uid would take its signals only from root; it still dies
+            // with the machine. Core dumps stay off, since uids changed.
+            call!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
+        }
+        if !plan.listen_pid.is_null() {
+            let pid = call!(libc::SYS_getpid)?;
+            write_decimal(plan.listen_pid, pid as u64);
+        }
+        call!(
+            libc::SYS_execveat,
+            image,
+            c"".as_ptr(),
+            plan.argv,
+            plan.env,
+            libc::AT_EMPTY_PATH
+        )?;
+    }
+    Err(libc::EINVAL)
+}
+
+/// Keeps these capabilities over the exec: permitted, inheritable, ambient.
+///
+/// # Safety
+/// As [`become_program`].
+unsafe fn keep(capabilities: u64) -> Result<(), i32> {
+    // struct __user_cap_header_struct, version 3, and two of __user_cap_data_struct.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let (low, high) = (capabilities as u32, (capabilities >> 32) as u32);
+    let data: [u32; 6] = [low, low, low, high, high, high];
+    // SAFETY: both arrays live over the calls and have the layout that capset(2) reads.
+    unsafe {
+        call!(libc::SYS_capset, header.as_ptr(), data.as_ptr())?;
+        for bit in 0..64u64 {
+            if capabilities & (1 << bit) != 0 {
+                call!(
+                    libc::SYS_prctl,
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_RAISE,
+                    bit,
+                    0,
+                    0
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes `value` in decimal and a NUL; `at` has room for ten digits and a NUL.
+///
+/// # Safety
+/// `at` points to at least 11 writable bytes.
+unsafe fn write_decimal(at: *mut u8, value: u64) {
+    let mut digits = [0u8; 10];
+    let (mut rest, mut n) = (value, 0);
+    while n < digits.len() {
+        digits[n] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        n += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    for i in 0..n {
+        // SAFETY: i < n <= 10, inside what the caller owes.
+        unsafe { at.add(i).write(digits[n - 1 - i]) };
+    }
+    // SAFETY: n <= 10, the eleventh byte is there.
+    unsafe { at.add(n).write(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    /// Runs `/bin/sh -c script` with the write end of a pipe as stdout; answers what it wrote.
+    fn shell(script: &str, passed: &[(&str, BorrowedFd<'_>)]) -> String {
+        let names: Vec<&str> = passed.iter().map(|(n, _)| *n).collect();
+        let fds: Vec<BorrowedFd<'_>> = passed.iter().map(|(_, fd)| *fd).collect();
+        let sh = File::open("/bin/sh").unwrap();
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .unwrap();
+        let (mut read, write) = std::io::pipe().unwrap();
+        let mut spawn =
+            Spawn::new(&["sh", "-c", script], &[("PATH", "/bin:/usr/bin")], &names).unwrap();
+        let child = spawn
+            .start(&Descriptors {
+                image: sh.as_fd(),
+                stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
+                passed: &fds,
+                cgroup: None,
+            })
+            .unwrap();
+        drop(write);
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        let status = crate::process::wait_for(child.pid).unwrap();
+        assert_eq!(status, crate::process::Exit::Code(0), "{text}");
+        text
+    }
+
+    #[test]
+    fn the_child_finds_its_descriptors_and_nothing_else() {
+        let memory = crate::memfd::sealed("note", b"passed on").unwrap();
+        let text = shell(
+            "echo $LISTEN_FDS $LISTEN_FDNAMES; [ $LISTEN_PID = $$ ] && echo mine; cat <&3; echo; ls /proc/$$/fd | tr '\\n' ' '",
+            &[("note", memory.as_fd())],
+        );
+        assert_eq!(text, "1 note\nmine\npassed on\n0 1 2 3 ");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_and_leaves_no_zombie() {
+        let folder = File::open("/").unwrap();
+        let mut spawn = Spawn::new(&["x"], &[], &[]).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let fds = Descriptors {
+            image: folder.as_fd(),
+            stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
+            passed: &[],
+            cgroup: None,
+        };
+        assert!(spawn.start(&fds).is_err());
+    }
+
+    #[test]
+    fn five_hundred_children_start_and_are_reaped() {
+        for _ in 0..500 {
+            assert_eq!(shell("echo x", &[]), "x\n");
+        }
+    }
+}
