@@ -6,6 +6,7 @@
 //! Never here: policy, retries without a deadline. Start with [`Connection`].
 #![forbid(unsafe_code)]
 
+pub mod capacity;
 mod connection;
 
 pub use connection::{Connection, IpcError, Served, serve_hello};

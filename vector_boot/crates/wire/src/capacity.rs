@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub const AXES: usize = 5;
 /// Names of the axes as the outside writes them.
 pub const AXIS_NAMES: [&str; AXES] = ["C_geo", "C_int", "C_gauge", "C_ptr", "C_obs"];
+/// Number of gates.
+pub const GATES: usize = 4;
+/// Names of the gates, in the order of the bits of `gates_failed`.
+pub const GATE_NAMES: [&str; GATES] = ["fit", "gluing", "uv", "isolation"];
 /// The whole budget of one axis.
 pub const BASIS_POINTS: u16 = 10_000;
 /// Longest token on the wire, in bytes of text.
@@ -72,6 +76,8 @@ pub struct Grant<'a> {
     pub expires_ms: u64,
     /// Lease slot.
     pub slot: u32,
+    /// Why it was refused, for people; empty when admitted.
+    pub reason: &'a str,
 }
 
 /// Asks whether one operation may run now; answered by [`Checked`].
@@ -121,6 +127,8 @@ pub struct Checked<'a> {
     pub actor: &'a str,
     /// Whose capacity it is.
     pub tenant_id: &'a str,
+    /// Why it may not run, for people; empty when it may.
+    pub reason: &'a str,
 }
 
 /// Asks who a token speaks for, without spending; answered by [`Identity`].
@@ -141,6 +149,8 @@ pub struct Identity<'a> {
     pub tenant_id: &'a str,
     /// Its permission bits.
     pub permissions: u32,
+    /// Why it is not in force, for people; empty when it is.
+    pub reason: &'a str,
 }
 
 /// Gives capacity back; answered by [`crate::Done`].
@@ -205,6 +215,34 @@ pub struct Lease<'a> {
     pub checks: u64,
 }
 
+/// Asks for one [`Gate`] each, then [`crate::Done`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatesGet;
+
+/// Where a gate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GateVerdict {
+    /// The data is too short or not measured here; counts as pass.
+    Unresolved,
+    /// It holds.
+    Pass,
+    /// It fails.
+    Fail,
+}
+
+/// One gate as of the last tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate<'a> {
+    /// One of [`GATE_NAMES`].
+    pub name: &'a str,
+    /// Where it stands.
+    pub verdict: GateVerdict,
+    /// Score in thousandths, 1000 is the threshold; `None` where nothing is measured here.
+    pub score_milli: Option<u32>,
+    /// Ticks since the verdict last changed.
+    pub ticks: u64,
+}
+
 /// Longest plan, in leaves; a larger table is sent as several plans of one epoch.
 pub const PLAN_LEAVES_MAX: usize = 64;
 
@@ -260,5 +298,6 @@ message! {
     Checked<'_> = CapacityChecked, Identify<'_> = CapacityIdentify, Identity<'_> = CapacityIdentity,
     Release<'_> = CapacityRelease, Revoke = CapacityRevoke, StateGet = CapacityStateGet,
     State = CapacityState, LeasesGet = CapacityLeasesGet, Lease<'_> = CapacityLease,
+    GatesGet = CapacityGatesGet, Gate<'_> = CapacityGate,
     CgroupPlan = CgroupPlan, CgroupReadback<'_> = CgroupReadback,
 }

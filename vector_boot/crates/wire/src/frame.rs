@@ -252,6 +252,10 @@ kinds! {
     CapacityIdentify = 0x040b by gateway;
     /// [`crate::capacity::Identity`].
     CapacityIdentity = 0x040c by capacity;
+    /// [`crate::capacity::GatesGet`].
+    CapacityGatesGet = 0x040d by console_or_gateway;
+    /// [`crate::capacity::Gate`].
+    CapacityGate = 0x040e by capacity;
     /// [`crate::capacity::CgroupPlan`], to PID 1.
     CgroupPlan = 0x0501 by capacity;
     /// [`crate::capacity::CgroupReadback`], PID 1's answer.
