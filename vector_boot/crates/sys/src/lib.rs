@@ -3,6 +3,7 @@
 //! Owns nothing for long: each module wraps one kernel facility in types that cannot be misused.
 //! Policy never lives here. Start with the module named after the facility.
 
+pub mod beneath;
 pub mod clock;
 pub mod events;
 pub mod inherit;
