@@ -1,1 +1,17 @@
-//! The neural runtime: sensors, dequantisation.
+//! The neural runtime: sensors, the default system model, dequantisation.
+//!
+//! Owns: what PID 1 does once a beat without blocking or allocating ([`Runtime`]: samples and the
+//! sensor page), the model that every image carries ([`default_model`]), and reading a tensor's values
+//! ([`dequant`]).
+//!
+//! Never here: heavy mathematics, network, another room. Start with [`Runtime`].
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod model;
+
+pub use model::default_model;

@@ -23,6 +23,7 @@ pub mod capacity;
 pub mod control;
 pub mod helper;
 pub mod ledger;
+pub mod sensors;
 pub mod stats;
 
 pub use frame::{
