@@ -1,0 +1,133 @@
+"""One QEMU process: its command line, its files, its end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from .report import HostError
+
+QEMU = "qemu-system-x86_64"
+# A machine that says nothing for this long under KVM is taken for hung.
+SILENCE_SECONDS = 5.0
+# QEMU's user network: the guest, its gateway, its name server.
+NETWORK = "10.0.2.15/24,10.0.2.2,10.0.2.3"
+GUEST_HTTP = 8080
+# PR_SET_PDEATHSIG of prctl(2).
+PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one machine is made of."""
+
+    kernel: Path
+    initramfs: Path
+    package: Path
+    data: Path
+    share: Path | None
+    token: Path
+    console: Path
+    serial_log: Path
+    http_port: int
+    memory_mib: int
+    append: str
+    on_terminal: bool
+    held: list[IO[bytes]] = field(default_factory=list)
+
+
+def check_port(port: int) -> int:
+    """The host's port for the gateway; 0 takes a free one. Refuses a port that is in use, before anything is built."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise HostError(f"port 127.0.0.1:{port}: {error.strerror}; name another with --http PORT") from None
+        return int(probe.getsockname()[1])
+
+
+def command(parts: Parts, accelerator: str) -> list[str]:
+    """QEMU's words for these parts."""
+    words = [QEMU, "-name", "vector-boot", "-M", "q35", "-accel", accelerator]
+    words += ["-cpu", "host" if accelerator == "kvm" else "max", "-smp", str(min(2, os.cpu_count() or 1))]
+    words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
+    words += ["-append", f"console=ttyS0 panic=-1 loglevel=4 vb.net={NETWORK} {parts.append}".rstrip()]
+    words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
+    words += _disk("package", parts.package, ",readonly=on")
+    # The image is locked by us; QEMU writes what the guest flushed.
+    words += _disk("data", parts.data, ",file.locking=off")
+    if parts.share:
+        words += _disk("share", parts.share, ",readonly=on")
+    forward = f"hostfwd=tcp:127.0.0.1:{parts.http_port}-:{GUEST_HTTP}"
+    words += ["-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]
+    words += ["-chardev", f"socket,id=console,path={parts.console},server=on,wait=off"]
+    words += ["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]
+    if parts.on_terminal:
+        words += ["-chardev", f"stdio,id=serial,mux=on,signal=off,logfile={parts.serial_log}"]
+        words += ["-mon", "chardev=serial"]
+    else:
+        words += ["-chardev", f"file,id=serial,path={parts.serial_log}"]
+    return [*words, "-serial", "chardev:serial"]
+
+
+def _disk(name: str, path: Path, options: str) -> list[str]:
+    # A comma in a file name would end the option; QEMU takes two for one.
+    file = str(path).replace(",", ",,")
+    drive = f"if=none,id={name},format=raw,file={file}{options}"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+class Guest:
+    """A running machine. Leaving the context ends it."""
+
+    def __init__(self, parts: Parts, accelerator: str) -> None:
+        self._parts = parts
+        parts.console.unlink(missing_ok=True)
+        parts.serial_log.write_bytes(b"")
+        words = command(parts, accelerator)
+        stdin = None if parts.on_terminal else subprocess.DEVNULL
+        self.begun = time.monotonic()
+        # The data disk's lock goes along: it must hold until QEMU itself is gone.
+        self.process = subprocess.Popen(
+            words, stdin=stdin, pass_fds=[disk.fileno() for disk in parts.held], preexec_fn=_die_with_parent
+        )
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Stops the machine cold."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def is_silent(self) -> bool:
+        """Whether the machine lives and has printed nothing within the time that hung KVM guests are given."""
+        deadline = self.begun + SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None or self._parts.serial_log.stat().st_size > 0:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def serial_tail(self, lines: int = 60) -> str:
+        """The last lines of the serial console."""
+        text = self._parts.serial_log.read_bytes()[-65536:].decode(errors="replace")
+        return "\n".join(text.replace("\r", "").splitlines()[-lines:])
+
+
+def _die_with_parent() -> None:
+    """QEMU does not outlive us, even if we are killed. prctl(2): the flag survives exec."""
+    ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,37 @@
+"""The package that the machine boots: named by the user, or packed from a model and kept in the cache."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from . import cache, toolchain
+from .report import HostError, phase
+
+
+def named(path: str) -> Path:
+    """A package of the user's. A bad one is the machine's to refuse, so only its presence is checked."""
+    if not Path(path).is_file():
+        raise HostError(f"--rts {path}: no such file")
+    return Path(path)
+
+
+def packed(model: Path, executables: toolchain.Executables) -> Path:
+    """A package of the built executables and a model; packed anew when one of the three changed."""
+    files = [executables.vector_boot, executables.services, model]
+    out = cache.folder("packages") / f"{cache.stamp([str(cache.SOURCES), str(model)], [])[:16]}.rts"
+    key = cache.stamp([], files)
+    with cache.alone(out):
+        if not cache.is_fresh(out, key):
+            with phase("package"):
+                _pack(model, executables, out)
+            cache.set_fresh(out, key)
+    return out
+
+
+def _pack(model: Path, executables: toolchain.Executables, out: Path) -> None:
+    words = [str(executables.vector_boot), "rts", "pack", "--binary", str(executables.vector_boot)]
+    words += ["--services", str(executables.services), "--model", str(model), "--out", str(out)]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise HostError(result.stderr.strip() or f"package: rts pack ended with {result.returncode}")
