@@ -111,7 +111,7 @@ impl ManifestError {
         }
     }
 
-    pub(super) fn value(field: impl Display, found: impl Display, expected: impl Display) -> Self {
+    pub(crate) fn value(field: impl Display, found: impl Display, expected: impl Display) -> Self {
         Self::Value {
             field: field.to_string(),
             found: found.to_string(),

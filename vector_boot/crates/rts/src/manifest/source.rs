@@ -255,3 +255,46 @@ fn list<S, T, const N: usize>(
     }
     Ok(out)
 }
+
+/// The manifest for people: JSON with sorted keys, names instead of kinds, every default filled in.
+pub fn to_json(manifest: &Manifest) -> String {
+    let services: Vec<_> = manifest
+        .services
+        .iter()
+        .enumerate()
+        .map(|(index, s)| service_json(manifest, index, s))
+        .collect();
+    let params: BTreeMap<_, _> = manifest
+        .params
+        .iter()
+        .map(|p| (p.key.as_str(), p.value.as_str()))
+        .collect();
+    let json = serde_json::json!({
+        "hostname": manifest.hostname,
+        "verify": manifest.verify,
+        "model_serve": manifest.model_serve,
+        "params": params,
+        "root": manifest.roots,
+        "service": services,
+    });
+    format!("{json:#}\n")
+}
+
+fn service_json(manifest: &Manifest, index: usize, service: &Service) -> serde_json::Value {
+    // A struct of numbers, texts and lists always has a JSON form.
+    let mut json = serde_json::to_value(service).unwrap_or_default();
+    let pass: Vec<String> = service
+        .pass
+        .iter()
+        .map(|pass| match pass {
+            Pass::Root(root) => format!("root.{root}"),
+            other => other.as_str().to_owned(),
+        })
+        .collect();
+    if let Some(map) = json.as_object_mut() {
+        map.insert("image".into(), service.image.as_str().into());
+        map.insert("pass".into(), pass.into());
+        map.insert("uid".into(), manifest.uid(index).into());
+    }
+    json
+}
