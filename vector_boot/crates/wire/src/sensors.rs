@@ -94,7 +94,7 @@ registers! {
     33 SERVICES_FAILED "services.failed" "" "Services that are held or given up.";
     34 SERVICES_RESTARTS "services.restarts" "" "Restarts of all services so far.";
     35 SERVICES_RSS "services.rss" "bytes" "Memory of all services.";
-    36 LEDGER_STATE "ledger.state" "" "State of the ledger: 0 down, 1 starting, 2 ready, 3 stopping, 4 backing off, 5 failed.";
+    36 LEDGER_STATE "ledger.state" "" "State of the ledger: 0 waiting, 1 starting, 2 up, 3 stopping, 4 stopped, 5 backing off, 6 failed.";
     37 LEDGER_RESTARTS "ledger.restarts" "" "Restarts of the ledger so far.";
     38 LEDGER_RSS "ledger.rss" "bytes" "Memory of the ledger.";
     39 CAPACITY_STATE "capacity.state" "" "State of the capacity kernel, as for the ledger.";
