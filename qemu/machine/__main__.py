@@ -180,7 +180,7 @@ def announce(parts: guest.Parts, machine: guest.Guest, chosen: accelerator.Choic
         say(curl_line(parts))
     except ConsoleLate:
         say(f"not ready within {TIMEOUT_SECONDS} s")
-    except (ConsoleClosed, OSError):
+    except ConsoleClosed:
         # The machine has ended; its last words are on the terminal.
         return
 
@@ -234,7 +234,7 @@ def drive(args: argparse.Namespace, parts: guest.Parts, machine: guest.Guest, ch
     except ConsoleLate:
         say(f"{machine.serial_tail()}\nqemu/run: no end after {args.timeout or TIMEOUT_SECONDS} s")
         return EXIT_LATE
-    except (ConsoleClosed, OSError):
+    except ConsoleClosed:
         machine.kill()
         say(f"{machine.serial_tail()}\nqemu/run: the machine ended by itself")
         return EXIT_FAILED

@@ -54,3 +54,7 @@ def is_fresh(product: Path, key: str) -> bool:
 def set_fresh(product: Path, key: str) -> None:
     """Notes what `product` was made from."""
     Path(f"{product}.stamp").write_text(key, encoding="ascii")
+
+
+if __name__ == "__main__":
+    print(build_folder())

@@ -57,20 +57,20 @@ class Console:
         answered and some are not. `help` always prints something: its answer is the first that is not blank.
         """
         while True:
-            self._socket.sendall(b"\n")
+            self._send("")
             try:
                 self._answer(min(deadline, time.monotonic() + KNOCK_SECONDS))
                 break
             except ConsoleLate:
                 if time.monotonic() > deadline:
                     raise
-        self._socket.sendall(b"help\n")
+        self._send("help")
         while not self._answer(deadline).text.strip():
             pass
 
     def run(self, command: str, deadline: float) -> Answer:
         """Runs one command to its end."""
-        self._socket.sendall(command.encode() + b"\n")
+        self._send(command)
         return self._answer(deadline)
 
     def _answer(self, deadline: float) -> Answer:
@@ -85,7 +85,16 @@ class Console:
             wait = deadline - time.monotonic()
             if wait <= 0 or not select.select([self._socket], [], [], wait)[0]:
                 raise ConsoleLate
-            more = self._socket.recv(65536)
+            try:
+                more = self._socket.recv(65536)
+            except ConnectionError:
+                more = b""
             if not more:
                 raise ConsoleClosed
             self._pending += more
+
+    def _send(self, line: str) -> None:
+        try:
+            self._socket.sendall(line.encode() + b"\n")
+        except ConnectionError:
+            raise ConsoleClosed from None

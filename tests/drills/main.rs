@@ -1,0 +1,3 @@
+//! drill
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,367 @@
+//! A virtual machine under test: booted by `qemu/run`, driven over its machine console and its forwarded port.
+//!
+//! Start with [`Machine::boot`]; a failing test prints the serial console when the value is dropped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::inputs::{inputs, repository};
+use crate::screen::Screen;
+
+/// From power on to the machine console's first answer; about 6 s under emulation on an idle host.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// For one command, or for one state that a machine comes to by itself.
+pub const STEP_LIMIT: Duration = Duration::from_secs(90);
+/// While nobody listens in the guest, an empty line is sent this often.
+const KNOCK: Duration = Duration::from_millis(500);
+
+/// What a machine is booted with.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The package's disk; without one the real model is packed.
+    pub package: Option<PathBuf>,
+    /// The data disk; made if it is not there.
+    pub data: PathBuf,
+    /// A folder to share.
+    pub share: Option<PathBuf>,
+    /// More words for the kernel's command line.
+    pub append: String,
+}
+
+/// What a console command printed, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The output.
+    pub text: String,
+    /// 0 is success.
+    pub code: u8,
+}
+
+/// What an HTTP call gave.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Value,
+}
+
+/// A running machine.
+pub struct Machine {
+    qemu: Child,
+    keyboard: ChildStdin,
+    serial: Screen,
+    host: Screen,
+    console: BufReader<UnixStream>,
+    http_port: u16,
+    token: String,
+    // Removed with the value, after the machine has ended.
+    _folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Boots and waits until the machine console answers; services may still be starting.
+    pub fn boot(options: &Options) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("console");
+        let mut command = Command::new(repository().join("qemu/run"));
+        command.args(["--http", "0"]).arg("--machine").arg(&socket);
+        command
+            .arg("--bin")
+            .arg(&inputs().bin)
+            .arg("--data")
+            .arg(&options.data);
+        match &options.package {
+            Some(package) => command.arg("--rts").arg(package),
+            None => command.arg("--model").arg(&inputs().model),
+        };
+        if let Some(share) = &options.share {
+            command.arg("--share").arg(share);
+        }
+        if !options.append.is_empty() {
+            command.arg("--append").arg(&options.append);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut qemu = command.spawn().expect("start qemu/run");
+        let keyboard = qemu.stdin.take().expect("a pipe to the serial console");
+        let serial = Screen::of(qemu.stdout.take().expect("a pipe from the serial console"));
+        let host = Screen::of(qemu.stderr.take().expect("a pipe from qemu/run"));
+
+        let said = host.wait_for_line("machine: console=", BOOT_LIMIT);
+        let field = |name: &str| {
+            let word = said
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(name));
+            word.unwrap_or_else(|| panic!("no {name} in {said}"))
+                .to_owned()
+        };
+        let token = std::fs::read_to_string(field("token=")).expect("the boot token's file");
+        let http_port = field("http=").parse().expect("a port");
+        let console = knock(&socket, &serial);
+        Self {
+            qemu,
+            keyboard,
+            serial,
+            host,
+            console,
+            http_port,
+            token,
+            _folder: folder,
+        }
+    }
+
+    /// Boots and waits until every service is up; panics if the machine settles as degraded.
+    pub fn ready(options: &Options) -> Self {
+        let mut machine = Self::boot(options);
+        let answer = machine.run(&format!("ready {}", STEP_LIMIT.as_secs()));
+        assert_eq!(answer.code, 0, "not ready: {}", answer.text);
+        machine
+    }
+
+    /// Runs a console command, whatever its exit code.
+    pub fn run(&mut self, command: &str) -> Answer {
+        self.send(command);
+        answer(&mut self.console, &self.serial, command)
+    }
+
+    /// Runs a console command that must succeed, and returns what it printed.
+    pub fn ok(&mut self, command: &str) -> String {
+        let answer = self.run(command);
+        assert_eq!(answer.code, 0, "{command}: {}", answer.text);
+        answer.text
+    }
+
+    /// Runs a console command with `--json` and reads its one line.
+    pub fn json(&mut self, command: &str) -> Value {
+        let text = self.ok(&format!("{command} --json"));
+        serde_json::from_str(text.trim())
+            .unwrap_or_else(|error| panic!("{command} --json: {error}: {text}"))
+    }
+
+    /// Runs a command again and again until `wanted` finds what it looks for in the answer.
+    pub fn until<T>(&mut self, command: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + STEP_LIMIT;
+        loop {
+            let answer = self.run(command);
+            if let Some(found) = wanted(&answer.text) {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{command} never said what was awaited: {}",
+                answer.text
+            );
+            // Between two looks at a state that nothing announces.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Calls the gateway with the boot token.
+    pub fn call(&self, tool: &Value) -> Reply {
+        curl(self.http_port, "/tool", Some(&self.token), Some(tool))
+    }
+
+    /// Calls the gateway without a token.
+    pub fn call_unauthorised(&self, tool: &Value) -> Reply {
+        curl(self.http_port, "/tool", None, Some(tool))
+    }
+
+    /// Reads a page of the gateway without a token.
+    pub fn get(&self, path: &str) -> Reply {
+        curl(self.http_port, path, None, None)
+    }
+
+    /// The host's port of the gateway.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
+    /// The boot token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// What the serial console has shown.
+    pub fn serial(&self) -> &Screen {
+        &self.serial
+    }
+
+    /// Types on the serial console, as a person does.
+    pub fn type_line(&mut self, line: &str) {
+        self.keyboard
+            .write_all(format!("{line}\r").as_bytes())
+            .expect("the serial console takes a line");
+    }
+
+    /// Stops the machine as a power cut does; what it had flushed is in the data disk's file.
+    pub fn stop_cold(mut self) {
+        terminate(&mut self.qemu);
+        self.serial.wait_for_end(STEP_LIMIT);
+    }
+
+    /// Powers the machine off in order and waits until QEMU has ended well.
+    pub fn power_off(mut self) {
+        self.send("poweroff");
+        let deadline = Instant::now() + STEP_LIMIT;
+        loop {
+            if let Some(status) = self.qemu.try_wait().expect("the state of qemu/run") {
+                assert!(status.success(), "qemu/run ended with {status}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "no power off");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn send(&mut self, command: &str) {
+        let line = format!("{command}\n");
+        self.console
+            .get_mut()
+            .write_all(line.as_bytes())
+            .expect("the machine console takes a line");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        terminate(&mut self.qemu);
+        if std::thread::panicking() {
+            eprintln!(
+                "--- qemu/run\n{}\n--- serial console\n{}\n---",
+                self.host.tail(),
+                self.serial.tail()
+            );
+        }
+    }
+}
+
+/// Ends `qemu/run`, which kills QEMU at once and then cleans up behind itself.
+fn terminate(qemu: &mut Child) {
+    if let Ok(None) = qemu.try_wait() {
+        // If it ended in between, there is nobody left to signal.
+        let _ = Command::new("kill")
+            .args(["-s", "TERM", &qemu.id().to_string()])
+            .status();
+    }
+    let _ = qemu.wait();
+}
+
+/// Connects and sends empty lines until one is answered, then leaves nothing unread.
+///
+/// Lines sent before the guest has opened its end are lost or echoed, so how many answers come is not known;
+/// `help` always prints something, and its answer is the first that is not blank.
+fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
+    let deadline = Instant::now() + BOOT_LIMIT;
+    let stream = loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(
+                Instant::now() < deadline,
+                "connect the machine console: {error}"
+            ),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stream
+        .set_read_timeout(Some(KNOCK))
+        .expect("a read timeout");
+    let mut console = BufReader::new(stream);
+    loop {
+        console
+            .get_mut()
+            .write_all(b"\n")
+            .expect("the machine console takes a line");
+        let mut bytes = Vec::new();
+        match console.read_until(0x1e, &mut bytes) {
+            Ok(0) => panic!(
+                "the machine ended before its console answered\n{}",
+                serial.tail()
+            ),
+            Ok(_) if bytes.ends_with(&[0x1e]) => break,
+            Ok(_) | Err(_) => {}
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the machine console never answered\n{}",
+            serial.tail()
+        );
+    }
+    console
+        .get_mut()
+        .set_read_timeout(Some(STEP_LIMIT))
+        .expect("a read timeout");
+    console
+        .get_mut()
+        .write_all(b"help\n")
+        .expect("the machine console takes a line");
+    // The code and line end of the terminator that was just seen, then answers to the other empty lines.
+    let mut rest = Vec::new();
+    console
+        .read_until(b'\n', &mut rest)
+        .expect("the terminator's end");
+    while answer(&mut console, serial, "help").text.trim().is_empty() {}
+    console
+}
+
+fn answer(console: &mut BufReader<UnixStream>, serial: &Screen, command: &str) -> Answer {
+    let mut text = Vec::new();
+    let mut code = Vec::new();
+    let read = console
+        .read_until(0x1e, &mut text)
+        .and_then(|_| console.read_until(b'\n', &mut code));
+    if let Err(error) = read {
+        panic!("{command}: no answer: {error}\n{}", serial.tail());
+    }
+    let whole = text.pop() == Some(0x1e) && code.pop() == Some(b'\n');
+    assert!(whole, "{command}: the machine ended\n{}", serial.tail());
+    let code = String::from_utf8_lossy(&code);
+    Answer {
+        text: String::from_utf8_lossy(&text).into_owned(),
+        code: code
+            .trim()
+            .parse()
+            .unwrap_or_else(|error| panic!("{command}: exit code {code:?}: {error}")),
+    }
+}
+
+/// One call by the program curl: a client that is not ours.
+pub fn curl(port: u16, path: &str, token: Option<&str>, body: Option<&Value>) -> Reply {
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--write-out",
+        "\n%{http_code}",
+    ]);
+    if let Some(token) = token {
+        command.args([
+            "--header",
+            &format!("Authorization: Bearer {}", token.trim()),
+        ]);
+    }
+    if let Some(body) = body {
+        command.args([
+            "--header",
+            "Content-Type: application/json",
+            "--data-binary",
+            &body.to_string(),
+        ]);
+    }
+    command.arg(format!("http://127.0.0.1:{port}{path}"));
+    let text = crate::stdout_of(&mut command);
+    let (body, status) = text.rsplit_once('\n').expect("curl writes the status last");
+    Reply {
+        status: status.parse().expect("a status"),
+        body: serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())),
+    }
+}

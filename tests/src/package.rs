@@ -1,0 +1,33 @@
+//! Packages for tests: packed by the product's own tool, and broken by hand.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::inputs::{inputs, repository};
+
+/// The table of services that a package without its own has, as TOML.
+pub fn default_manifest() -> String {
+    let path = repository().join("vector_boot/crates/rts/default.toml");
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
+}
+
+/// The same table with lines added to every service.
+pub fn manifest_with(lines: &str) -> String {
+    default_manifest().replace("[[service]]\n", &format!("[[service]]\n{lines}\n"))
+}
+
+/// Packs the tested executables and the real model; `words` are further options.
+pub fn pack(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    let out = folder.join(name);
+    let mut pack = Command::new(inputs().vector_boot());
+    pack.args(["rts", "pack", "--binary"])
+        .arg(inputs().vector_boot());
+    pack.arg("--services")
+        .arg(inputs().services())
+        .arg("--model")
+        .arg(&inputs().model);
+    pack.arg("--out").arg(&out).args(words);
+    crate::stdout_of(&mut pack);
+    out
+}

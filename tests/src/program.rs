@@ -1,0 +1,32 @@
+//! Programs that a user might bring: compiled here, static, from one source file of `tests/programs`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::inputs::repository;
+
+/// Compiles `tests/programs/NAME.rs` to a static executable in `folder`.
+pub fn compile(name: &str, folder: &Path) -> PathBuf {
+    let out = folder.join(name);
+    let mut rustc = Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned()));
+    rustc
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "panic=abort",
+        ])
+        .args([
+            "-C",
+            "strip=symbols",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+        ])
+        .arg("-o")
+        .arg(&out)
+        .arg(repository().join(format!("tests/programs/{name}.rs")));
+    crate::stdout_of(&mut rustc);
+    out
+}
