@@ -14,5 +14,11 @@
 
 pub mod dequant;
 mod model;
+pub mod registers;
+mod runtime;
+pub mod sample;
+mod sensors;
 
 pub use model::default_model;
+pub use runtime::{BeatInput, Runtime, ServiceSample, StatsOf, TURNS};
+pub use sensors::Sensors;

@@ -16,4 +16,5 @@ pub mod process;
 pub mod random;
 pub mod region;
 pub mod seqlock;
+pub mod space;
 pub mod spawn;

@@ -1,0 +1,42 @@
+//! Space of the file system that a descriptor stands on.
+
+use nix::sys::statvfs::fstatvfs;
+use std::io;
+use std::os::fd::AsFd;
+
+/// Bytes of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Its size.
+    pub total: u64,
+    /// What ordinary users can still write.
+    pub available: u64,
+    /// What is not in use, the superuser's reserve included.
+    pub free: u64,
+}
+
+/// Reads it; does not touch the disk on the file systems that we mount.
+///
+/// # Errors
+/// As `fstatvfs(3)`.
+pub fn of_fd(fd: &impl AsFd) -> io::Result<Space> {
+    let found = fstatvfs(fd)?;
+    let unit = found.fragment_size();
+    Ok(Space {
+        total: found.blocks().saturating_mul(unit),
+        available: found.blocks_available().saturating_mul(unit),
+        free: found.blocks_free().saturating_mul(unit),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_file_system_has_room_within_its_size() {
+        let space = of_fd(&tempfile::tempfile().unwrap()).unwrap();
+        assert!(space.total > 0);
+        assert!(space.available <= space.free && space.free <= space.total);
+    }
+}
