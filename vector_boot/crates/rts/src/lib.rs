@@ -31,6 +31,8 @@ mod header;
 pub mod manifest;
 pub mod pack;
 mod package;
+#[doc(hidden)]
+pub mod sample;
 mod sign;
 mod table;
 mod verify;

@@ -202,6 +202,19 @@ impl<'a> Package<'a> {
         })
     }
 
+    /// Hashes the JSON copy and compares.
+    pub fn verify_json(&self) -> Result<(), RtsError> {
+        match &self.header.ext {
+            Some(ext) => require(
+                "json_blake3",
+                ext.json_offset,
+                self.json_bytes(),
+                &ext.json_blake3,
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// The processor of every executable within; plain packages do not say.
     pub fn machine(&self) -> Option<Machine> {
         self.header.ext.as_ref().map(|ext| ext.machine)

@@ -73,6 +73,13 @@ impl SecretKey {
         Self(SigningKey::from_bytes(seed))
     }
 
+    /// A key from a seed that `fill` writes; the seed is wiped behind it.
+    pub fn generate<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut seed = Zeroizing::new([0; 32]);
+        fill(&mut *seed)?;
+        Ok(Self::from_seed(&seed))
+    }
+
     /// Reads the text form.
     pub fn parse(text: &[u8]) -> Result<Self, KeyError> {
         parse_line(text, SECRET_PREFIX).map(|seed| Self::from_seed(&seed))

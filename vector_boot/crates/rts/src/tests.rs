@@ -4,35 +4,13 @@ use proptest::prelude::*;
 
 use crate::header::{FIELDS, field_at, reseal};
 use crate::manifest::{Name, source};
+use crate::sample::{plain, program};
 use crate::*;
 
 const TENSORS: &[u8] = b"GGUF and so on: any bytes will do here";
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
-}
-
-/// The smallest static program: an ELF header, one segment to load, a few bytes of code.
-fn program(machine: Machine) -> Vec<u8> {
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(16, 0);
-    elf.extend_from_slice(&2_u16.to_le_bytes());
-    elf.extend_from_slice(&machine.to_elf().to_le_bytes());
-    elf.extend_from_slice(&1_u32.to_le_bytes());
-    for word in [0x40_0078_u64, 64, 0] {
-        elf.extend_from_slice(&word.to_le_bytes());
-    }
-    elf.extend_from_slice(&0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 0, 0, 0] {
-        elf.extend_from_slice(&half.to_le_bytes());
-    }
-    elf.extend_from_slice(&1_u32.to_le_bytes());
-    elf.extend_from_slice(&5_u32.to_le_bytes());
-    for word in [0, 0x40_0000, 0x40_0000, 0x80, 0x80, 0x1000_u64] {
-        elf.extend_from_slice(&word.to_le_bytes());
-    }
-    elf.extend_from_slice(b"\x0f\x05\x90\x90\x90\x90\x90\x90");
-    elf
 }
 
 fn manifest() -> Manifest {
@@ -67,19 +45,6 @@ fn key() -> SecretKey {
 fn signed() -> Vec<u8> {
     let mut bytes = package();
     sign(bytes.first_chunk_mut().unwrap(), &key()).unwrap();
-    bytes
-}
-
-/// As the seed's text says: 40 bytes, zeros to 512, binary, tensors.
-fn plain(binary: &[u8], tensors: &[u8]) -> Vec<u8> {
-    let mut bytes = b"RTS\x01\0\0\0\x01".to_vec();
-    let (n, m) = (binary.len() as u64, tensors.len() as u64);
-    for word in [512, n, 512 + n, m] {
-        bytes.extend_from_slice(&word.to_be_bytes());
-    }
-    bytes.resize(512, 0);
-    bytes.extend_from_slice(binary);
-    bytes.extend_from_slice(tensors);
     bytes
 }
 
@@ -776,4 +741,52 @@ proptest! {
             blocks.verify_block(index).unwrap();
         }
     }
+}
+
+/// The bytes of the format, pinned: a change here is a new version of the format.
+#[test]
+fn golden_files_pin_the_bytes() {
+    let table = source::parse(include_str!("../../../../tests/golden/rts/manifest.toml")).unwrap();
+    let compiled = table.encode().unwrap();
+    let elf = program(Machine::X86_64);
+    let sections = [
+        (name("app"), Kind::Exec, &elf[..]),
+        (name("notes"), Kind::Data, b"notes"),
+        (name("vb-services"), Kind::Exec, &elf),
+    ];
+    let mut package =
+        pack::to_vec(Machine::X86_64, &elf, TENSORS, &sections, &table, "{}").unwrap();
+    let unsigned = package[..512].to_vec();
+    sign(package.first_chunk_mut().unwrap(), &key()).unwrap();
+    let plain = plain(&elf, TENSORS);
+    let golden: [(&str, &[u8], &[u8]); 4] = [
+        (
+            "manifest.bin",
+            &compiled,
+            include_bytes!("../../../../tests/golden/rts/manifest.bin"),
+        ),
+        (
+            "unsigned.header",
+            &unsigned,
+            include_bytes!("../../../../tests/golden/rts/unsigned.header"),
+        ),
+        (
+            "signed.header",
+            &package[..512],
+            include_bytes!("../../../../tests/golden/rts/signed.header"),
+        ),
+        (
+            "plain.header",
+            &plain[..512],
+            include_bytes!("../../../../tests/golden/rts/plain.header"),
+        ),
+    ];
+    for (file, bytes, pinned) in golden {
+        assert!(bytes == pinned, "{file}: {bytes:02x?}");
+    }
+    assert_eq!(Manifest::decode(&compiled), Ok(table));
+    Package::parse(&package)
+        .unwrap()
+        .verify_signature(&[key().public()])
+        .unwrap();
 }
