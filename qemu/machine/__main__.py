@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--arch", default="x86_64", help="x86_64; aarch64 is not there yet")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", default=model.NAME, metavar="FILE", help=f"GGUF file to pack and boot, or {model.NAME}")
-    what.add_argument("--rts", metavar="FILE", help="package to boot as it is")
+    what.add_argument("--rts", metavar="FILE", help=f"package to boot as it is; {package.NONE} boots without one")
     add("--exec", metavar="'CMD; CMD'", help="run these console commands when the machine is ready, then power off")
     add("--timeout", type=float, metavar="S", help=f"with --exec: seconds from power on to the end ({TIMEOUT_SECONDS})")
     add("--http", type=int, default=8080, metavar="PORT", help="host port of the gateway (8080); 0 takes a free one")
@@ -111,8 +111,8 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
     boots = package.named(args.rts) if args.rts else None
     if executables:
         archive = archive or initramfs.cached(core, executables)
-        boots = boots or package.packed(model.find(args.model), executables)
-    assert archive and boots
+        boots = boots if args.rts else package.packed(model.find(args.model), executables)
+    assert archive
     share = None
     if args.share:
         share = scratch / "share.img"
@@ -201,10 +201,10 @@ def phases(
 def ready_seconds(boot: Answer) -> float | None:
     """Handoff to all services ready, as the machine measured it; absent if it never was ready."""
     try:
-        micros = json.loads(boot.text)["ready_us"]
+        ends = [phase["end_ns"] for phase in json.loads(boot.text)["phases"] if phase["name"] == "ready"]
     except (ValueError, KeyError, TypeError):
         return None
-    return float(micros) / 1e6 if isinstance(micros, (int, float)) else None
+    return float(ends[0]) / 1e9 if ends and isinstance(ends[0], int) else None
 
 
 def one_line(text: str) -> str:

@@ -30,7 +30,7 @@ class Parts:
 
     kernel: Path
     initramfs: Path
-    package: Path
+    package: Path | None
     data: Path
     share: Path | None
     token: Path
@@ -62,7 +62,8 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
     words += ["-append", f"console=ttyS0 panic=-1 loglevel=4 vb.net={NETWORK} {parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
-    words += _disk("package", parts.package, ",readonly=on")
+    if parts.package:
+        words += _disk("package", parts.package, ",readonly=on")
     # The image is locked by us; QEMU writes what the guest flushed.
     words += _disk("data", parts.data, ",file.locking=off")
     if parts.share:

@@ -9,8 +9,14 @@ from . import cache, toolchain
 from .report import HostError, phase
 
 
-def named(path: str) -> Path:
+# The word for a machine without a package.
+NONE = "none"
+
+
+def named(path: str) -> Path | None:
     """A package of the user's. A bad one is the machine's to refuse, so only its presence is checked."""
+    if path == NONE:
+        return None
     if not Path(path).is_file():
         raise HostError(f"--rts {path}: no such file")
     return Path(path)

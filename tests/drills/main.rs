@@ -1,3 +1,37 @@
-//! drill
+//! Drills: what takes over a minute and is run by name, `tests/run --drill NAME`.
+//!
+//! A drill panics where its promise does not hold, and prints what it did. Start with [`DRILLS`].
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod kills;
+
+use std::process::ExitCode;
+
+/// A drill takes nothing; everything that it chooses by chance comes from a fixed seed.
+type Drill = fn();
+
+/// Every drill, by name, with what it shows.
+const DRILLS: &[(&str, &str, Drill)] = &[(
+    "kills",
+    "20 rounds of SIGKILL to every service in random order: each comes back, nothing else is touched or lost",
+    kills::drill,
+)];
+
+fn main() -> ExitCode {
+    let word = std::env::args().nth(1).unwrap_or_else(|| "list".to_owned());
+    if word == "list" {
+        for (name, shows, _) in DRILLS {
+            println!("{name}  {shows}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let Some((name, _, drill)) = DRILLS.iter().find(|(name, ..)| *name == word) else {
+        eprintln!("drill {word}: unknown; list names them");
+        return ExitCode::from(2);
+    };
+    let begun = std::time::Instant::now();
+    // A panic ends the process with its message and a code that is not 0.
+    drill();
+    println!("drill {name}: passed in {} s", begun.elapsed().as_secs());
+    ExitCode::SUCCESS
+}

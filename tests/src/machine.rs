@@ -164,6 +164,12 @@ impl Machine {
         }
     }
 
+    /// Sends a command that takes the console itself down, and waits until its successor answers.
+    pub fn run_and_lose_the_console(&mut self, command: &str) {
+        self.send(command);
+        synchronise(&mut self.console, &self.serial);
+    }
+
     /// Calls the gateway with the boot token.
     pub fn call(&self, tool: &Value) -> Reply {
         curl(self.http_port, "/tool", Some(&self.token), Some(tool))
@@ -254,10 +260,7 @@ fn terminate(qemu: &mut Child) {
     let _ = qemu.wait();
 }
 
-/// Connects and sends empty lines until one is answered, then leaves nothing unread.
-///
-/// Lines sent before the guest has opened its end are lost or echoed, so how many answers come is not known;
-/// `help` always prints something, and its answer is the first that is not blank.
+/// Connects, and waits until the guest's console answers.
 fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
     let deadline = Instant::now() + BOOT_LIMIT;
     let stream = loop {
@@ -270,10 +273,18 @@ fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    stream
-        .set_read_timeout(Some(KNOCK))
-        .expect("a read timeout");
     let mut console = BufReader::new(stream);
+    synchronise(&mut console, serial);
+    console
+}
+
+/// Sends empty lines until one is answered, then leaves nothing unread.
+///
+/// Lines sent before the guest has opened its end are lost or echoed, so how many answers come is not known;
+/// `help` names `status`, and its answer is the first that does.
+fn synchronise(console: &mut BufReader<UnixStream>, serial: &Screen) {
+    let deadline = Instant::now() + BOOT_LIMIT;
+    set_patience(console, KNOCK);
     loop {
         console
             .get_mut()
@@ -294,10 +305,7 @@ fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
             serial.tail()
         );
     }
-    console
-        .get_mut()
-        .set_read_timeout(Some(STEP_LIMIT))
-        .expect("a read timeout");
+    set_patience(console, STEP_LIMIT);
     console
         .get_mut()
         .write_all(b"help\n")
@@ -307,8 +315,15 @@ fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
     console
         .read_until(b'\n', &mut rest)
         .expect("the terminator's end");
-    while answer(&mut console, serial, "help").text.trim().is_empty() {}
+    while !answer(console, serial, "help").text.contains("status") {}
+}
+
+/// How long a read of the console waits.
+fn set_patience(console: &BufReader<UnixStream>, limit: Duration) {
     console
+        .get_ref()
+        .set_read_timeout(Some(limit))
+        .expect("a read timeout");
 }
 
 fn answer(console: &mut BufReader<UnixStream>, serial: &Screen, command: &str) -> Answer {

@@ -19,6 +19,18 @@ pub fn manifest_with(lines: &str) -> String {
 
 /// Packs the tested executables and the real model; `words` are further options.
 pub fn pack(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    pack_model(&inputs().model, folder, name, words)
+}
+
+/// The same with the product's own small model.
+pub fn pack_default(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    let model = folder.join("default.gguf");
+    let mut write = Command::new(inputs().vector_boot());
+    crate::stdout_of(write.args(["gguf", "default"]).arg(&model));
+    pack_model(&model, folder, name, words)
+}
+
+fn pack_model(model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     let out = folder.join(name);
     let mut pack = Command::new(inputs().vector_boot());
     pack.args(["rts", "pack", "--binary"])
@@ -26,8 +38,7 @@ pub fn pack(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     pack.arg("--services")
         .arg(inputs().services())
         .arg("--model")
-        .arg(&inputs().model);
-    pack.arg("--out").arg(&out).args(words);
-    crate::stdout_of(&mut pack);
+        .arg(model);
+    crate::stdout_of(pack.arg("--out").arg(&out).args(words));
     out
 }

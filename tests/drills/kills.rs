@@ -1,0 +1,158 @@
+//! SIGKILL to every service, again and again: the machine keeps its services, its beat and its ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use system_tests::machine::{Machine, Options};
+use system_tests::package;
+
+const ROUNDS: u64 = 20;
+/// Of the order in which services die.
+const SEED: u64 = 0x5eed_1e55;
+/// Come back at once and for ever: the drill is about what survives, not about patience.
+const NO_BACKOFF: &str = "backoff_ms_first = 0\nbackoff_ms_max = 0\nintensity_max = 0";
+
+/// What is watched of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    state: String,
+    pid: u64,
+    restarts: u64,
+}
+
+fn services(text: &str) -> Option<BTreeMap<String, Seen>> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let row = |row: &Value| {
+        let seen = Seen {
+            state: row["state"].as_str()?.to_owned(),
+            pid: row["pid"].as_u64()?,
+            restarts: row["restarts"].as_u64()?,
+        };
+        Some((row["name"].as_str()?.to_owned(), seen))
+    };
+    value["services"].as_array()?.iter().map(row).collect()
+}
+
+/// Runs the drill.
+pub fn drill() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let manifest = folder.path().join("drill.toml");
+    std::fs::write(&manifest, package::manifest_with(NO_BACKOFF)).expect("the drill's manifest");
+    let words = ["--manifest", manifest.to_str().expect("a path of ours")];
+    let package = package::pack_default(folder.path(), "drill.rts", &words);
+    let data = folder.path().join("data.img");
+    let mut machine = Machine::ready(&Options {
+        package: Some(package),
+        data,
+        ..Options::default()
+    });
+
+    let mut random = SEED;
+    let mut kills = 0;
+    for round in 1..=ROUNDS {
+        let mut order: Vec<String> = machine
+            .until("services --json", services)
+            .into_keys()
+            .collect();
+        shuffle(&mut order, &mut random);
+        for name in &order {
+            kill(&mut machine, name);
+            kills += 1;
+        }
+        println!("round {round}: {}", order.join(" "));
+    }
+
+    let beat = machine.json("beat");
+    assert_eq!(beat["missed"], 0, "beats were missed: {beat}");
+    assert_eq!(machine.json("ledger verify")["holds"], true);
+    let events = all_events(&mut machine);
+    check_ids(&events);
+    check_reasons(&events, &machine.until("services --json", services));
+    println!(
+        "{kills} kills, {} beats, {} events",
+        beat["count"],
+        events.len()
+    );
+    machine.power_off();
+}
+
+/// Kills one service and waits until it is up again, as the only one that changed.
+fn kill(machine: &mut Machine, name: &str) {
+    let before = machine.until("services --json", |text| {
+        services(text).filter(|seen| seen.values().all(|service| service.state == "up"))
+    });
+    if name == "console" {
+        // It dies before it can answer.
+        machine.run_and_lose_the_console(&format!("signal {name} KILL"));
+    } else {
+        machine.ok(&format!("signal {name} KILL"));
+    }
+    let after = machine.until("services --json", |text| {
+        services(text).filter(|seen| seen[name].state == "up" && seen[name].pid != before[name].pid)
+    });
+    assert_eq!(after[name].restarts, before[name].restarts + 1, "{name}");
+    for (other, seen) in before.iter().filter(|(other, _)| *other != name) {
+        assert_eq!(
+            after[other].pid, seen.pid,
+            "{other} was touched when {name} died"
+        );
+    }
+}
+
+fn all_events(machine: &mut Machine) -> Vec<Value> {
+    let mut events = Vec::new();
+    let mut from = 0;
+    loop {
+        let page = machine.json(&format!("ledger query --from {from} -n 500"));
+        events.extend(page["events"].as_array().expect("events").iter().cloned());
+        match page["next"].as_u64() {
+            Some(next) => from = next,
+            None => return events,
+        }
+    }
+}
+
+/// Ids have no gaps and no doubles, and nothing was recorded twice under two ids.
+fn check_ids(events: &[Value]) {
+    let ids: Vec<u64> = events
+        .iter()
+        .map(|event| event["id"].as_u64().expect("an id"))
+        .collect();
+    let first = ids[0];
+    assert_eq!(
+        ids,
+        (first..first + ids.len() as u64).collect::<Vec<_>>(),
+        "gaps or doubles"
+    );
+    let ulids: BTreeSet<&str> = events
+        .iter()
+        .filter_map(|event| event["ulid"].as_str())
+        .collect();
+    assert_eq!(ulids.len(), events.len(), "an event was recorded twice");
+}
+
+/// Each death of each service is in the ledger with its reason.
+fn check_reasons(events: &[Value], services: &BTreeMap<String, Seen>) {
+    for (name, seen) in services {
+        let deaths = events
+            .iter()
+            .filter(|event| event["subject"] == **name && is_death(event))
+            .count();
+        assert_eq!(deaths as u64, seen.restarts, "recorded deaths of {name}");
+    }
+}
+
+fn is_death(event: &Value) -> bool {
+    event["actor"] == "service:init" && event["payload"].to_string().contains("KILL")
+}
+
+/// Fisher and Yates, over xorshift64.
+fn shuffle(names: &mut [String], random: &mut u64) {
+    for last in (1..names.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        let other = usize::try_from(*random % (last as u64 + 1)).expect("below the length");
+        names.swap(last, other);
+    }
+}

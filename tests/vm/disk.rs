@@ -1,0 +1,119 @@
+//! What lies on the data disk outlives the machine, however it ends.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use system_tests::inputs::inputs;
+use system_tests::machine::Machine;
+
+use crate::{call, options};
+
+/// `ledger verify` on the host, over the disk's image.
+fn verify_on_host(image: &Path) -> std::process::Output {
+    let mut verify = Command::new(inputs().vector_boot());
+    verify.args(["ledger", "--log"]).arg(image).arg("verify");
+    system_tests::output(&mut verify)
+}
+
+/// Every event from the first on.
+fn all_events(machine: &mut Machine) -> Vec<Value> {
+    let mut events = Vec::new();
+    let mut from = 0;
+    loop {
+        let page = machine.json(&format!("ledger query --from {from} -n 500"));
+        events.extend(page["events"].as_array().expect("events").iter().cloned());
+        match page["next"].as_u64() {
+            Some(next) => from = next,
+            None => return events,
+        }
+    }
+}
+
+fn ids(events: &[Value]) -> Vec<u64> {
+    events
+        .iter()
+        .map(|event| event["id"].as_u64().expect("an id"))
+        .collect()
+}
+
+#[test]
+fn ledger_and_files_outlive_a_cold_stop_and_the_host_agrees() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let mut machine = Machine::ready(&options);
+    let write = json!({"tool": "fs_write", "params": {
+        "root": "work", "path": "kept.txt", "content": "kept\n", "create": true,
+    }});
+    let reply = machine.call(&write);
+    let acknowledged = reply.body["event_id"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{}", reply.body));
+    let before = all_events(&mut machine);
+    machine.stop_cold();
+
+    let host = verify_on_host(&options.data);
+    assert!(host.status.success(), "{host:?}");
+
+    let mut machine = Machine::ready(&options);
+    let after = all_events(&mut machine);
+    assert!(ids(&after).contains(&acknowledged));
+    let first = ids(&after)[0];
+    assert_eq!(
+        ids(&after),
+        (first..first + after.len() as u64).collect::<Vec<_>>(),
+        "gaps or doubles"
+    );
+    assert_eq!(
+        after[..before.len()],
+        before[..],
+        "what was shown before the stop has changed"
+    );
+    assert!(after.len() > before.len());
+    assert_eq!(
+        machine.call(&call("fs_read", "work", "kept.txt")).body["data"]["content"],
+        "kept\n"
+    );
+    let console = machine.json("ledger verify");
+    assert_eq!(console["holds"], true, "{console}");
+    machine.power_off();
+
+    let host = verify_on_host(&options.data);
+    assert!(host.status.success(), "{host:?}");
+}
+
+#[test]
+fn a_flipped_byte_in_a_copy_of_the_log_is_named_by_its_offset() {
+    use std::os::unix::fs::FileExt;
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let machine = Machine::ready(&options);
+    let reply = machine.call(&call("fs_read", "work", "welcome.txt"));
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    machine.power_off();
+
+    let copy = folder.path().join("copy.img");
+    std::fs::copy(&options.data, &copy).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&copy)
+        .unwrap();
+    // The `log` partition is the first and begins at one MiB; the text lies in a row of it.
+    let mut log = vec![0; 1 << 20];
+    file.read_exact_at(&mut log, 1 << 20).unwrap();
+    let at = log
+        .windows(7)
+        .position(|window| window == b"fs_read")
+        .expect("the row of the call") as u64;
+    file.write_all_at(b"F", (1 << 20) + at).unwrap();
+    let host = verify_on_host(&copy);
+    assert!(!host.status.success(), "{host:?}");
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&host.stdout),
+        String::from_utf8_lossy(&host.stderr)
+    );
+    assert!(said.contains("offset") || said.contains("byte"), "{said}");
+    assert!(verify_on_host(&options.data).status.success());
+}

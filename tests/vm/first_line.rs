@@ -1,0 +1,60 @@
+//! The first thing that a new user does: one command, the real model, answers, and an end.
+
+use std::process::Command;
+
+use system_tests::inputs::{inputs, repository};
+
+fn exec(commands: &str, folder: &std::path::Path) -> std::process::Output {
+    let mut run = Command::new(repository().join("qemu/run"));
+    run.args(["--http", "0", "--timeout", "240", "--exec", commands])
+        .arg("--bin")
+        .arg(&inputs().bin);
+    run.arg("--model")
+        .arg(&inputs().model)
+        .arg("--data")
+        .arg(folder.join("data.img"));
+    system_tests::output(&mut run)
+}
+
+#[test]
+fn one_line_boots_the_real_model_and_verifies_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let commands = "status; tensors blk.0.*; tensor token_embd.weight; beat; ledger verify; status --json; beat --json";
+    let result = exec(commands, folder.path());
+    let text = String::from_utf8_lossy(&result.stdout).into_owned();
+    let host = String::from_utf8_lossy(&result.stderr).into_owned();
+    assert!(result.status.success(), "{}\n{text}\n{host}", result.status);
+    for part in [
+        "272",
+        "blk.0.attn_q.weight",
+        "token_embd.weight",
+        "ledger holds",
+    ] {
+        assert!(text.contains(part), "no {part} in\n{text}\n{host}");
+    }
+    let json: Vec<serde_json::Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(serde_json::Value::is_object)
+        .collect();
+    let (status, beat) = (&json[0], &json[1]);
+    assert_eq!(status["state"], "ready", "{status}");
+    assert_eq!(status["tensors"], 272);
+    assert_eq!(status["services_up"], status["services"]);
+    assert_eq!(status["pid"], 1);
+    assert!(beat["count"].as_u64().unwrap() > 0, "{beat}");
+    assert_eq!(beat["missed"], 0, "{beat}");
+    assert!(
+        host.contains("machine and kernel") && host.contains("handoff to ready"),
+        "{host}"
+    );
+}
+
+#[test]
+fn a_command_that_fails_fails_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = exec("status; tensor no.such.tensor; beat", folder.path());
+    assert_eq!(result.status.code(), Some(1));
+    let host = String::from_utf8_lossy(&result.stderr);
+    assert!(host.contains("tensor no.such.tensor: exit code"), "{host}");
+}

@@ -1,0 +1,134 @@
+//! Bad packages and none: the machine comes up degraded, says one clear line, and loses nothing.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use system_tests::machine::{Machine, Options};
+use system_tests::package;
+
+use crate::{call, options};
+
+/// A package of the default model, small enough to be copied for each way to break it.
+fn small(folder: &Path, name: &str, words: &[&str]) -> std::path::PathBuf {
+    package::pack_default(folder, name, words)
+}
+
+/// Overwrites bytes of a file.
+fn patch(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
+/// Boots with this package on a disk that has a past; `named` must be in the reason, which is one line.
+fn degraded(folder: &Path, package: &Path, named: &[&str]) {
+    let options = Options {
+        package: Some(package.to_owned()),
+        ..options(folder)
+    };
+    let mut machine = Machine::boot(&options);
+    let ready = machine.run("ready 60");
+    assert_eq!(ready.code, 1, "{package:?}: {}", ready.text);
+    let status = machine.json("status");
+    assert_eq!(status["state"], "degraded", "{status}");
+    let reason = status["reason"].as_str().expect("a reason").to_owned();
+    for word in named {
+        assert!(
+            reason.contains(word),
+            "{package:?}: no {word:?} in the reason: {reason}"
+        );
+    }
+    assert!(!reason.contains('\n'), "{reason}");
+    machine
+        .serial()
+        .wait_for_line(named[0], system_tests::machine::STEP_LIMIT);
+    assert_eq!(status["services_up"], status["services"], "{status}");
+    let kept = machine.call(&call("fs_read", "work", "kept.txt"));
+    assert_eq!(
+        kept.body["data"]["content"], "kept\n",
+        "{package:?}: {}",
+        kept.body
+    );
+    assert_eq!(machine.json("ledger verify")["holds"], true);
+    machine.power_off();
+}
+
+/// A data disk with a file on it, written by a machine with a good package.
+fn disk_with_a_past(folder: &Path, package: &Path) {
+    let machine = Machine::ready(&Options {
+        package: Some(package.to_owned()),
+        ..options(folder)
+    });
+    let write = serde_json::json!({"tool": "fs_write", "params": {
+        "root": "work", "path": "kept.txt", "content": "kept\n", "create": true,
+    }});
+    let reply = machine.call(&write);
+    assert_eq!(reply.body["status"], "SUCCESS", "{}", reply.body);
+    machine.power_off();
+}
+
+#[test]
+fn bad_packages_boot_degraded_and_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let good = small(folder, "good.rts", &[]);
+    disk_with_a_past(folder, &good);
+    let broken = |name: &str, offset: u64, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::copy(&good, &path).unwrap();
+        patch(&path, offset, bytes);
+        path
+    };
+    // The header's fields are big-endian: version, binary offset and size, tensor offset and size.
+    degraded(
+        folder,
+        &broken("version.rts", 4, &[0, 0, 0, 9]),
+        &["version", "9"],
+    );
+    degraded(
+        folder,
+        &broken("binary-offset.rts", 8, &513_u64.to_be_bytes()),
+        &["binary", "513"],
+    );
+    degraded(
+        folder,
+        &broken("tensor-size.rts", 32, &(1_u64 << 60).to_be_bytes()),
+        &["tensor"],
+    );
+
+    let cut = folder.join("cut.rts");
+    std::fs::copy(&good, &cut).unwrap();
+    let bytes = cut.metadata().unwrap().len();
+    std::fs::File::options()
+        .write(true)
+        .open(&cut)
+        .unwrap()
+        .set_len(bytes / 2)
+        .unwrap();
+    degraded(folder, &cut, &["package"]);
+}
+
+#[test]
+fn a_model_that_is_none_or_is_refused_leaves_the_machine_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let good = small(folder, "good.rts", &[]);
+    disk_with_a_past(folder, &good);
+    let bytes = std::fs::read(&good).unwrap();
+    let tensors = u64::from_be_bytes(bytes[24..32].try_into().unwrap());
+    let refused = folder.join("refused.rts");
+    std::fs::copy(&good, &refused).unwrap();
+    patch(&refused, tensors, b"GGUX");
+    degraded(folder, &refused, &["GGUF"]);
+}
+
+#[test]
+fn without_any_package_the_machine_is_up_and_degraded() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let good = small(folder, "good.rts", &[]);
+    disk_with_a_past(folder, &good);
+    degraded(folder, Path::new("none"), &["package"]);
+    let blank = folder.join("blank.rts");
+    std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
+    degraded(folder, &blank, &["package"]);
+}
