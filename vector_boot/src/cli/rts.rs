@@ -30,7 +30,7 @@ const KEY_FILE_BYTES_MAX: u64 = 1024;
 
 /// Packs, shows, checks and signs RTS packages (docs/rts-format.md).
 #[derive(Debug, Parser)]
-#[command(name = "vector_boot rts", no_binary_name = true)]
+#[command(name = "rts", bin_name = "vector_boot rts", no_binary_name = true)]
 struct Words {
     #[command(subcommand)]
     verb: Verb,
