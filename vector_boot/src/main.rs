@@ -4,6 +4,7 @@
 //! A word that belongs to `vb-services` is handed to that executable, so people type one name.
 
 mod cli;
+mod console;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -13,6 +14,8 @@ type Role = fn(&[OsString]) -> ExitCode;
 
 /// Every role of this executable, by the word that chooses it.
 const ROLES: &[(&str, Role)] = &[
+    ("console", console::main),
+    ("ctl", cli::ctl::main),
     ("rts", cli::rts::main),
     ("gguf", cli::gguf::main),
     ("initramfs", cli::initramfs::main),
