@@ -97,16 +97,16 @@ pub enum RtsError {
         expected: Expected,
     },
     /// The header's check failed, and turning exactly this bit back mends it.
-    #[error("{field} at byte {at}: one bit differs: found {found:#x}, expected {expected:#x}")]
+    #[error("{field} at byte {at}: one bit differs: {}", Found { found: *found, expected: *expected })]
     Bit {
         /// The field that holds the bit.
         field: Field,
         /// The byte that holds the bit.
         at: u64,
-        /// The field's value, or the byte's in fields over eight bytes.
+        /// A number's value; of any other field the byte's.
         found: u64,
         /// The same with the bit turned back.
-        expected: u64,
+        expected: Expected,
     },
     /// A hash differs; the first eight bytes of both are kept.
     #[error("{field} at byte {at}: found {found:016x}..., expected {expected:016x}...")]

@@ -215,6 +215,8 @@ impl Header {
         exactly("tensor_offset", 24, plain.tensor_offset, aligned)?;
         at_most("table_entries", 112, ext.table_entries, SECTIONS_MAX as u64)?;
         at_most("table_offset", 104, ext.table_offset, FILE_BYTES_MAX)?;
+        let tensor_room = ext.table_offset.saturating_sub(plain.tensor_offset);
+        at_most("tensor_size", 32, plain.tensor_size, tensor_room)?;
         if ext.table_entries == 0 {
             exactly(
                 "table_offset",
@@ -404,23 +406,28 @@ fn bit_error(bytes: &[u8; HEADER_BYTES], at: usize, bit: u32) -> RtsError {
     if let Some(byte) = mended.get_mut(at) {
         *byte ^= 1_u8.checked_shl(bit).unwrap_or(0);
     }
-    let range = if len <= 8 {
+    let is_number = len <= 8 && !name.contains("magic") && name != "header_check";
+    let range = if is_number {
         field_at..field_at.saturating_add(len)
     } else {
         at..at.saturating_add(1)
     };
     let value = |bytes: &[u8; HEADER_BYTES]| {
+        let bytes = bytes.get(range.clone()).unwrap_or_default();
         bytes
-            .get(range.clone())
-            .unwrap_or_default()
             .iter()
             .fold(0_u64, |value, byte| (value << 8) | u64::from(*byte))
     };
+    let expected = value(&mended);
     RtsError::Bit {
         field: name.into(),
         at: at as u64,
         found: value(bytes),
-        expected: value(&mended),
+        expected: if is_number {
+            Expected::Exactly(expected)
+        } else {
+            Expected::Hex(expected)
+        },
     }
 }
 

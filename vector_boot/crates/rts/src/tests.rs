@@ -150,7 +150,7 @@ fn a_flipped_bit_is_shown_with_what_the_field_held() {
     bytes[39] ^= 4;
     assert_eq!(
         refusal(&bytes),
-        "tensor_size at byte 39: one bit differs: found 0x22, expected 0x26"
+        "tensor_size at byte 39: one bit differs: found 34, expected 38"
     );
 }
 
@@ -236,6 +236,13 @@ fn each_wrong_field_is_refused_by_name_value_and_limit() {
             );
         }
     }
+    // Without the header's check this one would ask for a mapping of an exbibyte.
+    let mut bytes = package();
+    bytes[32..40].copy_from_slice(&(1_u64 << 60).to_be_bytes());
+    assert!(
+        refusal(&bytes)
+            .starts_with("tensor_size at byte 32: found 1152921504606846976, expected at most ")
+    );
     let mut bytes = package();
     bytes[80] ^= 0xff;
     assert!(refusal(&bytes).starts_with("header_check at byte 508: found 0x"));

@@ -48,16 +48,24 @@ fn one_line(text: &str, error: &toml::de::Error) -> String {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
+    extends: Option<Extends>,
     hostname: Option<String>,
     #[serde(default)]
     params: BTreeMap<String, toml::Value>,
     verify: Option<Verify>,
-    #[serde(default)]
-    model_serve: bool,
+    model_serve: Option<bool>,
     #[serde(default)]
     root: Vec<SourceRoot>,
     #[serde(default)]
     service: Vec<SourceService>,
+}
+
+/// The table that a source begins with, where it does not begin with nothing.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Extends {
+    /// [`super::default`].
+    Default,
 }
 
 #[derive(Deserialize)]
@@ -119,28 +127,79 @@ const LISTEN_MODE: u16 = 0o600;
 
 impl Source {
     fn manifest(self) -> Result<Manifest, ManifestError> {
-        let hostname = self.hostname.as_deref().unwrap_or(HOSTNAME);
-        let mut manifest = Manifest::empty(name("hostname", hostname)?);
-        manifest.verify = self.verify.unwrap_or(Verify::Lazy);
-        manifest.model_serve = self.model_serve;
-        manifest.params = list("params", self.params, |(key, value)| param(&key, &value))?;
-        manifest.roots = list("roots", self.root, |root| {
-            let field = |field: &str| format!("root {}: {field}", root.name);
-            let path = Word::new(&root.path)
-                .ok_or_else(|| ManifestError::value(field("path"), &root.path, Word::RULE));
-            Ok(Root {
-                name: name("root name", &root.name)?,
-                path: path?,
-                mode: root.mode,
-            })
-        })?;
-        manifest.services = self
-            .service
-            .into_iter()
-            .map(SourceService::service)
+        let mut manifest = match self.extends {
+            Some(Extends::Default) => super::default(),
+            None => Manifest::empty(name("hostname", HOSTNAME)?),
+        };
+        if let Some(hostname) = &self.hostname {
+            manifest.hostname = name("hostname", hostname)?;
+        }
+        manifest.verify = self.verify.unwrap_or(manifest.verify);
+        manifest.model_serve = self.model_serve.unwrap_or(manifest.model_serve);
+        let params: Vec<Param> = self
+            .params
+            .iter()
+            .map(|(key, value)| param(key, value))
             .collect::<Result<_, _>>()?;
-        Ok(manifest)
+        manifest.params = merged("params", &manifest.params, params, |a, b| a.key == b.key)?;
+        let roots: Vec<Root> = self
+            .root
+            .into_iter()
+            .map(SourceRoot::root)
+            .collect::<Result<_, _>>()?;
+        manifest.roots = merged("roots", &manifest.roots, roots, |a, b| a.name == b.name)?;
+        let mut services = manifest.services;
+        let inherited = services.len();
+        for service in self.service {
+            let service = service.service()?;
+            match services
+                .iter_mut()
+                .take(inherited)
+                .find(|earlier| earlier.name == service.name)
+            {
+                Some(earlier) => *earlier = service,
+                None => services.push(service),
+            }
+        }
+        Ok(Manifest {
+            services,
+            ..manifest
+        })
     }
+}
+
+impl SourceRoot {
+    fn root(self) -> Result<Root, ManifestError> {
+        let field = format!("root {}: path", self.name);
+        let path = Word::new(&self.path)
+            .ok_or_else(|| ManifestError::value(field, &self.path, Word::RULE))?;
+        Ok(Root {
+            name: name("root name", &self.name)?,
+            path,
+            mode: self.mode,
+        })
+    }
+}
+
+/// Puts `own` behind `inherited`; one of a name that was inherited takes its place.
+fn merged<T: Clone, const N: usize>(
+    field: &str,
+    inherited: &[T],
+    own: Vec<T>,
+    same: impl Fn(&T, &T) -> bool,
+) -> Result<Fixed<T, N>, ManifestError> {
+    let mut all = inherited.to_vec();
+    for item in own {
+        match all
+            .iter_mut()
+            .take(inherited.len())
+            .find(|earlier| same(earlier, &item))
+        {
+            Some(earlier) => *earlier = item,
+            None => all.push(item),
+        }
+    }
+    list(field, all, Ok)
 }
 
 impl SourceService {

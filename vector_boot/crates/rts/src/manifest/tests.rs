@@ -33,6 +33,40 @@ fn the_default_starts_ledger_before_capacity_before_gateway() {
     assert_eq!(table.uid(table.index_of("gateway").unwrap()), Some(903));
 }
 
+#[test]
+fn an_extension_keeps_the_default_and_replaces_what_has_its_name() {
+    let table = parse(
+        "extends = \"default\"\nhostname = \"mine\"\n[params]\n\"vb.net\" = \"off\"\n\
+         [[root]]\nname = \"share\"\npath = \"/srv\"\nmode = \"ro\"\n\
+         [[service]]\nname = \"app\"\nimage = \"app\"\nneeds = [\"gateway\"]\n\
+         [[service]]\nname = \"net\"\nimage = \"vector_boot\"\nargs = [\"net\"]\nuid = 907\nrestart = \"never\"\n",
+    )
+    .unwrap();
+    let names: Vec<&str> = table
+        .services
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["ledger", "capacity", "gateway", "net", "console", "app"]
+    );
+    assert_eq!(table.services[3].restart, Restart::Never);
+    assert_eq!(table.services[0], default().services[0]);
+    assert_eq!(
+        (table.roots.len(), table.roots[1].path.as_str()),
+        (2, "/srv")
+    );
+    assert_eq!(table.uid(5), Some(30_005));
+    let twice = "extends = \"default\"\n[[service]]\nname = \"app\"\nimage = \"x\"\n[[service]]\nname = \"app\"\nimage = \"x\"\n";
+    assert!(
+        parse(twice)
+            .unwrap_err()
+            .to_string()
+            .contains("services: app stands twice")
+    );
+}
+
 /// Every rule, by a source that breaks it and what the one line says.
 #[test]
 fn each_broken_rule_is_refused_by_field_value_and_limit() {
