@@ -66,8 +66,13 @@ def environment(tools: Path) -> dict[str, str]:
     """What cargo sees: static executables, and nothing of the caller's own cargo settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("CARGO_BUILD", "CARGO_ENCODED"))}
     kept["PATH"] = f"{tools}:{kept.get('PATH', '')}"
-    # Only here, never in .cargo/config.toml: cargo would drop the cdylib there.
-    kept["RUSTFLAGS"] = "-C target-feature=+crt-static"
+    # Static and movable, and no path of this host inside; the same flags as package_rts.sh, so that both share what
+    # they build. Only here, never in .cargo/config.toml: cargo would drop the cdylib there.
+    cargo_home = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
+    flags = ["-C", "target-feature=+crt-static", "-C", "relocation-model=pie"]
+    flags += [f"--remap-path-prefix={SOURCES}=.", f"--remap-path-prefix={cargo_home}=cargo"]
+    kept["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join(flags)
+    kept.pop("RUSTFLAGS", None)
     kept["CARGO_TARGET_DIR"] = str(build_folder())
     return kept
 

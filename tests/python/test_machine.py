@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qemu"))
 
 # pylint: disable=wrong-import-position
-from machine import __main__ as program
 from machine import accelerator, cache, disks, guest
+from machine import run as program
 from machine.console import Console, ConsoleClosed, ConsoleLate
 from machine.report import HostError
 

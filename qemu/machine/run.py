@@ -1,0 +1,267 @@
+"""`qemu/run`: from the sources to a running machine, in the order of the phases that it prints.
+
+Start with `main`; `boot` is the machine's life.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from . import accelerator, cache, disks, guest, initramfs, kernel, model, package, toolchain
+from .console import Answer, Console, ConsoleClosed, ConsoleLate
+from .report import HostError, say
+
+EXIT_FAILED = 1
+EXIT_HOST = 2
+# As timeout(1) has it.
+EXIT_LATE = 124
+TIMEOUT_SECONDS = 300
+MEMORY_MIB = 1024
+MEMORY_MIB_MIN = 256
+# How long a machine that was told to power off may take before it is stopped cold.
+POWEROFF_SECONDS = 30.0
+# What the kernel takes, less what we add ourselves (COMMAND_LINE_SIZE is 2048 on x86).
+APPEND_BYTES_MAX = 1800
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The words of `qemu/run`; those of the process unless given."""
+    parser = argparse.ArgumentParser(prog="qemu/run", description="Boots the appliance in QEMU.")
+    add = parser.add_argument
+    add("--arch", default="x86_64", help="x86_64; aarch64 is not there yet")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", default=model.NAME, metavar="FILE", help=f"GGUF file to pack and boot, or {model.NAME}")
+    what.add_argument("--rts", metavar="FILE", help=f"package to boot as it is; {package.NONE} boots without one")
+    add("--exec", metavar="'CMD; CMD'", help="run these console commands when the machine is ready, then power off")
+    add("--timeout", type=float, metavar="S", help=f"with --exec: seconds from power on to the end ({TIMEOUT_SECONDS})")
+    add("--http", type=int, default=8080, metavar="PORT", help="host port of the gateway (8080); 0 takes a free one")
+    add("--data", type=Path, metavar="FILE", help="data disk; made if absent (default: one in the cache)")
+    add("--fresh", action="store_true", help="discard what is on the data disk")
+    add("--share", type=Path, metavar="DIR", help="show a read-only copy of this folder as the root `share`")
+    add("--memory", type=int, default=MEMORY_MIB, metavar="MIB", help=f"memory of the machine ({MEMORY_MIB})")
+    add("--append", default="", metavar="WORDS", help="more words for the kernel's command line")
+    add("--accel", choices=["auto", "kvm", "tcg"], default="auto", help="auto proves KVM before it is used")
+    add("--kernel", metavar="FILE", help="another kernel image; everything needed must be built in, or see --modules")
+    add("--modules", metavar="DIR", help="with --kernel: its folder of modules")
+    add("--initramfs", type=Path, metavar="FILE", help="another initramfs")
+    add("--bin", type=Path, metavar="DIR", help="executables from this folder, instead of building")
+    add("--machine", type=Path, metavar="SOCKET", help="put the machine console's socket here and leave it to others")
+    return parser.parse_args(words)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What can be refused before anything is built."""
+    if args.arch == "aarch64":
+        raise HostError("--arch aarch64: not there yet; x86_64 is")
+    if args.arch != "x86_64":
+        raise HostError(f"--arch {args.arch}: unknown; x86_64 is there")
+    if args.memory < MEMORY_MIB_MIN:
+        raise HostError(f"--memory {args.memory}: MiB, at least {MEMORY_MIB_MIN}")
+    if not 0 <= args.http <= 65535:
+        raise HostError(f"--http {args.http}: 0 to 65535")
+    if len(args.append.encode()) > APPEND_BYTES_MAX:
+        raise HostError(f"--append: {len(args.append.encode())} bytes, limit {APPEND_BYTES_MAX}")
+    if args.modules and not args.kernel:
+        raise HostError("--modules: only with --kernel")
+    if args.machine and args.exec is not None:
+        raise HostError("--machine: not with --exec, which uses the machine console itself")
+    args.http = guest.check_port(args.http)
+
+
+def main() -> int:
+    """Builds, boots, and returns the exit code."""
+    args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    scratch = Path(tempfile.mkdtemp(prefix="vector-boot-"))
+    token = cache.folder("tokens") / f"{os.getpid()}"
+    try:
+        check(args)
+        parts = prepare(args, scratch, token)
+        return boot(args, parts, accelerator.choose(args.accel, guest.QEMU))
+    except HostError as error:
+        say(f"qemu/run: {error}")
+        return EXIT_HOST
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        token.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts:
+    """Makes or finds everything that the machine is made of."""
+    data = args.data or cache.folder("disks") / "data.img"
+    disk = disks.open_data(data, args.fresh)
+    core = kernel.own(args.kernel, args.modules) if args.kernel else kernel.debian()
+    executables = toolchain.Executables.of(args.bin) if args.bin else None
+    if not (args.initramfs and args.rts):
+        executables = executables or toolchain.build()
+    archive = args.initramfs
+    boots = package.named(args.rts) if args.rts else None
+    if executables:
+        archive = archive or initramfs.cached(core, executables)
+        boots = boots if args.rts else package.packed(model.find(args.model), executables)
+    assert archive
+    share = None
+    if args.share:
+        share = scratch / "share.img"
+        disks.make_share(args.share, share, scratch)
+    make_token(token)
+    return guest.Parts(
+        kernel=core.image,
+        initramfs=archive,
+        package=boots,
+        data=data,
+        share=share,
+        token=token,
+        console=args.machine or scratch / "console",
+        serial_log=scratch / "serial.log",
+        http_port=args.http,
+        memory_mib=args.memory,
+        append=args.append,
+        on_terminal=args.exec is None,
+        held=[disk],
+    )
+
+
+def make_token(path: Path) -> None:
+    """The boot token: 64 hex digits that only the user can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+
+
+def boot(args: argparse.Namespace, parts: guest.Parts, chosen: accelerator.Choice) -> int:
+    """Runs the machine under the chosen accelerator; under TCG instead when KVM says nothing."""
+    say(f"accelerator: {chosen}")
+    with guest.Guest(parts, chosen.name) as machine:
+        if not (chosen.name == "kvm" and args.accel == "auto" and machine.is_silent()):
+            return live(args, parts, machine, chosen)
+    accelerator.remember("tcg")
+    chosen = accelerator.Choice("tcg", f"the machine was silent for {guest.SILENCE_SECONDS:.0f} s under KVM")
+    say(f"accelerator: {chosen}")
+    with guest.Guest(parts, chosen.name) as machine:
+        return live(args, parts, machine, chosen)
+
+
+def live(args: argparse.Namespace, parts: guest.Parts, machine: guest.Guest, chosen: accelerator.Choice) -> int:
+    """The machine's life: driven by `--exec`, or by the person at its serial console."""
+    if args.exec is not None:
+        return drive(args, parts, machine, chosen)
+    if not args.machine:
+        notice = threading.Thread(target=announce, args=(parts, machine, chosen), daemon=True)
+        notice.start()
+    else:
+        say(f"machine: console={parts.console} http={parts.http_port} token={parts.token}")
+    ended = machine.process.wait()
+    return 0 if ended == 0 else EXIT_FAILED
+
+
+def announce(parts: guest.Parts, machine: guest.Guest, chosen: accelerator.Choice) -> None:
+    """Says when the machine is ready, what took how long, and how to call it."""
+    try:
+        deadline = machine.begun + TIMEOUT_SECONDS
+        console = Console(parts.console, deadline)
+        console.synchronise(deadline)
+        answer = console.run(f"ready {TIMEOUT_SECONDS}", deadline)
+        say(phases(console, answer, machine, chosen, deadline))
+        console.close()
+        say(curl_line(parts))
+    except ConsoleLate:
+        say(f"not ready within {TIMEOUT_SECONDS} s")
+    except ConsoleClosed:
+        # The machine has ended; its last words are on the terminal.
+        return
+
+
+def phases(
+    console: Console, ready: Answer, machine: guest.Guest, chosen: accelerator.Choice, deadline: float
+) -> str:
+    """One line with the seconds apart: machine and kernel, handoff to ready, total."""
+    total = time.monotonic() - machine.begun
+    state = "ready" if ready.code == 0 else f"degraded ({one_line(ready.text)})"
+    handoff = ready_seconds(console.run("boot --json", deadline))
+    parts = f"total {total:.1f} s"
+    if handoff is not None:
+        parts = f"machine and kernel {total - handoff:.1f} s, handoff to ready {handoff:.2f} s, {parts}"
+    return f"{state}: {parts}, accelerator {chosen}"
+
+
+def ready_seconds(boot: Answer) -> float | None:
+    """Handoff to all services ready, as the machine measured it; absent if it never was ready."""
+    try:
+        ends = [phase["end_ns"] for phase in json.loads(boot.text)["phases"] if phase["name"] == "ready"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return float(ends[0]) / 1e9 if ends and isinstance(ends[0], int) else None
+
+
+def one_line(text: str) -> str:
+    """Output of several lines as one."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def curl_line(parts: guest.Parts) -> str:
+    """A call that works as it stands."""
+    body = '{"tool":"fs_read","params":{"root":"work","path":"welcome.txt"}}'
+    header = f'-H "Authorization: Bearer $(cat {parts.token})" -H "Content-Type: application/json"'
+    return f"curl -s {header} -d '{body}' http://127.0.0.1:{parts.http_port}/tool"
+
+
+def drive(args: argparse.Namespace, parts: guest.Parts, machine: guest.Guest, chosen: accelerator.Choice) -> int:
+    """Waits for readiness, runs the commands, powers off; 0 only if the machine was ready and all succeeded."""
+    deadline = machine.begun + (args.timeout or TIMEOUT_SECONDS)
+    try:
+        console = Console(parts.console, deadline)
+        console.synchronise(deadline)
+        ready = console.run(f"ready {max(1, int(deadline - time.monotonic()))}", deadline)
+        say(phases(console, ready, machine, chosen, deadline))
+        failed = ready.code != 0
+        for word in filter(None, (part.strip() for part in re.split(r"[;\n]", args.exec))):
+            failed |= not run_command(console, word, deadline)
+        power_off(console, machine, deadline)
+    except ConsoleLate:
+        say(f"{machine.serial_tail()}\nqemu/run: no end after {args.timeout or TIMEOUT_SECONDS} s")
+        return EXIT_LATE
+    except ConsoleClosed:
+        machine.kill()
+        say(f"{machine.serial_tail()}\nqemu/run: the machine ended by itself")
+        return EXIT_FAILED
+    if failed:
+        say(f"{machine.serial_tail()}\nqemu/run: the machine was not ready, or a command failed; see above")
+    return EXIT_FAILED if failed else 0
+
+
+def run_command(console: Console, word: str, deadline: float) -> bool:
+    """Runs one command, prints what it prints, and says whether it succeeded."""
+    say(f"vb> {word}")
+    answer = console.run(word, deadline)
+    sys.stdout.write(answer.text)
+    sys.stdout.flush()
+    if answer.code != 0:
+        say(f"qemu/run: {word}: exit code {answer.code}")
+    return answer.code == 0
+
+
+def power_off(console: Console, machine: guest.Guest, deadline: float) -> None:
+    """Ends the machine in order; stops it cold when it does not end."""
+    end = max(deadline, time.monotonic() + POWEROFF_SECONDS)
+    try:
+        console.run("poweroff", end)
+    except ConsoleClosed:
+        pass
+    while machine.process.poll() is None:
+        if time.monotonic() > end:
+            raise ConsoleLate
+        time.sleep(0.02)
