@@ -489,11 +489,21 @@ impl Kernel {
         self.end(now_ns, slot, "lease_released")
     }
 
-    /// Takes a lease away.
+    /// Takes a lease away; the appliance's own only for operator and console.
     ///
     /// # Errors
-    /// [`No`] for a slot without a lease.
-    pub fn revoke(&mut self, now_ns: u64, slot: u32) -> Result<(), No> {
+    /// [`No`] for a slot without a lease, or one that this role may not revoke.
+    pub fn revoke(&mut self, now_ns: u64, asker: Asker, slot: u32) -> Result<(), No> {
+        let trusted = matches!(asker.role, Role::Operator | Role::Console);
+        let pinned = self.table.get(slot).is_some_and(|(_, lease)| lease.pinned);
+        if pinned && !trusted {
+            return Err(no(
+                "POLICY_DENY",
+                "slot",
+                slot,
+                "not the appliance's own lease",
+            ));
+        }
         self.end(now_ns, slot, "lease_revoked")
     }
 

@@ -143,7 +143,9 @@ impl Server {
         });
         let mut secret = [0; 32];
         sys::random::fill(&mut secret)?;
-        let meter = Meter::new(Path::new("/proc"), pages);
+        let mut meter = Meter::new(Path::new("/proc"), pages);
+        // Use is a difference: this is where the first one begins.
+        meter.consumed(0);
         let mut kernel = Kernel::new(meter.node(), &secret);
         secret.zeroize();
         let now_ns = sys::clock::monotonic_ns();
@@ -581,7 +583,7 @@ impl Connection {
                 self.reply_done(id, result, out)
             }),
             Kind::CapacityRevoke => frame.body::<Revoke>().map(|asked| {
-                let result = kernel.revoke(now_ns, asked.slot);
+                let result = kernel.revoke(now_ns, asker, asked.slot);
                 self.reply_done(id, result, out)
             }),
             Kind::CapacityStateGet => frame
