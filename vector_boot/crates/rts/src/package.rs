@@ -329,6 +329,19 @@ impl<'a> Package<'a> {
     }
 }
 
+#[cfg(test)]
+impl Package<'_> {
+    /// The same package over other bytes, for tests that damage what parsing does not look at.
+    pub(crate) fn over<'b>(&self, window: &'b [u8]) -> Package<'b> {
+        Package {
+            window,
+            header_bytes: window.first_chunk().unwrap(),
+            header: self.header.clone(),
+            manifest: None,
+        }
+    }
+}
+
 /// Refuses a service whose image is an added file that the package does not hold.
 pub(crate) fn check_images(
     manifest: &Manifest,

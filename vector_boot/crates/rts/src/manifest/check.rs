@@ -2,13 +2,13 @@
 //!
 //! Pure: every rule names the field it refuses, its value and its limit. Start with [`Manifest::check`].
 
-use core::fmt::Display;
+use core::fmt::{self, Debug, Display};
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
 
 use heapless::Vec as Fixed;
 
-use super::{FdName, Image, ListenKind, Manifest, Pass, Restart, SERVICES_MAX, Service};
+use super::{FdName, Image, ListenKind, Manifest, Name, Pass, Restart, SERVICES_MAX, Service};
 
 /// Longest wait between restarts: an hour; a service that may rest longer is `restart = "never"`.
 const BACKOFF_MS_LIMIT: u32 = 3_600_000;
@@ -165,7 +165,10 @@ impl Manifest {
 
     fn check_service(&self, service: &Service) -> Result<(), ManifestError> {
         let name = &service.name;
-        let field = |field: &str| format!("service {name}: {field}");
+        let field = |field: &'static str| Of {
+            service: name,
+            field,
+        };
         if RESERVED_NAMES.contains(&name.as_str()) {
             return Err(ManifestError::value(
                 "service name",
@@ -203,10 +206,7 @@ impl Manifest {
                 ));
             }
         }
-        unique(
-            field("pass"),
-            service.pass.iter().map(|pass| format!("{pass:?}")),
-        )?;
+        unique_by(field("pass"), &service.pass)?;
         for pass in &service.pass {
             if let Pass::Root(root) = pass
                 && !self.roots.iter().any(|r| r.name == *root)
@@ -218,10 +218,7 @@ impl Manifest {
                 ));
             }
         }
-        unique(
-            field("caps"),
-            service.caps.iter().map(|cap| format!("{cap:?}")),
-        )?;
+        unique_by(field("caps"), &service.caps)?;
         check_numbers(service)
     }
 
@@ -288,7 +285,9 @@ impl Manifest {
                             "another: PID 1's own",
                         ));
                     }
-                    range(field("mode"), u64::from(listen.mode), &(0..=0o777))?;
+                    let field =
+                        format_args!("service {}: listen {}: mode", service.name, listen.name);
+                    range(field, u64::from(listen.mode), &(0..=0o777))?;
                 }
             }
         }
@@ -346,8 +345,11 @@ pub(super) fn start_order(manifest: &Manifest) -> Fixed<u8, SERVICES_MAX> {
 }
 
 fn check_numbers(service: &Service) -> Result<(), ManifestError> {
-    let field = |field: &str| format!("service {}: {field}", service.name);
-    let small = |name: &str, found: u32, low: u32, high: u32| {
+    let field = |field: &'static str| Of {
+        service: &service.name,
+        field,
+    };
+    let small = |name: &'static str, found: u32, low: u32, high: u32| {
         range(
             field(name),
             u64::from(found),
@@ -453,6 +455,29 @@ fn range(
         low: *allowed.start(),
         high: *allowed.end(),
     })
+}
+
+/// A field of a service, put into words only when it is refused: PID 1 runs these checks while it boots.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    service: &'a Name,
+    field: &'static str,
+}
+
+impl Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "service {}: {}", self.service, self.field)
+    }
+}
+
+/// Refuses the first value that stands twice in a short list.
+fn unique_by<T: PartialEq + Debug>(field: impl Display, values: &[T]) -> Result<(), ManifestError> {
+    for (index, value) in values.iter().enumerate() {
+        if values.iter().take(index).any(|earlier| earlier == value) {
+            return Err(ManifestError::duplicate(field, format_args!("{value:?}")));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses the first text that stands twice; quadratic over lists of at most 128.
