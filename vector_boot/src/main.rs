@@ -5,6 +5,7 @@
 
 mod cli;
 mod console;
+mod standalone;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,6 +15,10 @@ type Role = fn(&[OsString]) -> ExitCode;
 
 /// Every role of this executable, by the word that chooses it.
 const ROLES: &[(&str, Role)] = &[
+    ("init", standalone::main),
+    ("helper", init::helper::main),
+    ("net", init::net::main),
+    ("jail", init::jail::main),
     ("console", console::main),
     ("ctl", cli::ctl::main),
     ("rts", cli::rts::main),
@@ -21,17 +26,46 @@ const ROLES: &[(&str, Role)] = &[
     ("initramfs", cli::initramfs::main),
 ];
 
+/// Words that belong to the sibling executable.
+const SERVICES: &[&str] = &["ledger", "capacity", "gateway"];
+
 fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let Some(word) = words.first().and_then(|w| w.to_str()) else {
-        eprintln!("vector_boot: no role named");
-        return ExitCode::from(2);
-    };
-    match ROLES.iter().find(|(name, _)| *name == word) {
-        Some((_, role)) => role(&words[1..]),
-        None => {
-            eprintln!("vector_boot: unknown word {word}");
-            ExitCode::from(2)
-        }
+    if let Some(code) = standalone::machine() {
+        return code;
     }
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some((first, rest)) = words.split_first() else {
+        return standalone::main(&[]);
+    };
+    let word = first.to_str().unwrap_or_default();
+    if let Some((_, role)) = ROLES.iter().find(|(name, _)| *name == word) {
+        return role(rest);
+    }
+    if SERVICES.contains(&word) {
+        return become_sibling(&words);
+    }
+    if word.starts_with("--") && word != "--help" {
+        return standalone::main(&words);
+    }
+    let names: Vec<&str> = ROLES
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(SERVICES.iter().copied())
+        .collect();
+    eprintln!(
+        "vector_boot: {}: unknown; one of {}",
+        first.display(),
+        names.join(", ")
+    );
+    ExitCode::from(2)
+}
+
+/// Hands the whole command line to `vb-services`, which lies beside this file.
+fn become_sibling(words: &[OsString]) -> ExitCode {
+    use std::os::unix::process::CommandExt;
+    let own = std::env::current_exe().unwrap_or_default();
+    let sibling = own.with_file_name("vb-services");
+    let error = std::process::Command::new(&sibling).args(words).exec();
+    eprintln!("vector_boot: {}: {error}", sibling.display());
+    ExitCode::from(127)
 }

@@ -1,1 +1,139 @@
-//! PID 1: boot, heartbeat, supervision.
+//! PID 1: the boot, the heartbeat, the supervision of children.
+//!
+//! Owns: supervision state, the sensor page's descriptor, every listening socket, the descriptors of
+//! the others; the roles `helper`, `net` and `jail` that stand beside it.
+//! Must never: wait for anything but its event loop, parse what a stranger sent, die.
+//! Start with [`run`]; the policy is in `supervisor`, the loop in `heart`.
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
+
+mod boot;
+mod cgroup;
+mod control;
+mod disks;
+mod early;
+mod heart;
+pub mod helper;
+mod helper_link;
+pub mod jail;
+mod journal;
+mod ledger_link;
+pub mod net;
+mod package;
+mod params;
+mod state;
+mod supervisor;
+mod unit;
+
+pub use boot::run;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Where PID 1 finds itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// First process of a kernel.
+    Appliance,
+    /// An ordinary process.
+    Process {
+        /// Folder of its sockets and data.
+        state: PathBuf,
+        /// Whether stdin is a terminal that the console may have.
+        terminal: bool,
+    },
+}
+
+/// What the composition chooses.
+pub struct Setup {
+    /// Where we are.
+    pub mode: Mode,
+    /// As an ordinary process: parameters in the form of a kernel command line.
+    pub parameters: String,
+    /// The neural runtime's share of a beat, and the sensor page that it writes.
+    /// Made once `/proc` and `/sys` are there.
+    pub work: fn() -> io::Result<(Box<dyn BeatWork>, File)>,
+}
+
+impl Setup {
+    /// Whether we are the first process of a kernel.
+    #[must_use]
+    pub fn is_appliance(&self) -> bool {
+        self.mode == Mode::Appliance
+    }
+
+    /// Folder of the sockets.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        match &self.mode {
+            Mode::Appliance => PathBuf::from("/run/vb"),
+            Mode::Process { state, .. } => state.join("run"),
+        }
+    }
+
+    /// Folder of the data.
+    #[must_use]
+    pub fn data_folder(&self) -> PathBuf {
+        match &self.mode {
+            Mode::Appliance => PathBuf::from("/data"),
+            Mode::Process { state, .. } => state.join("data"),
+        }
+    }
+}
+
+/// What a beat knows of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceFact<'a> {
+    /// The manifest's name.
+    pub name: &'a str,
+    /// Where it is.
+    pub state: wire::control::ServiceState,
+    /// Restarts since boot.
+    pub restarts: u32,
+    /// Bytes of its cgroup as of the last look, where it has one.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What a beat knows.
+#[derive(Debug, Clone, Copy)]
+pub struct BeatFacts<'a> {
+    /// Counts beats from 1.
+    pub beat: u64,
+    /// CLOCK_MONOTONIC.
+    pub now_ns: u64,
+    /// Period of the heartbeat.
+    pub period_ns: u64,
+    /// How late this beat began.
+    pub late_ns: u64,
+    /// CPU time of the beat before.
+    pub cpu_last_ns: u64,
+    /// In the manifest's order.
+    pub services: &'a [ServiceFact<'a>],
+    /// Whether a watchdog is fed.
+    pub watchdog: bool,
+}
+
+/// The neural runtime's share of a beat: bounded, without allocation, without waiting.
+pub trait BeatWork {
+    /// The model was mapped.
+    fn take_model(&mut self, bytes: u64, tensors: u64);
+    /// A service has a page of counters.
+    fn take_stats(&mut self, service: &str, page: BorrowedFd<'_>);
+    /// The data disk is there.
+    fn take_data(&mut self, folder: OwnedFd);
+    /// One beat.
+    fn beat(&mut self, facts: &BeatFacts<'_>);
+}
+
+/// A machine without sensors: what is left where the sensor page could not be made.
+struct NoWork;
+
+impl BeatWork for NoWork {
+    fn take_model(&mut self, _: u64, _: u64) {}
+    fn take_stats(&mut self, _: &str, _: BorrowedFd<'_>) {}
+    fn take_data(&mut self, _: OwnedFd) {}
+    fn beat(&mut self, _: &BeatFacts<'_>) {}
+}

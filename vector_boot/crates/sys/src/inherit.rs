@@ -104,3 +104,41 @@ pub fn notify(state: &str) -> io::Result<()> {
     )?;
     Ok(())
 }
+
+/// Makes calls on a descriptor wait.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn set_blocking(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    change_status(fd, |flags| flags & !nix::fcntl::OFlag::O_NONBLOCK)
+}
+
+/// Makes calls on a descriptor answer `WouldBlock` instead of waiting.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn set_nonblocking(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    change_status(fd, |flags| flags | nix::fcntl::OFlag::O_NONBLOCK)
+}
+
+fn change_status(
+    fd: std::os::fd::BorrowedFd<'_>,
+    change: impl FnOnce(nix::fcntl::OFlag) -> nix::fcntl::OFlag,
+) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(change(flags)))?;
+    Ok(())
+}
+
+/// Leaves a descriptor open for the program that this process becomes; it is nobody's after that.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn keep_over_exec(fd: OwnedFd) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    // The number must stay open until exec, so its owner is given up on purpose.
+    let _ = std::os::fd::IntoRawFd::into_raw_fd(fd);
+    Ok(())
+}

@@ -50,8 +50,10 @@ pub struct Spawn {
     pub capabilities: u64,
     /// Open files at most (RLIMIT_NOFILE); `None` inherits.
     pub open_files_max: Option<u64>,
-    /// Whether the child leads a session and stdin becomes its controlling terminal.
+    /// Whether stdin becomes the controlling terminal of the child's session.
     pub controlling_terminal: bool,
+    /// Whether the child is killed when we end: for an ordinary process, whose end nobody cleans up.
+    pub dies_with_parent: bool,
     stack: Vec<u8>,
 }
 
@@ -104,6 +106,7 @@ impl Spawn {
             capabilities: 0,
             open_files_max: None,
             controlling_terminal: false,
+            dies_with_parent: false,
             stack: vec![0; STACK_BYTES],
         })
     }
@@ -151,6 +154,7 @@ impl Spawn {
             capabilities: self.capabilities,
             open_files_max: self.open_files_max,
             controlling_terminal: self.controlling_terminal,
+            dies_with_parent: self.dies_with_parent,
             errno: 0,
         };
         let mut pidfd: RawFd = -1;
@@ -227,6 +231,7 @@ struct Plan {
     capabilities: u64,
     open_files_max: Option<u64>,
     controlling_terminal: bool,
+    dies_with_parent: bool,
     /// Written by the child when it cannot become the program.
     errno: i32,
 }
@@ -374,6 +379,16 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
             )?;
         }
         call!(libc::SYS_umask, 0o077)?;
+        if plan.dies_with_parent {
+            call!(
+                libc::SYS_prctl,
+                libc::PR_SET_PDEATHSIG,
+                libc::SIGKILL,
+                0,
+                0,
+                0
+            )?;
+        }
         if let Some(uid) = plan.identity {
             if plan.capabilities != 0 {
                 call!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)?;

@@ -1,11 +1,16 @@
 //! PID 1 and its helper: blocking privileged acts, over a socketpair that only the two hold.
 
+use crate::capacity::CgroupPlan;
 use crate::control::message;
 use crate::{Kind, Message};
 use serde::{Deserialize, Serialize};
 
 /// One act; the helper answers each with one [`Outcome`] of the same id, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "tasks are made rarely, one at a time, and encoded at once"
+)]
 pub enum Task<'a> {
     /// Mounts a block device of the appliance, read-only or read-write, nosuid and nodev.
     Mount {
@@ -56,13 +61,9 @@ pub enum Task<'a> {
         /// Where it is mounted.
         target: &'a str,
     },
-    /// Writes one value into a cgroup knob that may reclaim.
-    Cgroup {
-        /// Path below `/sys/fs/cgroup`.
-        path: &'a str,
-        /// What to write.
-        value: &'a str,
-    },
+    /// Carries out a plan for the leases' cgroups: the shrinks, the grows, then every knob is read
+    /// back; where one failed the old values are written again.
+    Leases(CgroupPlan),
 }
 
 /// How an act ended.

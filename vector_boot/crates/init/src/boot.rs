@@ -1,0 +1,923 @@
+//! From the handoff to the first beat: parameters, package, descriptors, the table of services.
+//!
+//! Runs once. What fails is said, named and passed over; the heart beats in every case.
+//! Start with [`run`].
+
+use crate::cgroup::Leaf;
+use crate::early::{self, Initramfs, Report};
+use crate::heart::{Heart, Held, Image, Parts};
+use crate::helper_link::Purpose;
+use crate::journal::Journal;
+use crate::package::{self, Found, Trust};
+use crate::params::Params;
+use crate::state::{Level, State};
+use crate::supervisor::{Policy, Restart, Strategy, Supervisor};
+use crate::unit::Unit;
+use crate::{BeatWork, Mode, NoWork, Setup, disks};
+use rts::manifest::{self, Cap, Manifest, Pass, RootMode, Service};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use sys::packet::{Mode as Blocking, PacketListener};
+use sys::spawn::{Capability, Spawn};
+use wire::helper::Task;
+
+/// Open files of one service (RLIMIT_NOFILE): the gateway's 512 connections with a file each.
+const OPEN_FILES_MAX: u64 = 2048;
+/// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
+const PACKAGE_TRIES: u32 = 20;
+const PACKAGE_PAUSE_MS: u64 = 50;
+/// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
+const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
+const TOKEN_BYTES: usize = 64;
+/// What a new gateway root greets with.
+const WELCOME: &str = "This is the folder `work` of a Vector Boot machine.\nTools read and write here; every call is in the ledger.\n";
+
+/// Boots and beats; returns only as an ordinary process.
+pub fn run(setup: Setup) -> ExitCode {
+    let handoff_ns = sys::clock::monotonic_ns();
+    let appliance = setup.is_appliance();
+    if appliance {
+        last_resort();
+    }
+    sys::process::set_name("vector_boot");
+    let mut heart = match prepare(setup, handoff_ns) {
+        Ok(heart) => heart,
+        Err(e) => {
+            eprintln!("vector_boot: {e}");
+            if !appliance {
+                return ExitCode::FAILURE;
+            }
+            // PID 1 never exits: a person reads the line above and resets the machine.
+            loop {
+                std::thread::park();
+            }
+        }
+    };
+    let end = heart.run();
+    heart.say_last(end);
+    heart.release_watchdog();
+    if !appliance {
+        return ExitCode::SUCCESS;
+    }
+    sys::machine::sync();
+    let error = sys::machine::end(end);
+    eprintln!("vector_boot: {error}");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A defect in PID 1 would panic the kernel: say it and start the machine again instead.
+fn last_resort() {
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("\r\nvector_boot: defect in PID 1, the machine restarts: {info}\r");
+        sys::machine::sync();
+        sys::machine::end(sys::machine::Power::Reboot);
+    }));
+}
+
+fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
+    let mut report = Report::default();
+    let mut degraded = Vec::new();
+    let appliance = setup.is_appliance();
+    if appliance {
+        early::mount_kernel(&mut report);
+    }
+    let line = if appliance {
+        early::command_line()
+    } else {
+        setup.parameters.clone()
+    };
+    let first_look = Params::new([], &line);
+    let mut initramfs = match &setup.mode {
+        Mode::Appliance => early::take_initramfs(&first_look, &mut report),
+        Mode::Process { .. } => of_process(&first_look, &mut report),
+    };
+    let terminal_name = if appliance {
+        early::console_name(&first_look)
+    } else {
+        String::new()
+    };
+    if appliance {
+        early::leave_initramfs(&mut report);
+    }
+    let run = setup.run_folder();
+    for (folder, mode) in [(&run, 0o755), (&run.join("notify"), 0o711)] {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(folder)?;
+    }
+    let package_begin = sys::clock::monotonic_ns();
+    let (found, package_name) = find_package(&first_look, &mut initramfs, appliance, &mut degraded);
+    let package_end = sys::clock::monotonic_ns();
+    let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut degraded);
+    let values = manifest
+        .params
+        .iter()
+        .map(|p| (p.key.as_str(), p.value.as_str()));
+    let params = Params::new(values, &line);
+    let mut boot_id = [0u8; 16];
+    sys::random::fill(&mut boot_id)?;
+    let terminal = if appliance {
+        early::open_terminal(&terminal_name).ok()
+    } else {
+        None
+    };
+    let kmsg = appliance
+        .then(|| File::options().write(true).open("/dev/kmsg").ok())
+        .flatten();
+    let mut journal = Journal::new(State::new(boot_id)?, kmsg, terminal, params.get("vb.log"));
+    if appliance {
+        // Kernel messages would break into the console's lines; `dmesg` has them.
+        if let Err(e) = sys::machine::set_console_loglevel(1) {
+            report.complaints.push(format!("printk: {e}"));
+        }
+        if let Err(e) = sys::machine::catch_ctrl_alt_del() {
+            report.complaints.push(format!("ctrl-alt-del: {e}"));
+        }
+    } else if let Err(e) = sys::process::become_subreaper() {
+        report.complaints.push(format!("subreaper: {e}"));
+    }
+    let hostname = choose_hostname(&params, &manifest);
+    if appliance && let Err(e) = sys::machine::set_hostname(&hostname) {
+        report.complaints.push(format!("hostname {hostname}: {e}"));
+    }
+    if appliance && let Err(e) = crate::cgroup::prepare() {
+        report.complaints.push(e);
+    }
+    let token = sys::memfd::sealed("token", &boot_token(appliance)?)?;
+    let control = PacketListener::bind(&run.join("init.sock"), Blocking::NonBlocking)?;
+    open_to_all(&run.join("init.sock"))?;
+    let open = open_descriptors(&setup, &terminal_name, &mut degraded);
+    if open.tty.is_none() && open.machine.is_none() {
+        // A console without a terminal would only die and come back.
+        manifest.services.retain(|s| {
+            !s.pass
+                .iter()
+                .any(|p| matches!(p, Pass::Tty | Pass::Machine))
+        });
+    }
+    let images = table_of_images(initramfs, found.as_ref(), &manifest);
+    let watchdog = if appliance && params.get("vb.watchdog") != "off" {
+        open_watchdog()
+    } else {
+        None
+    };
+    let units = table_of_units(&manifest, &images);
+    let policies: Vec<Policy> = units
+        .iter()
+        .map(|u| policy_of(&u.service, &manifest))
+        .collect();
+    let seed = u64::from_le_bytes(*boot_id.first_chunk().unwrap_or(&[1; 8]));
+    for complaint in report.complaints.iter().chain(&params.complaints) {
+        journal.say(Level::Warn, format_args!("{complaint}"));
+    }
+    let unconfined = if appliance {
+        ""
+    } else {
+        "uids, cgroups, mounts: not as an ordinary process"
+    };
+    let (mut work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
+        Ok((work, page)) => (work, Some(OwnedFd::from(page))),
+        Err(e) => {
+            degraded.push(format!("sensor page: {e}"));
+            (Box::new(NoWork), None)
+        }
+    };
+    if let Some(found) = &found {
+        work.take_model(found.model.bytes, u64::from(found.model.tensors));
+    }
+    for reason in &degraded {
+        journal.say(Level::Error, format_args!("degraded: {reason}"));
+    }
+    let mut heart = Heart::new(Parts {
+        handoff_ns,
+        journal,
+        supervisor: Supervisor::new(&policies, seed),
+        units,
+        images,
+        control,
+        phases: Vec::with_capacity(64),
+        degraded,
+        package_name,
+        hostname,
+        unconfined: unconfined.to_owned(),
+        token,
+        sensors,
+        found,
+        work,
+        watchdog,
+        manifest,
+        open,
+        setup,
+        params,
+    })?;
+    if appliance {
+        heart.phase("mounts", handoff_ns, report.mounted_ns, String::new());
+        heart.phase(
+            "modules",
+            report.mounted_ns,
+            report.modules_ns,
+            format!("{} loaded", report.modules),
+        );
+    }
+    let mapped = heart
+        .found
+        .as_ref()
+        .and_then(|f| f.tensors.as_ref())
+        .map_or(0, |t| t.len());
+    let note = format!("{}, {mapped} bytes mapped", heart.package_name);
+    heart.phase("package", package_begin, package_end, note);
+    bind_sockets(&mut heart);
+    heart.phase(
+        "handoff-to-loop",
+        handoff_ns,
+        sys::clock::monotonic_ns(),
+        String::new(),
+    );
+    Ok(heart)
+}
+
+/// Descriptors that services get by name.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// The ledger's log.
+    pub log: Option<OwnedFd>,
+    /// The serial line.
+    pub tty: Option<OwnedFd>,
+    /// The console for programs.
+    pub machine: Option<OwnedFd>,
+    /// Roots of the gateway.
+    pub roots: Vec<(String, OwnedFd)>,
+}
+
+/// An ordinary process finds its executables beside itself.
+fn of_process(params: &Params, report: &mut Report) -> Initramfs {
+    let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let mut open = |path: &Path| {
+        let opened = File::open(path).map(OwnedFd::from);
+        opened
+            .inspect_err(|e| {
+                report
+                    .complaints
+                    .push(format!("open {}: {e}", path.display()))
+            })
+            .ok()
+    };
+    let wanted = params.get("vb.manifest");
+    Initramfs {
+        vector_boot: open(&own),
+        services: open(&own.with_file_name("vb-services")),
+        manifest: if wanted.is_empty() {
+            None
+        } else {
+            fs::read(wanted).ok()
+        },
+        ..Initramfs::default()
+    }
+}
+
+fn find_package(
+    params: &Params,
+    initramfs: &mut Initramfs,
+    appliance: bool,
+    degraded: &mut Vec<String>,
+) -> (Option<Found>, String) {
+    let keys: Vec<rts::PublicKey> = initramfs
+        .keys
+        .iter()
+        .filter_map(|k| rts::PublicKey::parse(k).ok())
+        .collect();
+    if keys.len() < initramfs.keys.len() {
+        degraded.push(format!(
+            "/keys: {} of {} trusted keys unreadable",
+            initramfs.keys.len() - keys.len(),
+            initramfs.keys.len()
+        ));
+    }
+    // A trusted key in the image binds, whatever the command line says: it can only tighten.
+    let require_signature = params.get("vb.require_signature") == "1" || !keys.is_empty();
+    let trust = Trust {
+        keys,
+        require_signature,
+    };
+    let (file, place) = match params.get("vb.rts") {
+        "auto" => match search(initramfs.package.take(), appliance) {
+            Some(found) => found,
+            None => {
+                degraded.push(
+                    "package: none found (no disk, partition or /rts begins with RTS 01)"
+                        .to_owned(),
+                );
+                return (None, "none".to_owned());
+            }
+        },
+        "off" => return (None, "none".to_owned()),
+        path => match File::open(path) {
+            Ok(file) => (file, path.to_owned()),
+            Err(e) => {
+                degraded.push(format!("package: vb.rts={path}: {e}"));
+                return (None, format!("{path} (refused)"));
+            }
+        },
+    };
+    match package::open(file, &trust) {
+        Ok(found) => {
+            if let Some(refused) = &found.model_refused {
+                degraded.push(format!("model: {refused}"));
+            }
+            let kind = match (&found.signer, found.plain) {
+                (_, true) => "plain",
+                (Some(_), false) => "signed",
+                (None, false) => "unsigned",
+            };
+            let name = format!("{place} {} {kind}", found.digest);
+            (Some(found), name)
+        }
+        Err(e) => {
+            degraded.push(format!("package {place}: {e}"));
+            (None, format!("{place} (refused)"))
+        }
+    }
+}
+
+fn search(from_initramfs: Option<File>, appliance: bool) -> Option<(File, String)> {
+    if !appliance {
+        return None;
+    }
+    for attempt in 0..PACKAGE_TRIES {
+        let devices = disks::devices();
+        if let Some(device) = disks::package(&devices)
+            && let Ok(file) = File::open(&device.path)
+        {
+            return Some((file, device.path.display().to_string()));
+        }
+        if let Some(file) = &from_initramfs
+            && let Ok(file) = file.try_clone()
+        {
+            return Some((file, "/rts".to_owned()));
+        }
+        if attempt + 1 < PACKAGE_TRIES {
+            std::thread::sleep(std::time::Duration::from_millis(PACKAGE_PAUSE_MS));
+        }
+    }
+    None
+}
+
+fn choose_manifest(
+    initramfs: &Initramfs,
+    found: Option<&Found>,
+    degraded: &mut Vec<String>,
+) -> Manifest {
+    // With a trusted key in the image only what was signed counts.
+    if let Some(bytes) = initramfs
+        .manifest
+        .as_ref()
+        .filter(|_| initramfs.keys.is_empty())
+    {
+        match Manifest::decode(bytes) {
+            Ok(manifest) => return manifest,
+            Err(e) => degraded.push(format!("vb.manifest: {e}")),
+        }
+    }
+    found
+        .and_then(|f| f.manifest.clone())
+        .unwrap_or_else(manifest::default)
+}
+
+fn choose_hostname(params: &Params, manifest: &Manifest) -> String {
+    match params.get("vb.hostname") {
+        "" => manifest.hostname.as_str().to_owned(),
+        named => named.to_owned(),
+    }
+}
+
+/// The token that the host gave, or a new one, as hex digits.
+fn boot_token(appliance: bool) -> io::Result<Vec<u8>> {
+    if appliance && let Ok(given) = fs::read(TOKEN_FILE) {
+        let digits = given.trim_ascii();
+        if digits.len() == TOKEN_BYTES && digits.iter().all(u8::is_ascii_hexdigit) {
+            return Ok(digits.to_ascii_lowercase());
+        }
+    }
+    let mut random = [0u8; TOKEN_BYTES / 2];
+    sys::random::fill(&mut random)?;
+    Ok(random
+        .iter()
+        .flat_map(|b| format!("{b:02x}").into_bytes())
+        .collect())
+}
+
+fn open_to_all(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    // Who may say what is decided by the peer's uid, frame by frame.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+}
+
+fn open_watchdog() -> Option<(File, String)> {
+    let file = File::options().write(true).open("/dev/watchdog").ok()?;
+    let read = |name: &str| {
+        fs::read_to_string(Path::new("/sys/class/watchdog/watchdog0").join(name))
+            .unwrap_or_default()
+    };
+    let identity = read("identity").trim().to_owned();
+    let software = if identity.to_ascii_lowercase().contains("software") {
+        " (software)"
+    } else {
+        ""
+    };
+    Some((
+        file,
+        format!("{identity}{software}, {} s", read("timeout").trim()),
+    ))
+}
+
+/// `vector_boot` and `vb-services` first, then the added ones in the order of their first use.
+fn table_of_images(initramfs: Initramfs, found: Option<&Found>, manifest: &Manifest) -> Vec<Image> {
+    let held = |fd: Option<OwnedFd>, name: &str| match fd {
+        Some(fd) => Held::Yes(fd),
+        None => Held::No(format!("image {name}: not in the initramfs")),
+    };
+    let packed = |name: &str| {
+        found
+            .and_then(|f| f.images.iter().find(|(n, _)| n == name))
+            .map(|(_, hex)| hex.as_str())
+    };
+    let ours = initramfs
+        .digests
+        .iter()
+        .find(|(n, _)| n == "vb-services")
+        .map(|(_, hex)| hex.as_str());
+    let own = initramfs.services;
+    let mut images = vec![Image {
+        name: "vector_boot".to_owned(),
+        held: held(initramfs.vector_boot, "vector_boot"),
+        fallback: None,
+    }];
+    images.push(match packed("vb-services") {
+        // The package brings other services than the initramfs: those are meant.
+        Some(theirs) if ours.is_some_and(|o| o != theirs) || own.is_none() => Image {
+            name: "vb-services".to_owned(),
+            held: Held::Loading,
+            fallback: own,
+        },
+        _ => Image {
+            name: "vb-services".to_owned(),
+            held: held(own, "vb-services"),
+            fallback: None,
+        },
+    });
+    for service in &manifest.services {
+        let name = service.image.as_str();
+        if images.iter().all(|i| i.name != name) {
+            images.push(Image {
+                name: name.to_owned(),
+                held: Held::Loading,
+                fallback: None,
+            });
+        }
+    }
+    images
+}
+
+fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit> {
+    let place = |name: &str| images.iter().position(|i| i.name == name).unwrap_or(0);
+    let units = manifest.services.iter().enumerate().map(|(i, service)| {
+        let image = place(service.image.as_str());
+        let uid = manifest.uid(i).unwrap_or(manifest::UID_ASSIGNED_FIRST);
+        Unit::new(service.clone(), uid, image)
+    });
+    units.collect()
+}
+
+fn policy_of(service: &Service, manifest: &Manifest) -> Policy {
+    const MS: u64 = 1_000_000;
+    const S: u64 = 1_000_000_000;
+    let needs = service
+        .needs
+        .iter()
+        .filter_map(|n| manifest.index_of(n.as_str()));
+    Policy {
+        needs: needs
+            .filter_map(|i| 1u32.checked_shl(u32::try_from(i).ok()?))
+            .fold(0, |all, bit| all | bit),
+        restart: match service.restart {
+            manifest::Restart::Always => Restart::Always,
+            manifest::Restart::OnFailure => Restart::OnFailure,
+            manifest::Restart::Never => Restart::Never,
+        },
+        core: service.core,
+        reports_ready: service.notify,
+        backoff_first_ns: u64::from(service.backoff_ms_first) * MS,
+        backoff_max_ns: u64::from(service.backoff_ms_max) * MS,
+        healthy_ns: u64::from(service.backoff_reset_s) * S,
+        intensity_max: service.intensity_max,
+        intensity_ns: u64::from(service.intensity_s) * S,
+        start_limit_ns: u64::from(service.start_timeout_ms) * MS,
+        stop_limit_ns: u64::from(service.stop_timeout_ms) * MS,
+        watchdog_ns: u64::from(service.watchdog_ms) * MS,
+        strategy: match service.strategy {
+            manifest::Strategy::OneForOne => Strategy::OneForOne,
+            manifest::Strategy::RestForOne => Strategy::RestForOne,
+            manifest::Strategy::OneForAll => Strategy::OneForAll,
+        },
+    }
+}
+
+fn open_descriptors(setup: &Setup, terminal: &str, degraded: &mut Vec<String>) -> Open {
+    let mut open = Open::default();
+    match &setup.mode {
+        Mode::Appliance => {
+            open.tty = early::open_terminal(terminal).map(OwnedFd::from).ok();
+            open.machine = if terminal == "hvc0" {
+                None
+            } else {
+                early::open_terminal("hvc0").map(OwnedFd::from).ok()
+            };
+            let devices = disks::devices();
+            open.log = disks::partition(&devices, "log")
+                .and_then(|d| File::options().read(true).write(true).open(&d.path).ok())
+                .map(OwnedFd::from);
+            if open.log.is_none() {
+                degraded.push(
+                    "ledger: no partition named log; its events end with this boot".to_owned(),
+                );
+                open.log = sys::memfd::create("log").map(OwnedFd::from).ok();
+            }
+        }
+        Mode::Process { state, terminal } => {
+            let log = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(state.join("ledger.log"));
+            open.log = log
+                .map(OwnedFd::from)
+                .inspect_err(|e| degraded.push(format!("ledger: {}: {e}", state.display())))
+                .ok();
+            if *terminal {
+                open.tty = io::stdin().as_fd().try_clone_to_owned().ok();
+            }
+        }
+    }
+    open
+}
+
+fn bind_sockets(heart: &mut Heart) {
+    let (run, http) = (
+        heart.setup.run_folder(),
+        heart.params.get("vb.http").to_owned(),
+    );
+    let give_away = heart.setup.is_appliance();
+    for i in 0..heart.units.len() {
+        let bound = heart
+            .units
+            .get_mut(i)
+            .map_or(Ok(()), |u| u.bind(&run, &http, give_away));
+        if let Err(e) = bound {
+            let name = heart
+                .units
+                .get(i)
+                .map(|u| u.name().to_owned())
+                .unwrap_or_default();
+            heart.degrade(format!("service {name}: {e}"));
+        }
+    }
+    heart.watch_notify_sockets();
+}
+
+/// Whether a service waits for the data disk.
+#[must_use]
+pub fn needs_storage(service: &Service) -> bool {
+    service.data
+        || service
+            .pass
+            .iter()
+            .any(|p| matches!(p, Pass::Roots | Pass::Root(_)))
+}
+
+/// Asks the helper for everything that lies on disks.
+pub fn queue_storage(heart: &mut Heart) {
+    let data = heart.setup.data_folder();
+    let data_text = data.display().to_string();
+    let devices = if heart.setup.is_appliance() {
+        disks::devices()
+    } else {
+        Vec::new()
+    };
+    if heart.setup.is_appliance() {
+        match disks::partition(&devices, "data") {
+            Some(device) => {
+                let source = device.path.display().to_string();
+                let task = Task::Mount {
+                    source: &source,
+                    target: &data_text,
+                    fstype: "ext4",
+                    read_only: device.read_only,
+                };
+                heart.helper.ask(Purpose::MountData, &task, None);
+                heart.mounted.push(data_text.clone());
+            }
+            None => {
+                heart.degrade("data: no partition named data; files end with this boot".to_owned())
+            }
+        }
+    } else {
+        heart.helper.ask(
+            Purpose::Provision,
+            &Task::Folder {
+                path: &data_text,
+                uid: u32::MAX,
+                mode: 0o700,
+            },
+            None,
+        );
+    }
+    let owner = heart
+        .units
+        .iter()
+        .find(|u| {
+            u.service
+                .pass
+                .iter()
+                .any(|p| matches!(p, Pass::Roots | Pass::Root(_)))
+        })
+        .map(|u| u.uid);
+    let roots: Vec<_> = heart.manifest.roots.iter().cloned().collect();
+    for (i, root) in roots.iter().enumerate() {
+        let path = root_path(&data, root.path.as_str()).display().to_string();
+        if let Some(device) = disks::partition(&devices, root.name.as_str()) {
+            let (source, target) = (
+                device.path.display().to_string(),
+                format!("/{}", root.name.as_str()),
+            );
+            let read_only = root.mode == RootMode::Ro || device.read_only;
+            heart.helper.ask(
+                Purpose::MountRoot(i),
+                &Task::Mount {
+                    source: &source,
+                    target: &target,
+                    fstype: "ext4",
+                    read_only,
+                },
+                None,
+            );
+            heart.mounted.push(target);
+        } else if root.mode == RootMode::Rw {
+            let uid = if heart.setup.is_appliance() {
+                owner.unwrap_or(0)
+            } else {
+                u32::MAX
+            };
+            heart.helper.ask(
+                Purpose::Provision,
+                &Task::Folder {
+                    path: &path,
+                    uid,
+                    mode: 0o755,
+                },
+                None,
+            );
+            let welcome = format!("{path}/welcome.txt");
+            heart.helper.ask(
+                Purpose::Provision,
+                &Task::Seed {
+                    path: &welcome,
+                    uid,
+                    content: WELCOME,
+                },
+                None,
+            );
+        }
+    }
+    for i in 0..heart.units.len() {
+        let Some(unit) = heart.units.get(i).filter(|u| u.service.data) else {
+            continue;
+        };
+        let path = service_folder(&data, unit.name()).display().to_string();
+        let uid = if heart.setup.is_appliance() {
+            unit.uid
+        } else {
+            u32::MAX
+        };
+        heart.helper.ask(
+            Purpose::Provision,
+            &Task::Folder {
+                path: &path,
+                uid,
+                mode: 0o700,
+            },
+            None,
+        );
+    }
+    // Answers come in order: when this one is there, all above are.
+    let (mode, uid) = if heart.setup.is_appliance() {
+        (0o711, 0)
+    } else {
+        (0o700, u32::MAX)
+    };
+    heart.helper.ask(
+        Purpose::StorageReady,
+        &Task::Folder {
+            path: &data_text,
+            uid,
+            mode,
+        },
+        None,
+    );
+}
+
+fn service_folder(data: &Path, name: &str) -> PathBuf {
+    data.join(format!("service.{name}"))
+}
+
+fn root_path(data: &Path, path: &str) -> PathBuf {
+    // An absolute path replaces the folder: `join` does that.
+    data.join(path)
+}
+
+/// Opens the gateway's roots once the disks are there.
+pub fn open_roots(heart: &mut Heart) {
+    let data = heart.setup.data_folder();
+    if let Ok(folder) = File::open(&data) {
+        heart.work.take_data(folder.into());
+    }
+    let roots: Vec<_> = heart.manifest.roots.iter().cloned().collect();
+    for root in roots {
+        let name = root.name.as_str();
+        let mounted = PathBuf::from(format!("/{name}"));
+        let own_disk = heart.mounted.iter().any(|m| Path::new(m) == mounted);
+        let path = if own_disk {
+            mounted
+        } else {
+            root_path(&data, root.path.as_str())
+        };
+        match File::open(&path) {
+            Ok(folder) => heart
+                .open
+                .roots
+                .push((format!("root.{name}"), folder.into())),
+            // A read-only root is there when somebody brought it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && root.mode == RootMode::Ro => {}
+            Err(e) => heart.degrade(format!("root {name}: {}: {e}", path.display())),
+        }
+    }
+}
+
+/// Gathers what a service is started with.
+///
+/// # Errors
+/// One sentence naming the service and what is missing.
+pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
+    let appliance = heart.setup.is_appliance();
+    let (run, data) = (heart.setup.run_folder(), heart.setup.data_folder());
+    let Some(unit) = heart.units.get(i) else {
+        return Ok(());
+    };
+    let (service, uid, image) = (unit.service.clone(), unit.uid, unit.image);
+    let name = service.name.as_str();
+    let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
+    let added = matches!(service.image, manifest::Image::Added(_));
+    let mut passed = Vec::new();
+    let mut stats = None;
+    for pass in service.pass.iter() {
+        collect(heart, pass, &mut passed, &mut stats).map_err(|e| failed(pass.as_str(), e))?;
+    }
+    if added {
+        let fd = match heart.images.get(image).map(|i| &i.held) {
+            Some(Held::Yes(fd)) => fd.try_clone().map_err(|e| failed("image", e))?,
+            _ => return Err(format!("service {name}: image not in hand")),
+        };
+        passed.push(("image".to_owned(), fd));
+    }
+    let leaf = if appliance {
+        match Leaf::new(
+            name,
+            service.memory_max_bytes,
+            service.pids_max,
+            service.cpu_weight,
+        ) {
+            Ok((leaf, complaints)) => {
+                complaints
+                    .iter()
+                    .for_each(|c| heart.journal.say(Level::Warn, format_args!("{c}")));
+                Some(leaf)
+            }
+            Err(e) => {
+                heart
+                    .journal
+                    .say(Level::Warn, format_args!("service {name}: cgroup: {e}"));
+                None
+            }
+        }
+    } else {
+        None
+    };
+    let boot_id: String = heart
+        .journal
+        .state
+        .boot_id()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let network = heart.params.get("vb.net").to_owned();
+    let Some(unit) = heart.units.get_mut(i) else {
+        return Ok(());
+    };
+    unit.passed = passed;
+    unit.stats = stats;
+    if let Some(page) = &unit.stats {
+        heart.work.take_stats(name, page.as_fd());
+    }
+    unit.leaf = leaf;
+    let notify = run.join("notify").join(name).display().to_string();
+    let (run, data) = (
+        run.display().to_string(),
+        service_folder(&data, name).display().to_string(),
+    );
+    let mut env = vec![
+        ("VB_RUN", run.as_str()),
+        ("VB_BOOT_ID", &boot_id),
+        ("VB_NAME", name),
+        ("VB_NET", &network),
+    ];
+    if unit.notify().is_some() {
+        env.push(("NOTIFY_SOCKET", &notify));
+    }
+    if service.data {
+        env.push(("VB_DATA", &data));
+    }
+    let mut argv = match &service.image {
+        manifest::Image::VectorBoot => vec!["vector_boot"],
+        manifest::Image::Services => vec!["vb-services"],
+        manifest::Image::Added(added) => vec!["vector_boot", "jail", added.as_str()],
+    };
+    argv.extend(service.args.iter().map(|a| a.as_str()));
+    let mut spawn =
+        Spawn::new(&argv, &env, &unit.descriptor_names()).map_err(|e| failed("command", e))?;
+    if appliance {
+        spawn.identity = sys::spawn::Identity::Uid(uid);
+        spawn.capabilities = service.caps.iter().fold(0, |bits, cap| {
+            bits | match cap {
+                Cap::NetAdmin => 1 << Capability::NetAdmin as u32,
+                Cap::NetRaw => 1 << Capability::NetRaw as u32,
+            }
+        });
+        spawn.open_files_max = Some(OPEN_FILES_MAX);
+    } else {
+        spawn.dies_with_parent = true;
+    }
+    unit.spawn = Some(spawn);
+    Ok(())
+}
+
+fn collect(
+    heart: &Heart,
+    pass: &Pass,
+    passed: &mut Vec<(String, OwnedFd)>,
+    stats: &mut Option<OwnedFd>,
+) -> io::Result<()> {
+    let open = &heart.open;
+    let one = match pass {
+        Pass::Log => open.log.as_ref(),
+        Pass::Rts => heart.rts.as_ref(),
+        Pass::Token => Some(&heart.token),
+        Pass::Sensors => heart.sensors.as_ref(),
+        Pass::Tty => open.tty.as_ref(),
+        Pass::Machine => open.machine.as_ref(),
+        Pass::Proc => {
+            passed.push(("proc".to_owned(), File::open("/proc")?.into()));
+            return Ok(());
+        }
+        Pass::Stats => {
+            *stats = Some(
+                sys::seqlock::Writer::create("stats", wire::stats::MAGIC)?
+                    .0
+                    .into(),
+            );
+            return Ok(());
+        }
+        Pass::Roots | Pass::Root(_) => {
+            let wanted = |name: &str| match pass {
+                Pass::Root(root) => name.strip_prefix("root.") == Some(root.as_str()),
+                _ => true,
+            };
+            for (name, fd) in open.roots.iter().filter(|(name, _)| wanted(name)) {
+                passed.push((name.clone(), fd.try_clone()?));
+            }
+            return Ok(());
+        }
+    };
+    // What this machine does not have is simply not passed.
+    if let Some(fd) = one {
+        passed.push((pass.as_str().to_owned(), fd.try_clone()?));
+    }
+    Ok(())
+}

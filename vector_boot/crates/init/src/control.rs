@@ -1,0 +1,666 @@
+//! `init.sock`: questions of the console, `ctl` and the services, answered from the loop.
+//!
+//! Never waits: an answer that does not fit the peer's buffer goes on when it does. While a list is
+//! under way the connection is not read, so a peer that asks and does not read costs one slot.
+
+use crate::heart::{Heart, Watch};
+use crate::state::{BY_HELPER, BY_INIT, Fixed, Json, Level, Weight};
+use crate::supervisor::{Event, Phase};
+use ipc::Served;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use sys::events::Interest;
+use sys::packet::{Mode, PacketSocket};
+use wire::capacity::{CgroupPlan, CgroupReadback};
+use wire::control::{
+    BeatGet, BootGet, Control, Descriptor, DescriptorGet, LogGet, LogLine, Param, ParamsGet, Power,
+    Service, ServiceState, ServicesGet, Status, StatusGet, Verb,
+};
+use wire::helper::Task;
+use wire::{Done, Frame, Kind, Message, Refused, Role};
+
+/// Connections at once: every service, a console and a few `ctl`.
+pub const CONNECTIONS_MAX: usize = 48;
+/// Packets of one connection that are taken in one turn of the loop.
+const PACKETS_A_TURN: usize = 8;
+/// The largest frame that PID 1 reads: a plan of the capacity kernel.
+const PACKET_BYTES: usize = 8 * 1024;
+
+/// One peer.
+pub struct Connection {
+    socket: PacketSocket,
+    served: Served,
+    greeted: bool,
+    refused_once: bool,
+    list: Option<List>,
+    /// Tells this connection from an earlier one in the same slot.
+    pub generation: u64,
+}
+
+/// A list that is being sent.
+struct List {
+    id: u64,
+    what: Listed,
+    sent: u32,
+}
+
+enum Listed {
+    Services(usize),
+    Phases(usize),
+    Params(usize),
+    /// Next line, one past the last, whose.
+    Log(u64, u64, Option<u8>),
+}
+
+/// How one step of an answer went.
+enum Sent {
+    /// It is on its way.
+    Yes,
+    /// The peer's buffer is full.
+    Full,
+    /// The peer is gone.
+    Gone,
+}
+
+fn sent(result: io::Result<()>) -> Sent {
+    match result {
+        Ok(()) => Sent::Yes,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Sent::Full,
+        Err(_) => Sent::Gone,
+    }
+}
+
+impl Heart {
+    /// Takes new peers.
+    pub fn accept_control(&mut self) {
+        for _ in 0..PACKETS_A_TURN {
+            let Ok(socket) = self.control.accept(Mode::NonBlocking) else {
+                return;
+            };
+            let Ok(served) = Served::of(&socket) else {
+                continue;
+            };
+            let Some(slot) = self.connections.iter().position(Option::is_none) else {
+                // Dropping the socket is the answer: the peer sees the end.
+                self.journal.say(
+                    Level::Warn,
+                    format_args!(
+                        "init.sock: refused pid={}: {CONNECTIONS_MAX} connections",
+                        served.peer.pid
+                    ),
+                );
+                continue;
+            };
+            if self
+                .poller
+                .add(
+                    socket.as_fd(),
+                    Watch::Connection(slot).token(),
+                    Interest::Read,
+                )
+                .is_err()
+            {
+                continue;
+            }
+            self.generation += 1;
+            if let Some(place) = self.connections.get_mut(slot) {
+                *place = Some(Connection {
+                    socket,
+                    served,
+                    greeted: false,
+                    refused_once: false,
+                    list: None,
+                    generation: self.generation,
+                });
+            }
+        }
+    }
+
+    /// Goes on with one peer.
+    pub fn serve(&mut self, slot: usize, hung_up: bool) {
+        if !self.go_on(slot) {
+            self.hang_up(slot);
+            return;
+        }
+        let mut buf = [0u8; PACKET_BYTES];
+        for _ in 0..PACKETS_A_TURN {
+            let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
+                return;
+            };
+            if connection.list.is_some() {
+                return;
+            }
+            match connection.socket.receive(&mut buf) {
+                Ok((0, _)) => return self.hang_up(slot),
+                Ok((bytes, _)) => {
+                    if !self.take_packet(slot, buf.get(..bytes).unwrap_or_default()) {
+                        return self.hang_up(slot);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if hung_up {
+                        self.hang_up(slot);
+                    }
+                    return;
+                }
+                Err(_) => return self.hang_up(slot),
+            }
+        }
+    }
+
+    fn hang_up(&mut self, slot: usize) {
+        if let Some(connection) = self.connections.get_mut(slot).and_then(Option::take) {
+            // Closing it unregisters it too; this only spares a stray event.
+            let _ = self.poller.remove(connection.socket.as_fd());
+        }
+    }
+
+    /// `false` ends the connection.
+    fn take_packet(&mut self, slot: usize, packet: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+            return false;
+        };
+        let served = connection.served;
+        if !connection.greeted {
+            let mut out = [0u8; 64];
+            connection.greeted = true;
+            return ipc::serve_hello(packet, &mut out)
+                .is_ok_and(|answer| connection.socket.send(answer, None).is_ok());
+        }
+        match served.open(packet) {
+            Ok(frame) => self.take_frame(slot, served, frame),
+            Err(refused) => {
+                if !std::mem::replace(&mut connection.refused_once, true) {
+                    let (name, pid) = (served.role.name(), served.peer.pid);
+                    self.journal.say(
+                        Level::Warn,
+                        format_args!(
+                            "init.sock: refused role={name} pid={pid}: {} {}",
+                            refused.code, refused.limit
+                        ),
+                    );
+                }
+                let id = Frame::open(packet).map_or(0, |f| f.id);
+                self.reply(slot, id, &refused)
+            }
+        }
+    }
+
+    fn take_frame(&mut self, slot: usize, served: Served, frame: Frame<'_>) -> bool {
+        let id = frame.id;
+        let malformed = Refused {
+            code: "BAD_REQUEST",
+            field: "body",
+            value: "",
+            limit: "what its kind says",
+        };
+        match frame.kind {
+            Kind::StatusGet if frame.body::<StatusGet>().is_ok() => self.send_status(slot, id),
+            Kind::ServicesGet if frame.body::<ServicesGet>().is_ok() => {
+                self.begin_list(slot, id, Listed::Services(0))
+            }
+            Kind::BootGet if frame.body::<BootGet>().is_ok() => {
+                self.begin_list(slot, id, Listed::Phases(0))
+            }
+            Kind::ParamsGet if frame.body::<ParamsGet>().is_ok() => {
+                self.begin_list(slot, id, Listed::Params(0))
+            }
+            Kind::BeatGet if frame.body::<BeatGet>().is_ok() => {
+                let beat = self.beat.record();
+                self.reply(slot, id, &beat)
+            }
+            Kind::LogGet => match frame.body::<LogGet<'_>>() {
+                Ok(get) => self.begin_log(slot, id, get),
+                Err(_) => self.reply(slot, id, &malformed),
+            },
+            Kind::Control => match frame.body::<Control<'_>>() {
+                Ok(control) => self.control_service(slot, id, served.role, control),
+                Err(_) => self.reply(slot, id, &malformed),
+            },
+            Kind::Power => match frame.body::<Power>() {
+                Ok(power) => {
+                    self.begin_shutdown(power, actor_of(served.role));
+                    self.reply(slot, id, &Done { count: 0 })
+                }
+                Err(_) => self.reply(slot, id, &malformed),
+            },
+            Kind::DescriptorGet => match frame.body::<DescriptorGet<'_>>() {
+                Ok(get) => self.send_descriptor(slot, id, get.name),
+                Err(_) => self.reply(slot, id, &malformed),
+            },
+            Kind::CgroupPlan => match frame.body::<CgroupPlan>() {
+                Ok(plan) => self.take_plan(slot, id, plan),
+                Err(_) => self.reply(slot, id, &malformed),
+            },
+            _ => self.reply(
+                slot,
+                id,
+                &Refused {
+                    code: "BAD_REQUEST",
+                    field: "kind",
+                    value: "",
+                    limit: "what init.sock answers",
+                },
+            ),
+        }
+    }
+
+    fn reply<M: Message>(&mut self, slot: usize, id: u64, body: &M) -> bool {
+        self.reply_with(slot, id, body, None)
+    }
+
+    fn reply_with<M: Message>(
+        &mut self,
+        slot: usize,
+        id: u64,
+        body: &M,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> bool {
+        let mut out = [0u8; PACKET_BYTES];
+        let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
+            return false;
+        };
+        // A peer that asks without reading until its buffer is full has itself to blame: it is let go.
+        wire::encode(id, body, &mut out)
+            .is_ok_and(|packet| connection.socket.send(packet, descriptor).is_ok())
+    }
+
+    /// Answers a plan once the helper is done with it.
+    pub fn answer_plan(
+        &mut self,
+        slot: usize,
+        generation: u64,
+        id: u64,
+        epoch: u64,
+        result: &Result<u64, String>,
+    ) {
+        let same = self
+            .connections
+            .get(slot)
+            .and_then(Option::as_ref)
+            .is_some_and(|c| c.generation == generation);
+        let detail = result.as_ref().err().map_or("", String::as_str);
+        if same
+            && !self.reply(
+                slot,
+                id,
+                &CgroupReadback {
+                    epoch,
+                    applied: result.is_ok(),
+                    detail,
+                },
+            )
+        {
+            self.hang_up(slot);
+        }
+    }
+
+    fn take_plan(&mut self, slot: usize, id: u64, plan: CgroupPlan) -> bool {
+        let epoch = plan.epoch;
+        if !self.setup.is_appliance() {
+            return self.reply(
+                slot,
+                id,
+                &CgroupReadback {
+                    epoch,
+                    applied: false,
+                    detail: "no cgroups",
+                },
+            );
+        }
+        let generation = self
+            .connections
+            .get(slot)
+            .and_then(Option::as_ref)
+            .map_or(0, |c| c.generation);
+        let purpose = crate::helper_link::Purpose::Leases(slot, generation, id, epoch);
+        if self.helper.ask(purpose, &Task::Leases(plan), None) {
+            return true;
+        }
+        self.reply(
+            slot,
+            id,
+            &CgroupReadback {
+                epoch,
+                applied: false,
+                detail: "the helper's queue is full",
+            },
+        )
+    }
+
+    fn begin_list(&mut self, slot: usize, id: u64, what: Listed) -> bool {
+        if let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) {
+            connection.list = Some(List { id, what, sent: 0 });
+        }
+        self.go_on(slot)
+    }
+
+    fn begin_log(&mut self, slot: usize, id: u64, get: LogGet<'_>) -> bool {
+        let by = match get.name {
+            "" => None,
+            "init" => Some(BY_INIT),
+            "helper" => Some(BY_HELPER),
+            name => match self.units.iter().position(|u| u.name() == name) {
+                Some(index) => u8::try_from(index).ok(),
+                None => return self.no_such_service(slot, id, name),
+            },
+        };
+        let end = self.journal.state.next_line();
+        let oldest = self
+            .journal
+            .state
+            .oldest_line()
+            .max(get.after.saturating_add(1));
+        // Back from the newest until there are enough.
+        let (mut first, mut found) = (end, 0);
+        while first > oldest && found < get.lines {
+            first -= 1;
+            let matches = self
+                .journal
+                .state
+                .line(first)
+                .is_some_and(|l| by.is_none_or(|b| b == l.by));
+            found += u32::from(matches);
+        }
+        self.begin_list(slot, id, Listed::Log(first, end, by))
+    }
+
+    /// Sends as much of a list as the peer takes; `false` ends the connection.
+    fn go_on(&mut self, slot: usize) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+                return true;
+            };
+            let Some(list) = connection.list.take() else {
+                return true;
+            };
+            let mut out = [0u8; PACKET_BYTES];
+            let (packet, next) = self.next_item(&list, &mut out);
+            let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+                return true;
+            };
+            let token = Watch::Connection(slot).token();
+            match sent(connection.socket.send(packet, None)) {
+                Sent::Gone => return false,
+                Sent::Full => {
+                    connection.list = Some(list);
+                    return self
+                        .poller
+                        .change(connection.socket.as_fd(), token, Interest::ReadWrite)
+                        .is_ok();
+                }
+                Sent::Yes => match next {
+                    Some(what) => {
+                        connection.list = Some(List {
+                            what,
+                            sent: list.sent + 1,
+                            ..list
+                        })
+                    }
+                    None => {
+                        return self
+                            .poller
+                            .change(connection.socket.as_fd(), token, Interest::Read)
+                            .is_ok();
+                    }
+                },
+            }
+        }
+    }
+
+    /// The next frame of a list, and where the list goes on; after [`Done`] nowhere.
+    fn next_item<'o>(&self, list: &List, out: &'o mut [u8]) -> (&'o [u8], Option<Listed>) {
+        let done = Done { count: list.sent };
+        match &list.what {
+            Listed::Services(i) if *i < self.units.len() => (
+                self.encode_service(*i, list.id, out),
+                Some(Listed::Services(i + 1)),
+            ),
+            Listed::Phases(i) => match self.phases.get(*i) {
+                Some(p) => {
+                    let phase = wire::control::Phase {
+                        name: p.name.as_str(),
+                        begin_ns: p.begin_ns,
+                        end_ns: p.end_ns,
+                        note: &p.note,
+                    };
+                    (
+                        wire::encode(list.id, &phase, out).unwrap_or_default(),
+                        Some(Listed::Phases(i + 1)),
+                    )
+                }
+                None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+            },
+            Listed::Params(i) => match self.params.all().get(*i) {
+                Some(p) => {
+                    let param = Param {
+                        key: &p.key,
+                        value: &p.value,
+                        source: p.source.as_str(),
+                    };
+                    (
+                        wire::encode(list.id, &param, out).unwrap_or_default(),
+                        Some(Listed::Params(i + 1)),
+                    )
+                }
+                None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+            },
+            Listed::Log(from, end, by) => {
+                let wanted = (*from..*end)
+                    .filter_map(|seq| self.journal.state.line(seq))
+                    .find(|line| by.is_none_or(|b| b == line.by));
+                match wanted {
+                    Some(l) => {
+                        let line = LogLine {
+                            seq: l.seq,
+                            at_ns: l.at_ns,
+                            name: self.name_of(l.by),
+                            level: l.level,
+                            text: l.text,
+                        };
+                        (
+                            wire::encode(list.id, &line, out).unwrap_or_default(),
+                            Some(Listed::Log(l.seq + 1, *end, *by)),
+                        )
+                    }
+                    None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+                }
+            }
+            Listed::Services(_) => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+        }
+    }
+
+    fn name_of(&self, by: u8) -> &str {
+        match by {
+            BY_INIT => "init",
+            BY_HELPER => "helper",
+            index => self.units.get(usize::from(index)).map_or("?", |u| u.name()),
+        }
+    }
+
+    fn encode_service<'o>(&self, i: usize, id: u64, out: &'o mut [u8]) -> &'o [u8] {
+        let Some(unit) = self.units.get(i) else {
+            return Default::default();
+        };
+        let now = sys::clock::monotonic_ns();
+        let state = state_of(self.supervisor.phase(i));
+        let service = Service {
+            name: unit.name(),
+            state,
+            pid: unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs()),
+            uid: if self.setup.is_appliance() {
+                unit.uid
+            } else {
+                sys::packet::own_uid()
+            },
+            restarts: self.supervisor.restarts(i),
+            uptime_ns: if unit.started_ns == 0 {
+                0
+            } else {
+                now.saturating_sub(unit.started_ns)
+            },
+            ready_ns: unit.ready_ns,
+            memory_bytes: unit
+                .leaf
+                .as_ref()
+                .and_then(|l| l.memory_bytes())
+                .unwrap_or(0),
+            last_exit: unit.last_exit.as_str(),
+            status: unit.status.as_str(),
+            backoff_ns: self.supervisor.backoff_left_ns(i, now),
+        };
+        wire::encode(id, &service, out).unwrap_or_default()
+    }
+
+    fn send_status(&mut self, slot: usize, id: u64) -> bool {
+        let reason = self.reasons();
+        let up = (0..self.units.len())
+            .filter(|i| self.supervisor.phase(*i) == Phase::Up)
+            .count();
+        let mut out = [0u8; PACKET_BYTES];
+        let status = Status {
+            state: self.machine_state(),
+            reason: &reason,
+            package: &self.package_name,
+            model: &self.model.name,
+            tensors: self.model.tensors,
+            mapped_bytes: self.model.bytes,
+            boot_id: self.journal.state.boot_id(),
+            hostname: &self.hostname,
+            uptime_ns: sys::clock::monotonic_ns().saturating_sub(self.handoff_ns),
+            beats: self.beat.count,
+            beats_missed: self.beat.missed,
+            period_ms: u32::try_from(self.beat.period_ns / 1_000_000).unwrap_or(u32::MAX),
+            services_up: u16::try_from(up).unwrap_or(u16::MAX),
+            services: u16::try_from(self.units.len()).unwrap_or(u16::MAX),
+            watchdog: &self.watchdog_name,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            unconfined: &self.unconfined,
+        };
+        let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
+            return false;
+        };
+        wire::encode(id, &status, &mut out)
+            .is_ok_and(|packet| connection.socket.send(packet, None).is_ok())
+    }
+
+    fn send_descriptor(&mut self, slot: usize, id: u64, name: &str) -> bool {
+        let found = match name {
+            "rts" => self.rts.as_ref().map(AsFd::as_fd),
+            "sensors" => self.sensors.as_ref().map(AsFd::as_fd),
+            "token" => Some(self.token.as_fd()),
+            _ => None,
+        };
+        // Another handle, since the answer below borrows all of us.
+        match found.and_then(|fd| fd.try_clone_to_owned().ok()) {
+            Some(fd) => self.reply_with(slot, id, &Descriptor { name }, Some(fd.as_fd())),
+            None => self.reply(
+                slot,
+                id,
+                &Refused {
+                    code: "NOT_FOUND",
+                    field: "name",
+                    value: name,
+                    limit: "rts, sensors or token, where there is one",
+                },
+            ),
+        }
+    }
+
+    fn no_such_service(&mut self, slot: usize, id: u64, name: &str) -> bool {
+        self.reply(
+            slot,
+            id,
+            &Refused {
+                code: "NOT_FOUND",
+                field: "name",
+                value: name,
+                limit: "a service of the manifest",
+            },
+        )
+    }
+
+    fn control_service(&mut self, slot: usize, id: u64, role: Role, control: Control<'_>) -> bool {
+        let index = self.units.iter().position(|u| u.name() == control.name);
+        let (verb, signal) = match control.verb {
+            Verb::Start => ("start", 0),
+            Verb::Stop => ("stop", 0),
+            Verb::Restart => ("restart", 0),
+            Verb::Signal(n) => ("signal", i32::from(n)),
+        };
+        if index.is_none() && !(control.name == "init" && signal > 0) {
+            return self.no_such_service(slot, id, control.name);
+        }
+        if !(0..=64).contains(&signal) {
+            let value = Fixed::<8>::of(format_args!("{signal}"));
+            return self.reply(
+                slot,
+                id,
+                &Refused {
+                    code: "BAD_REQUEST",
+                    field: "signal",
+                    value: value.as_str(),
+                    limit: "1 to 64",
+                },
+            );
+        }
+        // Recorded before it acts.
+        self.journal.event(
+            Weight::Important,
+            ["command", control.name, actor_of(role)],
+            format_args!(
+                "\"verb\":\"{verb}\",\"service\":\"{}\",\"signal\":{signal}",
+                Json(control.name)
+            ),
+        );
+        let event = match (control.verb, index) {
+            (Verb::Start, Some(i)) => Event::Start(i),
+            (Verb::Stop, Some(i)) => Event::Stop(i),
+            (Verb::Restart, Some(i)) => Event::Restart(i),
+            (Verb::Signal(_), unit) => {
+                let done = match unit.and_then(|i| self.units.get(i)) {
+                    Some(unit) => unit.signal(signal),
+                    None => sys::process::signal_self(signal),
+                };
+                return match done {
+                    Ok(()) => self.reply(slot, id, &Done { count: 0 }),
+                    Err(_) => self.reply(
+                        slot,
+                        id,
+                        &Refused {
+                            code: "CONFLICT",
+                            field: "name",
+                            value: control.name,
+                            limit: "a service that runs",
+                        },
+                    ),
+                };
+            }
+            (_, None) => return self.no_such_service(slot, id, control.name),
+        };
+        self.decide(event);
+        self.reply(slot, id, &Done { count: 0 })
+    }
+}
+
+/// The policy's phase in the words of the wire.
+pub(crate) fn state_of(phase: Phase) -> ServiceState {
+    match phase {
+        Phase::Waiting => ServiceState::Waiting,
+        Phase::Starting => ServiceState::Starting,
+        Phase::Up => ServiceState::Up,
+        Phase::Stopping => ServiceState::Stopping,
+        Phase::Stopped => ServiceState::Stopped,
+        Phase::Backoff => ServiceState::Backoff,
+        Phase::Failed => ServiceState::Failed,
+    }
+}
+
+/// Who the ledger is told.
+fn actor_of(role: Role) -> &'static str {
+    match role {
+        Role::Console => "user:console",
+        _ => "user:operator",
+    }
+}

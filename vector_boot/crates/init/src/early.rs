@@ -1,0 +1,255 @@
+//! From the handoff to a root that can be left: mounts, console, kernel modules, the root move.
+//!
+//! Runs once, as PID 1 of a kernel, before anything else exists. Every step that fails is said and
+//! passed over: what comes later finds out what it lacks. Start with [`prepare`].
+
+use crate::params::Params;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use sys::machine::{self, MountFlags};
+
+/// Largest file that is read whole from the initramfs: keys, digests.
+const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Kernel modules that one image may carry.
+const MODULES_MAX: usize = 128;
+/// Trusted keys that one image may carry.
+const KEYS_MAX: usize = 16;
+
+/// What the initramfs held, in hand before it is left.
+#[derive(Debug, Default)]
+pub struct Initramfs {
+    /// `/init`, to exec roles from.
+    pub vector_boot: Option<OwnedFd>,
+    /// `/vb-services`.
+    pub services: Option<OwnedFd>,
+    /// `/rts`: a small package that came along.
+    pub package: Option<File>,
+    /// Lines of `/digests`: name and BLAKE3 in hex.
+    pub digests: Vec<(String, String)>,
+    /// Contents of `/keys/*.pub`.
+    pub keys: Vec<Vec<u8>>,
+    /// A compiled manifest named by `vb.manifest`.
+    pub manifest: Option<Vec<u8>>,
+}
+
+/// What happened, for the boot record and the console.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What did not work, one sentence each.
+    pub complaints: Vec<String>,
+    /// Modules loaded.
+    pub modules: usize,
+    /// When the mounts stood, and when the modules were in.
+    pub mounted_ns: u64,
+    /// When the last module was loaded.
+    pub modules_ns: u64,
+}
+
+/// Mounts what a kernel offers. `/proc` comes first: parameters are read from it.
+pub fn mount_kernel(report: &mut Report) {
+    let closed = MountFlags {
+        read_only: false,
+        no_exec: true,
+        no_dev: true,
+    };
+    let devices = MountFlags {
+        no_dev: false,
+        ..closed
+    };
+    let table = [
+        ("proc", "/proc", "proc", closed, ""),
+        ("sysfs", "/sys", "sysfs", closed, ""),
+        ("devtmpfs", "/dev", "devtmpfs", devices, "mode=0755"),
+        ("tmpfs", "/run", "tmpfs", closed, "mode=0755,size=16m"),
+        ("tmpfs", "/tmp", "tmpfs", closed, "mode=1777,size=16m"),
+        (
+            "cgroup2",
+            "/sys/fs/cgroup",
+            "cgroup2",
+            closed,
+            "nsdelegate,memory_recursiveprot",
+        ),
+    ];
+    for (source, target, fstype, flags, options) in table {
+        // A folder that is there already is the usual case.
+        let _ = fs::create_dir(target);
+        if let Err(e) = machine::mount_fs(source, Path::new(target), fstype, flags, options) {
+            // The kernel mounts devtmpfs by itself where it is told to.
+            if e.raw_os_error() != Some(nix_busy()) {
+                report.complaints.push(format!("mount {target}: {e}"));
+            }
+        }
+    }
+    report.mounted_ns = sys::clock::monotonic_ns();
+}
+
+/// EBUSY: mounted already.
+fn nix_busy() -> i32 {
+    16
+}
+
+/// The kernel command line.
+#[must_use]
+pub fn command_line() -> String {
+    let bytes = fs::read("/proc/cmdline").unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
+/// Takes what the initramfs holds into our hands and loads its modules.
+pub fn take_initramfs(params: &Params, report: &mut Report) -> Initramfs {
+    let mut found = Initramfs {
+        vector_boot: held("/init", report),
+        services: held("/vb-services", report),
+        package: File::open("/rts").ok(),
+        digests: digests(),
+        keys: keys(report),
+        manifest: None,
+    };
+    let wanted = params.get("vb.manifest");
+    if !wanted.is_empty() {
+        match read_small(Path::new(wanted)) {
+            Ok(bytes) => found.manifest = Some(bytes),
+            Err(e) => report
+                .complaints
+                .push(format!("vb.manifest: {wanted}: {e}")),
+        }
+    }
+    load_modules(params, report);
+    report.modules_ns = sys::clock::monotonic_ns();
+    found
+}
+
+fn held(path: &str, report: &mut Report) -> Option<OwnedFd> {
+    File::open(path)
+        .map(OwnedFd::from)
+        .inspect_err(|e| report.complaints.push(format!("open {path}: {e}")))
+        .ok()
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    sys::memfd::read_small(&File::open(path)?, 2 * SMALL_FILE_BYTES_MAX)
+}
+
+fn digests() -> Vec<(String, String)> {
+    let text = read_small(Path::new("/digests")).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        .map(|(hex, name)| (name.trim().to_owned(), hex.to_owned()))
+        .collect()
+}
+
+fn keys(report: &mut Report) -> Vec<Vec<u8>> {
+    let names = sorted(Path::new("/keys"));
+    if names.len() > KEYS_MAX {
+        report.complaints.push(format!(
+            "/keys: {} trusted keys, limit {KEYS_MAX}",
+            names.len()
+        ));
+    }
+    names
+        .iter()
+        .take(KEYS_MAX)
+        .filter_map(|name| read_small(&Path::new("/keys").join(name)).ok())
+        .collect()
+}
+
+/// Loads `/modules/*.ko` in the order of their names, which the build computed from what they need.
+fn load_modules(params: &Params, report: &mut Report) {
+    let wanted = params.get("vb.modules");
+    if wanted == "off" {
+        return;
+    }
+    for file in sorted(Path::new("/modules")).iter().take(MODULES_MAX) {
+        // `004-virtio_blk.ko`
+        let name = file.trim_end_matches(".ko");
+        let name = name.split_once('-').map_or(name, |(_, rest)| rest);
+        if wanted != "auto"
+            && !wanted
+                .split(',')
+                .any(|w| w.replace('-', "_") == name.replace('-', "_"))
+        {
+            continue;
+        }
+        let path = Path::new("/modules").join(file);
+        match File::open(&path).and_then(|f| machine::load_module(&f, &params.of_module(name))) {
+            Ok(()) => report.modules += 1,
+            Err(e) => report.complaints.push(format!("module {name}: {e}")),
+        }
+    }
+}
+
+fn sorted(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Leaves the initramfs for a small tmpfs of its own, and frees what the initramfs held.
+pub fn leave_initramfs(report: &mut Report) {
+    for gone in ["/modules", "/keys"] {
+        // Nothing there is nothing to free.
+        let _ = fs::remove_dir_all(gone);
+    }
+    for gone in ["/vb-services", "/rts", "/digests", "/init"] {
+        let _ = fs::remove_file(gone);
+    }
+    let root = Path::new("/newroot");
+    let flags = MountFlags {
+        read_only: false,
+        no_exec: true,
+        no_dev: true,
+    };
+    let moved = fs::create_dir(root)
+        .and_then(|()| machine::mount_fs("tmpfs", root, "tmpfs", flags, "mode=0755,size=4m"))
+        .and_then(|()| {
+            for folder in ["data", "share"] {
+                fs::create_dir(root.join(folder))?;
+            }
+            machine::move_root(root, &["/dev", "/proc", "/sys", "/run", "/tmp"])
+        });
+    if let Err(e) = moved {
+        report.complaints.push(format!("leave the initramfs: {e}"));
+    }
+}
+
+/// The terminal that the kernel's own messages go to, or the one that `vb.console` names.
+#[must_use]
+pub fn console_name(params: &Params) -> String {
+    let named = params.get("vb.console");
+    if named != "auto" && !named.contains('/') {
+        return named.to_owned();
+    }
+    let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    // The last one is the one behind /dev/console; hvc0 is kept for programs where there is another.
+    let names: Vec<&str> = active.split_whitespace().collect();
+    names
+        .iter()
+        .rev()
+        .find(|n| **n != "hvc0")
+        .or_else(|| names.last())
+        .map_or("console", |n| *n)
+        .to_owned()
+}
+
+/// Opens a terminal for reading and writing without becoming its session's leader.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn open_terminal(name: &str) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    const O_NOCTTY_NONBLOCK: i32 = 0o400 | 0o4000;
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(O_NOCTTY_NONBLOCK)
+        .open(Path::new("/dev").join(name))
+}

@@ -1,0 +1,182 @@
+//! The `helper` role: every blocking privileged act that PID 1 needs, one at a time, over a socketpair.
+//!
+//! Owns nothing. PID 1 sends [`Task`]s and goes on beating; the answers come when they come.
+//! Start with [`main`].
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::ExitCode;
+use sys::machine::{self, MountFlags};
+use sys::packet::PacketSocket;
+use wire::helper::{Outcome, Task};
+use wire::{Frame, PACKET_BYTES_MAX};
+
+/// Bytes hashed between two looks at the clock or the socket.
+const HASH_STEP_BYTES: usize = 1024 * 1024;
+/// Longest detail of an outcome, so that it always fits its packet.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+/// Serves tasks from the descriptor named `helper` until PID 1 closes it.
+pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
+    let Some(fd) = sys::inherit::Inherited::take().remove("helper") else {
+        eprintln!("helper: no descriptor named helper: only PID 1 starts this role");
+        return ExitCode::from(2);
+    };
+    // Without PID 1 there is nobody to serve.
+    let _ = sys::process::die_with_parent(9);
+    sys::process::set_name("helper");
+    let socket = PacketSocket::from_fd(fd);
+    let (mut buf, mut out) = (vec![0u8; PACKET_BYTES_MAX], vec![0u8; PACKET_BYTES_MAX]);
+    loop {
+        let (bytes, descriptor) = match socket.receive(&mut buf) {
+            Ok((0, _)) => return ExitCode::SUCCESS,
+            Ok(received) => received,
+            Err(e) => {
+                eprintln!("helper: receive: {e}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let Ok(frame) = Frame::open(buf.get(..bytes).unwrap_or_default()) else {
+            continue;
+        };
+        let Ok(task) = frame.body::<Task<'_>>() else {
+            continue;
+        };
+        let (result, passed) = match perform(&task, descriptor) {
+            Ok(done) => (Ok(done.figure), done.descriptor),
+            Err(detail) => (Err(detail), None),
+        };
+        let detail = result
+            .as_ref()
+            .err()
+            .map_or("", |d| cut(d, DETAIL_BYTES_MAX));
+        let outcome = Outcome {
+            ok: result.is_ok(),
+            detail,
+            figure: *result.as_ref().unwrap_or(&0),
+        };
+        let sent = wire::encode(frame.id, &outcome, &mut out)
+            .map_err(io::Error::other)
+            .and_then(|packet| socket.send(packet, passed.as_ref().map(AsFd::as_fd)));
+        if let Err(e) = sent {
+            eprintln!("helper: answer: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
+}
+
+#[derive(Default)]
+struct DoneWell {
+    figure: u64,
+    descriptor: Option<OwnedFd>,
+}
+
+fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, String> {
+    let named = |what: &str, e: io::Error| format!("{what}: {e}");
+    match *task {
+        Task::Mount {
+            source,
+            target,
+            fstype,
+            read_only,
+        } => {
+            let flags = MountFlags {
+                read_only,
+                no_exec: true,
+                no_dev: true,
+            };
+            // There already is the usual case.
+            let _ = fs::create_dir_all(target);
+            let options = if fstype == "ext4" && !read_only {
+                "errors=remount-ro"
+            } else {
+                ""
+            };
+            machine::mount_fs(source, Path::new(target), fstype, flags, options)
+                .map_err(|e| named(&format!("mount {source} on {target}"), e))?;
+        }
+        Task::Folder { path, uid, mode } => {
+            folder(Path::new(path), uid, mode).map_err(|e| named(path, e))?
+        }
+        Task::Seed { path, uid, content } => {
+            seed(Path::new(path), uid, content).map_err(|e| named(path, e))?
+        }
+        Task::VerifyPackage => {
+            let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
+            return crate::package::verify(&file, HASH_STEP_BYTES).map(|figure| DoneWell {
+                figure,
+                descriptor: None,
+            });
+        }
+        Task::Load { name } => {
+            let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
+            let (figure, image) = crate::package::load(&file, name)?;
+            return Ok(DoneWell {
+                figure,
+                descriptor: Some(image),
+            });
+        }
+        Task::Scrub { first, count } => {
+            let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
+            return crate::package::scrub(&file, first, count).map(|figure| DoneWell {
+                figure,
+                descriptor: None,
+            });
+        }
+        Task::Unmount { target } => {
+            machine::sync();
+            if let Err(e) = machine::unmount(Path::new(target)) {
+                // Busy is no reason to leave it dirty.
+                machine::remount_read_only(Path::new(target)).map_err(|_| named(target, e))?;
+            }
+        }
+        Task::Leases(ref plan) => crate::cgroup::apply(plan)?,
+    }
+    Ok(DoneWell::default())
+}
+
+fn folder(path: &Path, uid: u32, mode: u32) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(e) => return Err(e),
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    give(path, uid)
+}
+
+fn seed(path: &Path, uid: u32, content: &str) -> io::Result<()> {
+    match File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+    {
+        Ok(mut file) => {
+            file.write_all(content.as_bytes())?;
+            give(path, uid)
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives a path away where we are root; as an ordinary process everything is ours.
+fn give(path: &Path, uid: u32) -> io::Result<()> {
+    if sys::packet::own_uid() == 0 && uid != u32::MAX {
+        machine::give_to(path, uid)
+    } else {
+        Ok(())
+    }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,160 @@
+//! PID 1's end of the helper: a bounded queue of tasks, one under way, answers as they come.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::packet::{Mode, PacketSocket};
+use wire::helper::{Outcome, Task};
+use wire::{Frame, PACKET_BYTES_MAX};
+
+/// Tasks that may wait: the boot asks for about three a service.
+const QUEUE_MAX: usize = 160;
+
+/// What a task was for, so that its answer finds its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Mounting the data disk.
+    MountData,
+    /// Mounting a read-only share under the root of this index.
+    MountRoot(usize),
+    /// Making folders and first files.
+    Provision,
+    /// The last step of the storage.
+    StorageReady,
+    /// Hashing the package outside its tensors.
+    Verify,
+    /// Loading the image of this index.
+    Load(usize),
+    /// Hashing tensor blocks from this one on.
+    Scrub(u64),
+    /// A plan of the capacity kernel: connection, its generation, frame id, epoch.
+    Leases(usize, u64, u64, u64),
+    /// Unmounting at the end.
+    Unmount,
+}
+
+struct Job {
+    purpose: Purpose,
+    packet: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+}
+
+/// The queue and the socket.
+pub struct HelperLink {
+    socket: Option<PacketSocket>,
+    queue: VecDeque<Job>,
+    current: Option<Job>,
+    next_id: u64,
+}
+
+/// How a task ended.
+pub struct Answer {
+    /// Which one.
+    pub purpose: Purpose,
+    /// The figure, or what was wrong.
+    pub result: Result<u64, String>,
+    /// What came along.
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl HelperLink {
+    /// No helper yet; tasks may be queued.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            socket: None,
+            queue: VecDeque::with_capacity(QUEUE_MAX),
+            current: None,
+            next_id: 1,
+        }
+    }
+
+    /// Makes a fresh pair: ours is kept, the other is the new helper's. A task that was under way
+    /// when the last helper died is given again, since every task may be repeated.
+    ///
+    /// # Errors
+    /// As `socketpair(2)`.
+    pub fn renew(&mut self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = PacketSocket::pair(Mode::NonBlocking)?;
+        self.socket = Some(ours);
+        if let Some(job) = self.current.take() {
+            self.queue.push_front(job);
+        }
+        let theirs = OwnedFd::from(theirs);
+        // Non-blocking is a property of each end; the helper waits.
+        sys::inherit::set_blocking(theirs.as_fd())?;
+        Ok(theirs)
+    }
+
+    /// Our end, to be watched.
+    #[must_use]
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether nothing waits and nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.current.is_none()
+    }
+
+    /// Queues a task; `false` if the queue is full.
+    pub fn ask(&mut self, purpose: Purpose, task: &Task<'_>, descriptor: Option<OwnedFd>) -> bool {
+        if self.queue.len() >= QUEUE_MAX {
+            return false;
+        }
+        let mut buf = vec![0u8; 8192];
+        let id = self.next_id;
+        let Ok(packet) = wire::encode(id, task, &mut buf) else {
+            return false;
+        };
+        let packet = packet.to_vec();
+        self.next_id += 1;
+        self.queue.push_back(Job {
+            purpose,
+            packet,
+            descriptor,
+        });
+        self.pump();
+        true
+    }
+
+    /// Sends the next task if none is under way.
+    pub fn pump(&mut self) {
+        let (None, Some(socket)) = (&self.current, &self.socket) else {
+            return;
+        };
+        let Some(job) = self.queue.pop_front() else {
+            return;
+        };
+        match socket.send(&job.packet, job.descriptor.as_ref().map(AsFd::as_fd)) {
+            Ok(()) => self.current = Some(job),
+            // The helper is gone or not there yet: its successor gets the task.
+            Err(_) => self.queue.push_front(job),
+        }
+    }
+
+    /// Takes an answer, if one came.
+    pub fn take(&mut self) -> Option<Answer> {
+        let mut buf = [0u8; 8192];
+        let (bytes, descriptor) = self
+            .socket
+            .as_ref()?
+            .receive(&mut buf)
+            .ok()
+            .filter(|(n, _)| *n > 0)?;
+        let job = self.current.take()?;
+        let packet = buf.get(..bytes.min(PACKET_BYTES_MAX)).unwrap_or_default();
+        let result = match Frame::open(packet).and_then(|f| f.body::<Outcome<'_>>()) {
+            Ok(outcome) if outcome.ok => Ok(outcome.figure),
+            Ok(outcome) => Err(outcome.detail.to_owned()),
+            Err(e) => Err(format!("helper's answer: {e}")),
+        };
+        self.pump();
+        Some(Answer {
+            purpose: job.purpose,
+            result,
+            descriptor,
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! What PID 1 says: log lines in the ring, in the kernel's log and on the terminal; events for the ledger.
+
+use crate::state::{BY_INIT, Fixed, Level, State, Weight};
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+
+/// Longest line of PID 1's own; longer ones are cut.
+const SAY_BYTES_MAX: usize = 480;
+
+/// The record of a boot, and where its lines go.
+#[derive(Debug)]
+pub struct Journal {
+    /// Ring, outbox and table of services.
+    pub state: State,
+    kmsg: Option<File>,
+    terminal: Option<File>,
+    /// While the console role is up it shows warnings itself.
+    pub console_is_up: bool,
+    threshold: Level,
+}
+
+impl Journal {
+    /// A record that also writes to `/dev/kmsg` and to a terminal where they exist.
+    #[must_use]
+    pub fn new(state: State, kmsg: Option<File>, terminal: Option<File>, threshold: &str) -> Self {
+        let threshold = match threshold {
+            "error" => Level::Error,
+            "warn" => Level::Warn,
+            "debug" => Level::Debug,
+            _ => Level::Info,
+        };
+        Self {
+            state,
+            kmsg,
+            terminal,
+            console_is_up: false,
+            threshold,
+        }
+    }
+
+    /// One line of PID 1's own.
+    pub fn say(&mut self, level: Level, text: fmt::Arguments<'_>) {
+        if level > self.threshold {
+            return;
+        }
+        let line = Fixed::<SAY_BYTES_MAX>::of(text);
+        self.state.push_line(
+            sys::clock::monotonic_ns(),
+            BY_INIT,
+            level,
+            line.as_str().as_bytes(),
+        );
+        if let Some(kmsg) = &mut self.kmsg {
+            let framed = Fixed::<{ SAY_BYTES_MAX + 32 }>::of(format_args!(
+                "<{}>vector_boot: {line}\n",
+                level as u8
+            ));
+            // A full kernel log drops its oldest; nothing else can fail that would matter here.
+            let _ = kmsg.write(framed.as_str().as_bytes());
+        }
+        if level <= Level::Warn && !self.console_is_up {
+            self.tell_terminal(line.as_str());
+        }
+    }
+
+    /// One line on the terminal, for what the console role cannot say: before it is up, at the end.
+    pub fn tell_terminal(&mut self, line: &str) {
+        if let Some(terminal) = &mut self.terminal {
+            let framed = Fixed::<{ SAY_BYTES_MAX + 8 }>::of(format_args!("\r{line}\r\n"));
+            // A terminal that takes nothing (non-blocking) loses the line; the ring has it.
+            let _ = terminal.write(framed.as_str().as_bytes());
+        }
+    }
+
+    /// One event for the ledger, `payload` being the inside of a JSON object.
+    pub fn event(&mut self, weight: Weight, names: [&str; 3], payload: fmt::Arguments<'_>) {
+        let payload = Fixed::<400>::of(format_args!("{{{payload}}}"));
+        // What was cut is no JSON any more; the event is worth more than its details.
+        let whole = payload.as_str().ends_with('}');
+        let text = if whole {
+            payload.as_str()
+        } else {
+            "{\"truncated\":true}"
+        };
+        self.state
+            .push_event(sys::clock::monotonic_ns(), weight, names, text);
+    }
+}
+
+impl<const N: usize> fmt::Display for Fixed<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

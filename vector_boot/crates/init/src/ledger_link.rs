@@ -1,0 +1,174 @@
+//! PID 1's way to the ledger: the outbox, emptied over `ledger.wire` without ever waiting.
+//!
+//! Every event carries its origin (boot, producer, sequence), so that one sent twice over a crash of
+//! either side is taken once.
+
+use crate::state::State;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use sys::packet::{Mode, PacketSocket};
+use wire::ledger::{Append, Appended, Origin};
+use wire::{Frame, Hello, Kind};
+
+/// Events under way at once: a group commit each is what the ledger makes of them.
+const WINDOW: usize = 32;
+/// An outbox event with its frame always fits.
+const PACKET_BYTES: usize = 2048;
+
+enum Progress {
+    Disconnected,
+    Greeting(PacketSocket),
+    Ready(PacketSocket),
+}
+
+/// The connection and what is under way on it.
+pub struct LedgerLink {
+    path: PathBuf,
+    progress: Progress,
+    sent_up_to: u64,
+    under_way: usize,
+    /// Events that the ledger refused for good, since boot.
+    pub refused: u64,
+}
+
+impl LedgerLink {
+    /// Not connected yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            progress: Progress::Disconnected,
+            sent_up_to: 0,
+            under_way: 0,
+            refused: 0,
+        }
+    }
+
+    /// Tries to connect, if there is something to send; answers true with a new socket to watch.
+    pub fn connect(&mut self, state: &State) -> bool {
+        if !matches!(self.progress, Progress::Disconnected) || state.next_event(0).is_none() {
+            return false;
+        }
+        let Ok(socket) = PacketSocket::connect(&self.path, Mode::NonBlocking) else {
+            return false;
+        };
+        let mut buf = [0u8; 64];
+        let greeted =
+            wire::encode(0, &Hello::OURS, &mut buf).is_ok_and(|p| socket.send(p, None).is_ok());
+        if greeted {
+            self.progress = Progress::Greeting(socket);
+        }
+        greeted
+    }
+
+    /// The socket, to be watched.
+    #[must_use]
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.progress {
+            Progress::Disconnected => None,
+            Progress::Greeting(socket) | Progress::Ready(socket) => Some(socket.as_fd()),
+        }
+    }
+
+    /// Gives up this connection; what was under way is sent again over the next.
+    pub fn drop_connection(&mut self) {
+        self.progress = Progress::Disconnected;
+        self.sent_up_to = 0;
+        self.under_way = 0;
+    }
+
+    /// Reads what came; `false` when the connection ended.
+    pub fn read(&mut self, state: &mut State) -> bool {
+        let mut buf = [0u8; PACKET_BYTES];
+        // Bounded: no more answers than there are events under way, and one hello.
+        for _ in 0..=WINDOW {
+            let socket = match &self.progress {
+                Progress::Disconnected => return false,
+                Progress::Greeting(socket) | Progress::Ready(socket) => socket,
+            };
+            let bytes = match socket.receive(&mut buf) {
+                Ok((0, _)) => return false,
+                Ok((bytes, _)) => bytes,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            };
+            let Ok(frame) = Frame::open(buf.get(..bytes).unwrap_or_default()) else {
+                return false;
+            };
+            match frame.kind {
+                Kind::Hello => {
+                    if let Progress::Greeting(socket) =
+                        std::mem::replace(&mut self.progress, Progress::Disconnected)
+                    {
+                        self.progress = Progress::Ready(socket);
+                    }
+                }
+                Kind::LedgerAppended if frame.body::<Appended>().is_ok() => {
+                    self.over(frame.id, state)
+                }
+                Kind::Refused => {
+                    // Refused while it is read-only or full means later; refused for what it is means never.
+                    let for_good = frame.body::<wire::Refused<'_>>().is_ok_and(|r| {
+                        matches!(r.code, "BAD_REQUEST" | "BAD_NS" | "BAD_ACTOR" | "TOO_LARGE")
+                    });
+                    if !for_good {
+                        return false;
+                    }
+                    self.refused += 1;
+                    self.over(frame.id, state);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn over(&mut self, sequence: u64, state: &mut State) {
+        state.remove_event(sequence);
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// Sends what fits the window; `false` when the connection ended.
+    pub fn write(&mut self, state: &State) -> bool {
+        let Progress::Ready(socket) = &self.progress else {
+            return true;
+        };
+        let mut buf = [0u8; PACKET_BYTES];
+        while self.under_way < WINDOW {
+            let Some(event) = state.next_event(self.sent_up_to) else {
+                return true;
+            };
+            let append = Append {
+                origin: Some(Origin {
+                    boot_id: state.boot_id(),
+                    producer: 0,
+                    sequence: event.sequence,
+                }),
+                ns: "system",
+                actor: if event.actor.is_empty() {
+                    "service:init"
+                } else {
+                    event.actor
+                },
+                tenant_id: "system",
+                event_type: event.event_type,
+                subject: event.subject,
+                payload: event.payload,
+                causation_id: None,
+                timestamp_ns: Some(event.at_ns),
+            };
+            let Ok(packet) = wire::encode(event.sequence, &append, &mut buf) else {
+                return false;
+            };
+            match socket.send(packet, None) {
+                Ok(()) => {
+                    self.sent_up_to = event.sequence;
+                    self.under_way += 1;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}

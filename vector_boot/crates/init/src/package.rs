@@ -1,0 +1,240 @@
+//! The package as PID 1 and its helper see it: found, checked, mapped where it lies.
+//!
+//! PID 1 reads header, manifest and tensor index; every hash over more is the helper's.
+
+use gguf::{Index, Value};
+use rts::{Manifest, Package, PublicKey, WindowKind};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use sys::mapping::Mapping;
+
+/// What PID 1 keeps of a package.
+#[derive(Debug)]
+pub struct Found {
+    /// The device or file.
+    pub file: File,
+    /// The tensor section, mapped shared and read-only from where it lies.
+    pub tensors: Option<Mapping>,
+    /// Its manifest; a plain package has none.
+    pub manifest: Option<Manifest>,
+    /// Whether it is a plain version 1 package without our extension.
+    pub plain: bool,
+    /// Name and BLAKE3 in hex of the executables: `vector_boot` and the added sections.
+    pub images: Vec<(String, String)>,
+    /// Who signed it, if somebody did.
+    pub signer: Option<String>,
+    /// Hash of header and manifest, in short.
+    pub digest: String,
+    /// What the index found.
+    pub model: Model,
+    /// Why the tensors are not usable, when they are not.
+    pub model_refused: Option<String>,
+}
+
+/// The model at a glance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    /// `general.name`, else the architecture, else `unnamed`.
+    pub name: String,
+    /// Tensors.
+    pub tensors: u32,
+    /// Bytes of the section.
+    pub bytes: u64,
+}
+
+/// What a package must satisfy here.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Keys from the initramfs.
+    pub keys: Vec<PublicKey>,
+    /// Refuse what is unsigned or signed by others.
+    pub require_signature: bool,
+}
+
+/// Checks a package eagerly, but for hashes, and maps its tensors.
+///
+/// # Errors
+/// One sentence naming field, value and limit.
+pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
+    let whole = Mapping::of_whole_fd(&file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    let signer = match package.key_id() {
+        None if trust.require_signature => {
+            return Err("signature: absent, a trusted one is required".to_owned());
+        }
+        None => None,
+        Some(_) if trust.keys.is_empty() && !trust.require_signature => {
+            Some(package.verify_own_signature().map_err(|e| e.to_string())?)
+        }
+        Some(_) => Some(
+            package
+                .verify_signature(&trust.keys)
+                .map_err(|e| e.to_string())?,
+        ),
+    };
+    let window = package.tensors();
+    let length = usize::try_from(window.bytes)
+        .map_err(|_| format!("tensor_size: {} bytes", window.bytes))?;
+    let (model, tensors, model_refused) = match Mapping::of_fd(&file, window.offset, length) {
+        Ok(tensors) => match describe(&tensors) {
+            Ok(model) => (model, Some(tensors), None),
+            Err(e) => (
+                Model {
+                    bytes: window.bytes,
+                    ..Model::default()
+                },
+                Some(tensors),
+                Some(e),
+            ),
+        },
+        Err(e) => (
+            Model::default(),
+            None,
+            Some(format!("map the tensors: {e}")),
+        ),
+    };
+    let mut images: Vec<(String, String)> = package
+        .sections()
+        .map(|s| (s.name.as_str().to_owned(), s.blake3.to_string()))
+        .collect();
+    if let Some(digest) = package.binary_blake3() {
+        images.push(("vector_boot".to_owned(), digest.to_string()));
+    }
+    let digest = rts::Digest::of(package.header_bytes())
+        .to_string()
+        .chars()
+        .take(16)
+        .collect();
+    let plain = package.is_plain();
+    let signer = signer.map(|k| k.to_text().trim().to_owned());
+    let manifest = package.into_manifest();
+    drop(whole);
+    Ok(Found {
+        file,
+        tensors,
+        manifest,
+        plain,
+        images,
+        signer,
+        digest,
+        model,
+        model_refused,
+    })
+}
+
+fn describe(tensors: &[u8]) -> Result<Model, String> {
+    let index = Index::parse(tensors).map_err(|e| e.to_string())?;
+    let text = |key: &str| match index.get(key) {
+        Some(Value::String(text)) => {
+            let text = String::from_utf8_lossy(text.as_bytes());
+            Some(
+                text.chars()
+                    .filter(|c| !c.is_control())
+                    .take(64)
+                    .collect::<String>(),
+            )
+            .filter(|t| !t.is_empty())
+        }
+        _ => None,
+    };
+    Ok(Model {
+        name: text("general.name")
+            .or_else(|| text("general.architecture"))
+            .unwrap_or_else(|| "unnamed".to_owned()),
+        tensors: u32::try_from(index.tensor_count()).unwrap_or(u32::MAX),
+        bytes: tensors.len() as u64,
+    })
+}
+
+fn kind_of(file: &File) -> WindowKind {
+    let block = file
+        .metadata()
+        .is_ok_and(|m| m.file_type().is_block_device());
+    if block {
+        WindowKind::Device
+    } else {
+        WindowKind::File
+    }
+}
+
+/// Hashes everything outside the tensors; answers the bytes looked at.
+///
+/// # Errors
+/// What is wrong, naming field, value and limit.
+pub fn verify(file: &File, step_bytes: usize) -> Result<u64, String> {
+    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    let mut check = package
+        .verification(kind_of(file))
+        .map_err(|e| e.to_string())?;
+    loop {
+        let progress = check.step(step_bytes).map_err(|e| e.to_string())?;
+        if progress.is_finished() {
+            return Ok(progress.total);
+        }
+    }
+}
+
+/// Copies an executable section into a sealed memfd, after its hash held.
+///
+/// # Errors
+/// What is wrong, naming field, value and limit.
+pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
+    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    let section = package
+        .section(name)
+        .ok_or_else(|| format!("section {name}: not in the package"))?;
+    let expected = section.blake3;
+    let bytes = package.section_bytes(&section);
+    let copy = || -> std::io::Result<File> {
+        let mut copy = sys::memfd::create(name)?;
+        copy.write_all(bytes)?;
+        copy.seek(SeekFrom::Start(0))?;
+        sys::memfd::seal(&copy)?;
+        Ok(copy)
+    };
+    let copy = copy().map_err(|e| format!("section {name}: copy of {} bytes: {e}", bytes.len()))?;
+    // The copy is hashed, not the source: what was checked is what runs.
+    let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("section {name}: map: {e}"))?;
+    let found = rts::Digest::of(&held);
+    if found != expected {
+        return Err(format!(
+            "section {name}: blake3 {found}, expected {expected}"
+        ));
+    }
+    Ok((held.len() as u64, copy.into()))
+}
+
+/// Hashes `count` tensor blocks from `first` on; answers how many held.
+///
+/// # Errors
+/// The first block that does not hold.
+pub fn scrub(file: &File, first: u64, count: u32) -> Result<u64, String> {
+    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    if package.is_plain() {
+        return Ok(0);
+    }
+    let blocks = package.blocks().map_err(|e| e.to_string())?;
+    let range = blocks.tensor_blocks();
+    let mut held = 0;
+    for block in range
+        .skip(usize::try_from(first).unwrap_or(usize::MAX))
+        .take(count as usize)
+    {
+        blocks.verify_block(block).map_err(|e| e.to_string())?;
+        held += 1;
+    }
+    Ok(held)
+}
+
+/// Another handle of the package, to send to the helper.
+///
+/// # Errors
+/// As `dup(2)`.
+pub fn handle(found: &Found) -> std::io::Result<OwnedFd> {
+    found.file.as_fd().try_clone_to_owned()
+}

@@ -1,0 +1,401 @@
+//! One service at run time: its process, its sockets, its output, its leaf in the cgroup tree.
+
+use crate::cgroup::Leaf;
+use crate::state::{Fixed, Level, State};
+use rts::manifest::{ListenKind, Service};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use sys::packet::{Mode, PacketListener};
+use sys::process::{Exit, Reaped};
+use sys::spawn::{Child, Descriptors, Spawn};
+
+/// Bytes of output that are read of one service in one turn of the loop.
+const OUTPUT_TURN_BYTES: usize = 16 * 1024;
+/// A line that is longer is taken in pieces.
+const PARTIAL_BYTES_MAX: usize = 1024;
+/// Messages of one service that are read in one turn.
+const NOTES_A_TURN: usize = 16;
+/// Longest `sd_notify` message; the reference implementation's own limit is a page.
+const NOTE_BYTES_MAX: usize = 4096;
+
+/// What a service reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Notes {
+    /// `READY=1`.
+    pub ready: bool,
+    /// `WATCHDOG=1`.
+    pub alive: bool,
+}
+
+/// One service.
+pub struct Unit {
+    /// What the manifest says.
+    pub service: Service,
+    /// Its uid on the appliance.
+    pub uid: u32,
+    /// Sockets bound for it, kept over its restarts.
+    pub listeners: Vec<(String, OwnedFd)>,
+    /// Further descriptors that it gets.
+    pub passed: Vec<(String, OwnedFd)>,
+    /// Its page of counters.
+    pub stats: Option<OwnedFd>,
+    /// Index into the table of images.
+    pub image: usize,
+    /// Its leaf, on the appliance.
+    pub leaf: Option<Leaf>,
+    /// Its process.
+    pub child: Option<Child>,
+    /// Ready to be started again and again.
+    pub spawn: Option<Spawn>,
+    notify: Option<UnixDatagram>,
+    /// Read end of its stdout and stderr.
+    pub output: Option<File>,
+    partial: Vec<u8>,
+    lines_this_second: u32,
+    second: u64,
+    dropped: u64,
+    /// When its process started, 0 without one.
+    pub started_ns: u64,
+    /// From start to readiness.
+    pub ready_ns: u64,
+    /// How the last process ended.
+    pub last_exit: Fixed<96>,
+    /// What it last said with `STATUS=`.
+    pub status: Fixed<128>,
+    /// Bytes of its leaf, as of the last look.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Unit {
+    /// A service without a process.
+    #[must_use]
+    pub fn new(service: Service, uid: u32, image: usize) -> Self {
+        Self {
+            service,
+            uid,
+            listeners: Vec::new(),
+            passed: Vec::new(),
+            stats: None,
+            image,
+            leaf: None,
+            child: None,
+            spawn: None,
+            notify: None,
+            output: None,
+            partial: Vec::with_capacity(PARTIAL_BYTES_MAX),
+            lines_this_second: 0,
+            second: 0,
+            dropped: 0,
+            started_ns: 0,
+            ready_ns: 0,
+            last_exit: Fixed::default(),
+            status: Fixed::default(),
+            memory_bytes: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.service.name.as_str()
+    }
+
+    /// Binds the sockets of its manifest below `run`, and its notify socket.
+    ///
+    /// # Errors
+    /// One sentence naming the socket.
+    pub fn bind(&mut self, run: &Path, http: &str, give_away: bool) -> Result<(), String> {
+        for listen in self.service.listen.iter() {
+            let name = listen.name.as_str();
+            let fd = match listen.kind {
+                ListenKind::Tcp => {
+                    let address = if name == "http" && !http.is_empty() {
+                        http
+                    } else {
+                        listen.address.as_str()
+                    };
+                    std::net::TcpListener::bind(address)
+                        .map(OwnedFd::from)
+                        .map_err(|e| format!("listen {name} on {address}: {e}"))?
+                }
+                kind => {
+                    let file = if listen.address.as_str().is_empty() {
+                        name
+                    } else {
+                        listen.address.as_str()
+                    };
+                    let path = run.join(file);
+                    bind_unix(
+                        &path,
+                        kind,
+                        u32::from(listen.mode),
+                        give_away.then_some(self.uid),
+                    )
+                    .map_err(|e| format!("listen {name} on {}: {e}", path.display()))?
+                }
+            };
+            self.listeners.push((name.to_owned(), fd));
+        }
+        if self.service.notify || self.service.watchdog_ms > 0 {
+            let path = run.join("notify").join(self.name());
+            let bound = || -> io::Result<UnixDatagram> {
+                remove(&path)?;
+                let socket = UnixDatagram::bind(&path)?;
+                socket.set_nonblocking(true)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+                if give_away {
+                    sys::machine::give_to(&path, self.uid)?;
+                }
+                Ok(socket)
+            };
+            self.notify =
+                Some(bound().map_err(|e| format!("notify socket {}: {e}", path.display()))?);
+        }
+        Ok(())
+    }
+
+    /// The notify socket, to be watched.
+    #[must_use]
+    pub fn notify(&self) -> Option<BorrowedFd<'_>> {
+        self.notify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Starts its process with stdin from `null`.
+    ///
+    /// # Errors
+    /// As `clone3(2)` and `execveat(2)`.
+    pub fn start(
+        &mut self,
+        image: BorrowedFd<'_>,
+        null: BorrowedFd<'_>,
+        now: u64,
+    ) -> io::Result<()> {
+        let Some(spawn) = &mut self.spawn else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let (read, write) = io::pipe()?;
+        let read = OwnedFd::from(read);
+        sys::inherit::set_nonblocking(read.as_fd())?;
+        let passed: Vec<BorrowedFd<'_>> = self
+            .listeners
+            .iter()
+            .chain(&self.passed)
+            .map(|(_, fd)| fd.as_fd())
+            .chain(self.stats.iter().map(AsFd::as_fd))
+            .collect();
+        let child = spawn.start(&Descriptors {
+            image,
+            stdio: [null, write.as_fd(), write.as_fd()],
+            passed: &passed,
+            cgroup: self.leaf.as_ref().map(|l| l.folder.as_fd()),
+        })?;
+        self.child = Some(child);
+        self.output = Some(File::from(read));
+        self.partial.clear();
+        self.started_ns = now;
+        self.ready_ns = 0;
+        self.status = Fixed::default();
+        Ok(())
+    }
+
+    /// Names of the descriptors in the order of [`Unit::start`].
+    #[must_use]
+    pub fn descriptor_names(&self) -> Vec<&str> {
+        let named = self
+            .listeners
+            .iter()
+            .chain(&self.passed)
+            .map(|(n, _)| n.as_str());
+        named.chain(self.stats.iter().map(|_| "stats")).collect()
+    }
+
+    /// Sends its process a signal.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal(2)`.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        match &self.child {
+            Some(child) => sys::process::signal(child.pidfd.as_fd(), signal),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Kills its process and all that it started.
+    pub fn kill(&self) {
+        // One of the two is enough; a process that is gone needs neither.
+        let whole = self
+            .leaf
+            .as_ref()
+            .map_or(Err(io::ErrorKind::NotFound.into()), Leaf::kill);
+        if whole.is_err() {
+            let _ = self.signal(9);
+        }
+    }
+
+    /// Notes how its process ended.
+    pub fn ended(&mut self, reaped: &Reaped, now: u64) {
+        let uptime_ms = now.saturating_sub(self.started_ns) / 1_000_000;
+        let oom = self.leaf.as_ref().map_or(0, Leaf::oom_kills);
+        let memory = if oom > 0 && reaped.exit == Exit::Signal(9) {
+            " (out of memory)"
+        } else {
+            ""
+        };
+        self.last_exit = Fixed::of(format_args!("{}{memory} after {uptime_ms} ms", reaped.exit));
+        self.child = None;
+        self.started_ns = 0;
+        self.ready_ns = 0;
+    }
+
+    /// Reads what it reported.
+    pub fn read_notes(&mut self) -> Notes {
+        let mut notes = Notes::default();
+        let Some(socket) = &self.notify else {
+            return notes;
+        };
+        let mut buf = [0u8; NOTE_BYTES_MAX];
+        for _ in 0..NOTES_A_TURN {
+            let Ok(bytes) = socket.recv(&mut buf) else {
+                break;
+            };
+            for line in buf.get(..bytes).unwrap_or_default().split(|b| *b == b'\n') {
+                match line {
+                    b"READY=1" => notes.ready = true,
+                    b"WATCHDOG=1" => notes.alive = true,
+                    other => {
+                        if let Some(status) = other.strip_prefix(b"STATUS=") {
+                            let text = std::str::from_utf8(status).unwrap_or("?");
+                            let clean = text.chars().map(|c| if c.is_control() { '?' } else { c });
+                            self.status = Fixed::default();
+                            for c in clean {
+                                // What does not fit is cut.
+                                let _ = std::fmt::Write::write_char(&mut self.status, c);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        notes
+    }
+
+    /// Reads its output into the ring; `false` at its end.
+    pub fn read_output(&mut self, by: u8, now: u64, state: &mut State) -> bool {
+        let mut buf = [0u8; OUTPUT_TURN_BYTES];
+        let Some(output) = &mut self.output else {
+            return false;
+        };
+        let bytes = match output.read(&mut buf) {
+            Ok(0) => {
+                self.flush(by, now, state);
+                self.output = None;
+                return false;
+            }
+            Ok(bytes) => bytes,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return true;
+            }
+            Err(_) => {
+                self.output = None;
+                return false;
+            }
+        };
+        for byte in buf.get(..bytes).unwrap_or_default() {
+            if *byte == b'\n' {
+                self.flush(by, now, state);
+            } else {
+                self.partial.push(*byte);
+                if self.partial.len() >= PARTIAL_BYTES_MAX {
+                    self.flush(by, now, state);
+                }
+            }
+        }
+        true
+    }
+
+    /// Stores the line that was gathered, unless the service has had its share of this second.
+    fn flush(&mut self, by: u8, now: u64, state: &mut State) {
+        if self.partial.is_empty() {
+            return;
+        }
+        let second = now / 1_000_000_000;
+        if second != self.second {
+            if self.dropped > 0 {
+                let note = Fixed::<64>::of(format_args!(
+                    "{} lines dropped: over {} a second",
+                    self.dropped, self.service.log_rate
+                ));
+                state.push_line(now, by, Level::Warn, note.as_str().as_bytes());
+            }
+            (self.second, self.lines_this_second, self.dropped) = (second, 0, 0);
+        }
+        self.lines_this_second = self.lines_this_second.saturating_add(1);
+        if self.service.log_rate > 0 && self.lines_this_second > self.service.log_rate {
+            self.dropped += 1;
+        } else {
+            let (level, text) = level_of(&self.partial);
+            state.push_line(now, by, level, text);
+        }
+        self.partial.clear();
+    }
+}
+
+/// The level that a line names by a kernel-style `<4>`; `info` without one.
+fn level_of(line: &[u8]) -> (Level, &[u8]) {
+    match line {
+        [b'<', digit @ b'0'..=b'7', b'>', rest @ ..] => {
+            let level = match digit {
+                b'0'..=b'3' => Level::Error,
+                b'4' => Level::Warn,
+                b'5' | b'6' => Level::Info,
+                _ => Level::Debug,
+            };
+            (level, rest)
+        }
+        other => (Level::Info, other),
+    }
+}
+
+fn bind_unix(path: &Path, kind: ListenKind, mode: u32, owner: Option<u32>) -> io::Result<OwnedFd> {
+    let fd = match kind {
+        ListenKind::UnixSeqpacket => OwnedFd::from(PacketListener::bind(path, Mode::Blocking)?),
+        ListenKind::UnixStream | ListenKind::Tcp => {
+            remove(path)?;
+            OwnedFd::from(UnixListener::bind(path)?)
+        }
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    if let Some(uid) = owner {
+        sys::machine::give_to(path, uid)?;
+    }
+    Ok(fd)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_style_prefix_names_the_level() {
+        assert_eq!(level_of(b"<4>careful"), (Level::Warn, &b"careful"[..]));
+        assert_eq!(level_of(b"<9>x"), (Level::Info, &b"<9>x"[..]));
+        assert_eq!(level_of(b"<3"), (Level::Info, &b"<3"[..]));
+        assert_eq!(level_of(b""), (Level::Info, &b""[..]));
+    }
+}
