@@ -21,6 +21,16 @@ pub fn fuzz_body(data: &[u8]) {
     let _ = elf::inspect(data);
     let _ = PublicKey::parse(data);
     let _ = SecretKey::parse(data);
+    #[cfg(any(test, feature = "source"))]
+    if let Ok(text) = core::str::from_utf8(data)
+        && let Ok(manifest) = crate::manifest::source::parse(text)
+    {
+        assert!(
+            manifest
+                .encode()
+                .is_ok_and(|bytes| Manifest::decode(&bytes) == Ok(manifest))
+        );
+    }
     if let Ok(manifest) = Manifest::decode(data) {
         assert!(
             manifest

@@ -696,9 +696,10 @@ fn the_fuzz_body_holds_for_a_fixed_seed() {
         elf,
         manifest().encode().unwrap(),
         key().public().to_text().into_bytes(),
+        include_bytes!("../default.toml").to_vec(),
     ];
     let mut state = 1;
-    for round in 0..6_000_usize {
+    for round in 0..18_000_usize {
         let mut data = seeds[round % seeds.len()].clone();
         for _ in 0..1 + random(&mut state) % 4 {
             // Most damage goes where the meaning is: the header, and the end.

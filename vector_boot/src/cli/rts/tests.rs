@@ -223,6 +223,14 @@ fn signatures_are_required_trusted_and_found_broken() {
             .unwrap_err()
             .starts_with("@one: File exists")
     );
+    bench.put("three.pub", b"");
+    assert!(
+        bench
+            .run("keygen @three")
+            .unwrap_err()
+            .starts_with("@three.pub: there already")
+    );
+    assert!(!bench.path("three").exists());
     bench.pack("p.rts", "").unwrap();
     bench.pack("s.rts", "--sign @one").unwrap();
     assert!(
