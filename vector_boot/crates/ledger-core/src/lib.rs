@@ -1,1 +1,48 @@
-//! Event frames, the hash chain and its verification.
+//! What proofs share: events, frames, the hash chain, the tree and their verification.
+//!
+//! Owns: the bytes of a log (`docs/ledger-format.md` says them field by field), the rules of what an
+//! event may hold, and one streaming state machine that checks them, used by recovery and by
+//! `verify` alike. A verifier needs nothing else.
+//!
+//! Never here: files, clocks, randomness, threads. Start with [`Verifier`] and [`GroupBuilder`].
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod event;
+mod frame;
+mod group;
+mod layout;
+mod tree;
+mod verify;
+
+pub mod fuzz;
+pub mod rules;
+pub mod time;
+pub mod ulid;
+
+pub use event::{Body, EventId, Origin};
+pub use frame::{
+    ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Peek, open_event, padded,
+    peek,
+};
+pub use group::{
+    Committed, GROUP_FRAME_BYTES, GroupBuilder, GroupFrame, GroupMark, Head, group_frame_end,
+};
+pub use layout::{
+    GROUP_BYTES_MAX, Place, SECTOR_BYTES_MAX, SECTOR_BYTES_MIN, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader, Superblock,
+};
+pub use tree::{CompactRange, EMPTY_ROOT, commitment, tenant_key, tenant_tag};
+pub use verify::{Fault, FaultKind, Step, Verifier};
+
+/// A chain value, a commit id, a tree hash.
+pub type Hash = [u8; 32];

@@ -1,10 +1,36 @@
-//! The ledger service.
+//! The ledger service: the append-only memory of the appliance.
+//!
+//! Owns: the log device and everything written to it, the index in memory, both sockets, and the
+//! command line over a log or a running service. What bytes mean lives in `ledger-core`.
+//!
+//! Never here: changing what was acknowledged, answering before it is durable, writing from more
+//! than one thread. Start with [`main`], then `committer` and `log`.
 #![forbid(unsafe_code)]
+
+pub mod committer;
+pub mod device;
+pub mod log;
+pub mod open;
+pub mod scan;
+
+mod clock;
+mod dedupe;
+mod gate;
+mod gpt;
+mod identity;
+mod index;
+mod json;
+mod jsonl;
+mod reader;
+mod serve;
+mod stats;
+mod wire_socket;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs the role over the words behind its name.
+#[must_use]
 pub fn main(_words: &[OsString]) -> ExitCode {
-    ExitCode::from(2)
+    serve::main(None)
 }

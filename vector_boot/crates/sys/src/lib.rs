@@ -4,6 +4,7 @@
 //! Policy never lives here. Start with the module named after the facility.
 
 pub mod beneath;
+pub mod blockdev;
 pub mod clock;
 pub mod events;
 pub mod inherit;

@@ -1,0 +1,379 @@
+//! Verification as a streaming state machine: bytes in, events and faults out.
+//!
+//! The caller owns the reading. It hands over the bytes at [`Verifier::offset`] of the current
+//! segment and asks for one step at a time; after a fault or at the end, [`Verifier::committed`]
+//! is where the last whole group ended. Recovery continues there, `verify` reports the fault.
+
+use crate::frame::{self, Chain, Header};
+use crate::group::TRAILER;
+use crate::{
+    Body, ENCODING_POSTCARD, EventId, GROUP_FRAME_BYTES, GroupFrame, HEADER_BYTES, Hash, Head,
+    KIND_EVENT, KIND_GROUP, Place, SegmentHeader, Superblock, group_frame_end, padded, rules,
+    tenant_key, tenant_tag,
+};
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A superblock copy does not hold.
+    Superblock(&'static str),
+    /// A segment's first sector is not the header that must be there.
+    SegmentHeader,
+    /// A frame's length cannot be.
+    Length(u32),
+    /// A frame's checksum does not match.
+    Checksum,
+    /// A header field is not what this version writes.
+    Header(&'static str),
+    /// The id is not the next one.
+    Id(u64),
+    /// The previous chain value is not the one before.
+    Chain,
+    /// The body does not decode.
+    Body,
+    /// The body breaks a rule.
+    Rule(rules::Broken),
+    /// The tenant tag is not the tenant's.
+    TenantTag,
+    /// Padding holds something.
+    Padding,
+    /// A field of the group frame does not match its group.
+    Group(&'static str),
+    /// Bytes behind the last group, before any later one, are not zero.
+    Tail,
+}
+
+impl core::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Superblock(why) => write!(f, "superblock: {why}"),
+            Self::SegmentHeader => f.write_str("segment header does not match"),
+            Self::Length(n) => write!(f, "frame length {n} is out of range"),
+            Self::Checksum => f.write_str("frame checksum does not match"),
+            Self::Header(field) => write!(f, "frame header field {field} is not valid"),
+            Self::Id(id) => write!(f, "frame id {id} is not the next one"),
+            Self::Chain => f.write_str("previous chain value does not match"),
+            Self::Body => f.write_str("event body does not decode"),
+            Self::Rule(broken) => write!(f, "event breaks a rule: {broken}"),
+            Self::TenantTag => f.write_str("tenant tag does not match"),
+            Self::Padding => f.write_str("padding is not zero"),
+            Self::Group(field) => write!(f, "group frame field {field} does not match"),
+            Self::Tail => f.write_str("bytes behind the last group are no whole group"),
+        }
+    }
+}
+
+/// The first bad thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The event that was expected there.
+    pub id: EventId,
+    /// The segment.
+    pub segment: u32,
+    /// Offset from the segment's start.
+    pub offset: u64,
+    /// What is wrong.
+    pub kind: FaultKind,
+}
+
+/// What one step found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<'b> {
+    /// This many bytes from the current offset are needed to go on; they lie inside the segment.
+    Need(u64),
+    /// An event, not yet known to be acknowledged: its group has not ended.
+    Event {
+        /// Its id.
+        id: u64,
+        /// Chain value of its frame.
+        chain: Hash,
+        /// Where its frame begins, from the segment's start.
+        offset: u64,
+        /// What it says.
+        body: Body<'b>,
+    },
+    /// A group ended and holds.
+    Group {
+        /// Its events.
+        count: u32,
+    },
+    /// No group begins here: the segment's events end.
+    Blank,
+}
+
+#[derive(Clone, Copy)]
+struct Open {
+    start: u64,
+    previous: Hash,
+    count: u32,
+}
+
+/// The state machine. See the module.
+pub struct Verifier {
+    superblock: Superblock,
+    chain: Chain,
+    place: Place,
+    offset: u64,
+    head: Head,
+    open: Option<Open>,
+    committed: (u32, u64, Head),
+    tenant: Option<(alloc::string::String, Hash)>,
+}
+
+impl Verifier {
+    /// At the beginning of a log whose superblock holds.
+    #[must_use]
+    pub fn new(superblock: Superblock) -> Self {
+        let head = Head::genesis(&superblock);
+        Self {
+            chain: Chain::new(),
+            place: superblock.place(0, superblock.epoch),
+            offset: 0,
+            committed: (0, 0, head.clone()),
+            head,
+            open: None,
+            superblock,
+            tenant: None,
+        }
+    }
+
+    /// The header that the given segment must begin with, were it entered now.
+    #[must_use]
+    pub fn header_for(&self, segment: u32) -> SegmentHeader {
+        SegmentHeader {
+            place: self.superblock.place(segment, self.superblock.epoch),
+            first_event_id: self.head.id.saturating_add(1),
+            chain: self.head.chain,
+            tree_size: self.head.tree.size(),
+            root: self.head.tree.root(),
+        }
+    }
+
+    /// Enters a segment by its first sector.
+    ///
+    /// # Errors
+    /// [`FaultKind::SegmentHeader`]; the state is as before.
+    pub fn enter(&mut self, segment: u32, sector: &[u8]) -> Result<(), Fault> {
+        let expected = self.header_for(segment);
+        let right = sector.len() == self.superblock.sector_bytes as usize
+            && SegmentHeader::decode(sector) == Some(expected);
+        if !right || self.open.is_some() {
+            return Err(Fault {
+                id: EventId(expected.first_event_id),
+                segment,
+                offset: 0,
+                kind: FaultKind::SegmentHeader,
+            });
+        }
+        self.place = expected.place;
+        self.offset = u64::from(self.superblock.sector_bytes);
+        self.committed = (segment, self.offset, self.head.clone());
+        Ok(())
+    }
+
+    /// Where the next step reads, from the segment's start.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The current segment.
+    #[must_use]
+    pub fn segment(&self) -> u32 {
+        self.place.segment
+    }
+
+    /// Segment and offset behind the last whole group, and the head there.
+    #[must_use]
+    pub fn committed(&self) -> (u32, u64, &Head) {
+        (self.committed.0, self.committed.1, &self.committed.2)
+    }
+
+    fn fault(&self, kind: FaultKind) -> Fault {
+        Fault {
+            id: EventId(self.head.id.saturating_add(1)),
+            segment: self.place.segment,
+            offset: self.offset,
+            kind,
+        }
+    }
+
+    /// Reads what `bytes`, which begin at [`Self::offset`], hold first.
+    ///
+    /// # Errors
+    /// The [`Fault`]; the state is of no use afterwards but for [`Self::committed`].
+    pub fn step<'b>(&mut self, bytes: &'b [u8]) -> Result<Step<'b>, Fault> {
+        let left = self.superblock.segment_bytes.saturating_sub(self.offset);
+        let Some(length) = bytes.first_chunk::<4>() else {
+            // Frames are aligned, so either nothing or at least eight bytes are left.
+            return Ok(if left < 4 { Step::Blank } else { Step::Need(4) });
+        };
+        match (u32::from_le_bytes(*length), self.open) {
+            (0, None) => Ok(Step::Blank),
+            (0, Some(open)) => self.group(bytes, open),
+            (length, open) => self.frame(bytes, length, open, left),
+        }
+    }
+
+    fn frame<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        length: u32,
+        open: Option<Open>,
+        left: u64,
+    ) -> Result<Step<'b>, Fault> {
+        let whole = padded(length as usize);
+        let bad = self.fault(FaultKind::Length(length));
+        if (length as usize) < HEADER_BYTES
+            || whole as u64 > left
+            || whole as u64 > self.superblock.group_bytes_max()
+        {
+            return Err(bad);
+        }
+        if bytes.get(8).is_some_and(|kind| *kind == KIND_GROUP)
+            && let Some(open) = open
+        {
+            return self.group(bytes, open);
+        }
+        let Some(frame) = bytes.get(..whole) else {
+            return Ok(Step::Need(whole as u64));
+        };
+        let (frame, padding) = frame.split_at_checked(length as usize).ok_or(bad)?;
+        let header = Header::read(frame).ok_or(bad)?;
+        let body = frame.get(HEADER_BYTES..).ok_or(bad)?;
+        if header.crc != frame::checksum(&self.place, &header, body) {
+            return Err(self.fault(FaultKind::Checksum));
+        }
+        for (holds, field) in [
+            (header.kind == KIND_EVENT, "kind"),
+            (header.encoding == ENCODING_POSTCARD, "encoding"),
+            (header.flags == 0, "flags"),
+            (header.reserved == 0, "reserved"),
+        ] {
+            if !holds {
+                return Err(self.fault(FaultKind::Header(field)));
+            }
+        }
+        if Some(header.id) != self.head.id.checked_add(1) {
+            return Err(self.fault(FaultKind::Id(header.id)));
+        }
+        if header.previous != self.head.chain {
+            return Err(self.fault(FaultKind::Chain));
+        }
+        if padding.iter().any(|b| *b != 0) {
+            return Err(self.fault(FaultKind::Padding));
+        }
+        let event = Body::decode(body).ok_or(self.fault(FaultKind::Body))?;
+        rules::stored(&event, header.id).map_err(|broken| self.fault(FaultKind::Rule(broken)))?;
+        if tenant_tag(&self.key_of(event.tenant_id), header.id) != event.tenant_tag {
+            return Err(self.fault(FaultKind::TenantTag));
+        }
+        let mut open = open.unwrap_or(Open {
+            start: self.offset,
+            previous: self.head.chain,
+            count: 0,
+        });
+        open.count = open.count.saturating_add(1);
+        self.open = Some(open);
+        self.head
+            .advance(&self.chain, &header, body, &event.tenant_tag);
+        let offset = self.offset;
+        self.offset = offset.saturating_add(whole as u64);
+        Ok(Step::Event {
+            id: header.id,
+            chain: self.head.chain,
+            offset,
+            body: event,
+        })
+    }
+
+    fn key_of(&mut self, tenant: &str) -> Hash {
+        match &self.tenant {
+            Some((name, key)) if name == tenant => *key,
+            _ => {
+                let key = tenant_key(&self.superblock.tag_key, tenant);
+                self.tenant = Some((tenant.into(), key));
+                key
+            }
+        }
+    }
+
+    fn group<'b>(&mut self, bytes: &'b [u8], open: Open) -> Result<Step<'b>, Fault> {
+        let end = group_frame_end(self.offset, self.superblock.sector_bytes);
+        if end > self.superblock.segment_bytes {
+            return Err(self.fault(FaultKind::Group("end")));
+        }
+        let need = end.saturating_sub(self.offset);
+        let Some(rest) = usize::try_from(need).ok().and_then(|n| bytes.get(..n)) else {
+            return Ok(Step::Need(need));
+        };
+        let at = rest.len().saturating_sub(GROUP_FRAME_BYTES);
+        let (zeros, frame) = rest
+            .split_at_checked(at)
+            .ok_or(self.fault(FaultKind::Group("end")))?;
+        if zeros.iter().any(|b| *b != 0) {
+            return Err(self.fault(FaultKind::Padding));
+        }
+        let Some(group) = GroupFrame::decode(&self.place, frame) else {
+            return Err(Fault {
+                offset: self.offset.saturating_add(at as u64),
+                ..self.fault(FaultKind::Checksum)
+            });
+        };
+        for (holds, field) in [
+            (group.last_id == self.head.id, "id"),
+            (group.previous == open.previous, "previous"),
+            (group.count == open.count, "count"),
+            (
+                u64::from(group.bytes) == end.saturating_sub(open.start),
+                "bytes",
+            ),
+            (group.chain == self.head.chain, "chain"),
+            (group.tree_size == self.head.tree.size(), "tree size"),
+            (group.root == self.head.tree.root(), "root"),
+        ] {
+            if !holds {
+                return Err(self.fault(FaultKind::Group(field)));
+            }
+        }
+        self.offset = end;
+        self.open = None;
+        self.committed = (self.place.segment, end, self.head.clone());
+        Ok(Step::Group { count: open.count })
+    }
+
+    /// Whether these bytes, whole sectors that follow [`Self::committed`], prove damage rather than a
+    /// torn write, so that what was acknowledged must not be cut off.
+    ///
+    /// `first_offset` is where they begin in `segment`. Two proofs: a valid group frame whose group
+    /// begins later than the first bad one (groups are written only after the one before is
+    /// durable); or the bad group's last sector was written whole and no sector of it looks unwritten
+    /// (a device that keeps sectors whole, over an area that was zero before, tears no other way).
+    #[must_use]
+    pub fn damaged(&self, segment: u32, first_offset: u64, bytes: &[u8]) -> bool {
+        let sector = self.superblock.sector_bytes as usize;
+        let place = self.superblock.place(segment, self.superblock.epoch);
+        let (committed_segment, committed_offset, _) = self.committed();
+        let mut whole_so_far = segment == committed_segment && first_offset == committed_offset;
+        for (n, bytes) in bytes.chunks_exact(sector.max(1)).enumerate() {
+            let end = first_offset.saturating_add((n as u64 + 1).saturating_mul(sector as u64));
+            if bytes.ends_with(TRAILER) {
+                if whole_so_far {
+                    return true;
+                }
+                let at = sector.saturating_sub(GROUP_FRAME_BYTES);
+                let group = bytes.get(at..).and_then(|b| GroupFrame::decode(&place, b));
+                let later = |g: GroupFrame| {
+                    segment != committed_segment
+                        || end.saturating_sub(u64::from(g.bytes)) > committed_offset
+                };
+                if group.is_some_and(later) {
+                    return true;
+                }
+            }
+            // A sector that ends in zeros may be one that never arrived.
+            whole_so_far = whole_so_far && !bytes.ends_with(&[0; 8]);
+        }
+        false
+    }
+}

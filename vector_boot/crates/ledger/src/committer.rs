@@ -1,0 +1,711 @@
+//! The one thread that writes: takes events from all connections, makes them durable in groups,
+//! then answers.
+//!
+//! Whatever waits while a group is synced becomes the next group. Nothing is answered before its
+//! group frame is durable, and nobody who reads or listens slowly can hold the thread up: answers
+//! are handed to callbacks that must not block.
+
+use crate::clock;
+use crate::dedupe::{Dedupe, Seen};
+use crate::device::Device;
+use crate::index::Index;
+use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
+use crate::reader::Reader;
+use crate::scan::Found;
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Requests that may wait; beyond, the connections' threads wait.
+const QUEUE_MAX: usize = 1024;
+/// Bytes of events that may wait.
+const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Events of one group; more wait for the next, so that the first is not kept waiting.
+const GROUP_EVENTS_MAX: u32 = 4096;
+
+/// An event that wants to be appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Recognises repeats.
+    pub origin: Option<Origin>,
+    /// Namespace.
+    pub ns: String,
+    /// Actor.
+    pub actor: String,
+    /// Tenant.
+    pub tenant_id: String,
+    /// What happened.
+    pub event_type: String,
+    /// What it is about.
+    pub subject: String,
+    /// Normalised JSON object.
+    pub payload: String,
+    /// The event that caused it.
+    pub causation_id: Option<u64>,
+    /// CLOCK_MONOTONIC; the committer's clock if absent.
+    pub timestamp_ns: Option<u64>,
+    /// ULID chosen by the sender.
+    pub ulid: Option<[u8; 16]>,
+}
+
+impl Draft {
+    fn bytes(&self) -> usize {
+        let text = [
+            &self.ns,
+            &self.actor,
+            &self.tenant_id,
+            &self.event_type,
+            &self.subject,
+            &self.payload,
+        ];
+        text.iter().map(|t| t.len()).sum::<usize>() + size_of::<Self>()
+    }
+}
+
+/// A durable event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its id.
+    pub id: u64,
+    /// Chain value of its frame.
+    pub commit_id: Hash,
+    /// Its ULID; zero for a repeat.
+    pub ulid: [u8; 16],
+    /// Whether it was there already.
+    pub repeated: bool,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable code.
+    pub code: &'static str,
+    /// Field.
+    pub field: &'static str,
+    /// What it held.
+    pub value: String,
+    /// What it may hold, or what is wrong.
+    pub limit: String,
+}
+
+impl Refusal {
+    /// A refusal of a field.
+    #[must_use]
+    pub fn new(code: &'static str, field: &'static str, value: &str, limit: &str) -> Self {
+        // A hostile value must not become a long answer.
+        let value = value.chars().take(VALUE_CHARS_MAX).collect();
+        Self {
+            code,
+            field,
+            value,
+            limit: limit.to_owned(),
+        }
+    }
+
+    /// What is wrong, for people.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        if self.value.is_empty() {
+            format!("{}: {}", self.field, self.limit)
+        } else {
+            format!("{} is {}: {}", self.field, self.value, self.limit)
+        }
+    }
+}
+
+/// Characters of a refused value that are sent back.
+const VALUE_CHARS_MAX: usize = 128;
+
+impl From<&Stopped> for Refusal {
+    fn from(stopped: &Stopped) -> Self {
+        Self::new(stopped.code(), "log", "", &stopped.to_string())
+    }
+}
+
+/// What happens with the outcome; called by the committer, so it must not block.
+pub type Reply = Box<dyn FnOnce(Result<Vec<Receipt>, Refusal>) + Send>;
+
+struct Job {
+    drafts: Vec<Draft>,
+    bytes: usize,
+    reply: Reply,
+}
+
+enum Message {
+    Append(Job),
+    Stop,
+}
+
+/// Where the log stands, for those who wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Last durable event.
+    pub id: u64,
+    /// Chain value there.
+    pub chain: Hash,
+    /// Root of the tree there.
+    pub root: Hash,
+    /// Where the last group ends in the log.
+    pub end: u64,
+    /// Why nothing more is taken, if so.
+    pub stopped: Option<Stopped>,
+    /// Groups made durable since the start.
+    pub groups: u64,
+    /// Whether the service ends.
+    pub closing: bool,
+}
+
+/// Shared by the committer and the connections.
+struct Shared {
+    device: Arc<dyn Device>,
+    superblock: Superblock,
+    index: Arc<Mutex<Index>>,
+    standing: Mutex<Standing>,
+    moved: Condvar,
+    queued: Mutex<usize>,
+    drained: Condvar,
+}
+
+/// A running ledger: append, look, wait.
+#[derive(Clone)]
+pub struct Ledger {
+    shared: Arc<Shared>,
+    sender: Sender<Message>,
+}
+
+/// The committer's end: stop it and wait.
+pub struct Committer {
+    ledger: Ledger,
+    thread: JoinHandle<()>,
+}
+
+impl Committer {
+    /// Opens the log (recovery included) and starts the thread.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the log cannot be read.
+    pub fn start(device: Arc<dyn Device>, birth: &Birth) -> Result<(Self, Recovery), OpenError> {
+        let mut fold = Fold::default();
+        let (log, recovery) = Log::open(device, birth, &mut |found| fold.found(&found))?;
+        let index = Arc::new(Mutex::new(fold.index));
+        let shared = Arc::new(Shared {
+            device: log.device().clone(),
+            superblock: *log.superblock(),
+            index,
+            standing: Mutex::new(standing_of(&log, 0)),
+            moved: Condvar::new(),
+            queued: Mutex::new(0),
+            drained: Condvar::new(),
+        });
+        let (sender, receiver) = bounded(QUEUE_MAX);
+        let ledger = Ledger {
+            shared: shared.clone(),
+            sender,
+        };
+        let mut writer = Writer {
+            log,
+            dedupe: fold.dedupe,
+            shared,
+            groups: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || writer.run(&receiver))
+            .map_err(|error| OpenError::Io {
+                step: "start committer",
+                error,
+            })?;
+        Ok((Self { ledger, thread }, recovery))
+    }
+
+    /// The running ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Finishes what is queued, then ends the thread. Those who wait are woken.
+    pub fn stop(self) {
+        // A committer that is gone already has nothing to finish.
+        let _ = self.ledger.sender.send(Message::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+impl Ledger {
+    /// Hands events over; `reply` gets their receipts once all are durable, or one refusal for all.
+    /// Waits while the queue is full.
+    pub fn append(&self, drafts: Vec<Draft>, reply: Reply) {
+        let bytes = drafts
+            .iter()
+            .map(Draft::bytes)
+            .sum::<usize>()
+            .min(QUEUE_BYTES_MAX);
+        let mut queued = self
+            .shared
+            .queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while *queued + bytes > QUEUE_BYTES_MAX {
+            queued = self
+                .shared
+                .drained
+                .wait(queued)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *queued += bytes;
+        drop(queued);
+        let job = Message::Append(Job {
+            drafts,
+            bytes,
+            reply,
+        });
+        if let Err(unsent) = self.sender.send(job)
+            && let Message::Append(job) = unsent.into_inner()
+        {
+            (job.reply)(Err(closing()));
+        }
+    }
+
+    /// Appends and waits.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn append_wait(&self, drafts: Vec<Draft>) -> Result<Vec<Receipt>, Refusal> {
+        let (sender, receiver) = bounded(1);
+        self.append(
+            drafts,
+            // The receiver waits below.
+            Box::new(move |outcome| drop(sender.send(outcome))),
+        );
+        receiver.recv().unwrap_or_else(|_| Err(closing()))
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let standing = self.shared.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until an event behind `id` is durable or the service ends, at most `limit`.
+    #[must_use]
+    pub fn wait_past(&self, id: u64, limit: Duration) -> Standing {
+        let deadline = Instant::now() + limit;
+        let mut standing = self
+            .shared
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while standing.id <= id && !standing.closing {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            (standing, _) = self
+                .shared
+                .moved
+                .wait_timeout(standing, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        standing.clone()
+    }
+
+    /// A cursor over the durable events.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(
+            self.shared.device.clone(),
+            self.shared.superblock,
+            self.shared.index.clone(),
+        )
+    }
+
+    /// The index.
+    #[must_use]
+    pub fn index(&self) -> &Mutex<Index> {
+        &self.shared.index
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.shared.device
+    }
+
+    /// The superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.shared.superblock
+    }
+
+    /// Bytes of events that wait.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        *self
+            .shared
+            .queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closing() -> Refusal {
+    Refusal::new("READ_ONLY", "service", "", "the ledger is stopping")
+}
+
+fn standing_of(log: &Log, groups: u64) -> Standing {
+    Standing {
+        id: log.head().id,
+        chain: log.head().chain,
+        root: log.head().tree.root(),
+        end: log.end(),
+        stopped: log.stopped().cloned(),
+        groups,
+        closing: false,
+    }
+}
+
+/// What recovery folds the log into. Events count once their group has ended.
+#[derive(Default)]
+struct Fold {
+    index: Index,
+    dedupe: Dedupe,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    id: u64,
+    offset: u64,
+    chain: Hash,
+    origin: Option<Origin>,
+    values: [String; 4],
+}
+
+impl Fold {
+    fn found(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Event {
+                id,
+                chain,
+                offset,
+                body,
+            } => self.pending.push(Pending {
+                id: *id,
+                offset: *offset,
+                chain: *chain,
+                origin: body.origin,
+                values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
+            }),
+            Found::Group { .. } => {
+                for event in self.pending.drain(..) {
+                    let values = event.values.each_ref().map(String::as_str);
+                    self.index.add(event.id, event.offset, &values);
+                    if let Some(origin) = event.origin {
+                        self.dedupe.add(&origin, event.id, &event.chain);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The thread's state.
+struct Writer {
+    log: Log,
+    dedupe: Dedupe,
+    shared: Arc<Shared>,
+    groups: u64,
+}
+
+/// One request inside a group.
+struct Placed {
+    reply: Reply,
+    outcome: Result<Vec<Receipt>, Refusal>,
+}
+
+/// What a group adds to the index.
+struct Added {
+    offset: u64,
+    committed: Committed,
+    draft: Draft,
+}
+
+impl Writer {
+    fn run(&mut self, receiver: &Receiver<Message>) {
+        // A job that did not fit the last group begins the next.
+        let mut next: Option<Job> = None;
+        let mut stopping = false;
+        while !stopping || next.is_some() {
+            let first = match next.take() {
+                Some(job) => job,
+                None => match receiver.recv() {
+                    Ok(Message::Append(job)) => job,
+                    Ok(Message::Stop) | Err(_) => break,
+                },
+            };
+            self.group(first, receiver, &mut next, &mut stopping);
+        }
+        // Those who sent behind the stop are answered, not dropped.
+        while let Ok(Message::Append(job)) = receiver.try_recv() {
+            (job.reply)(Err(closing()));
+        }
+        self.publish(true);
+    }
+
+    fn group(
+        &mut self,
+        first: Job,
+        receiver: &Receiver<Message>,
+        next: &mut Option<Job>,
+        stopping: &mut bool,
+    ) {
+        let mut group = self.log.group();
+        let mut placed = Vec::new();
+        let mut added = Vec::new();
+        let mut released = 0;
+        let mut job = first;
+        loop {
+            let bytes = job.bytes;
+            match self.place(&mut group, job, &mut added) {
+                Ok(done) => placed.push(done),
+                Err(unfit) if added.is_empty() => {
+                    // It does not fit what is left of the segment.
+                    match self.log.next_segment() {
+                        Ok(()) => {
+                            group = self.log.group();
+                            match self.place(&mut group, unfit, &mut added) {
+                                Ok(done) => placed.push(done),
+                                Err(job) => placed.push(self.too_large(job)),
+                            }
+                        }
+                        Err(stopped) => placed.push(Placed {
+                            reply: unfit.reply,
+                            outcome: Err((&stopped).into()),
+                        }),
+                    }
+                }
+                Err(unfit) => {
+                    *next = Some(unfit);
+                    break;
+                }
+            }
+            released += bytes;
+            if group.count() >= GROUP_EVENTS_MAX {
+                break;
+            }
+            job = match receiver.try_recv() {
+                Ok(Message::Append(job)) => job,
+                Ok(Message::Stop) => {
+                    *stopping = true;
+                    break;
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            };
+        }
+        self.finish(group, placed, added, released);
+    }
+
+    fn too_large(&self, job: Job) -> Placed {
+        let bytes: usize = job.drafts.iter().map(Draft::bytes).sum();
+        let limit = format!(
+            "at most {} bytes of events",
+            self.shared.superblock.body_bytes_max()
+        );
+        Placed {
+            reply: job.reply,
+            outcome: Err(Refusal::new(
+                "TOO_LARGE",
+                "events",
+                &bytes.to_string(),
+                &limit,
+            )),
+        }
+    }
+
+    /// Puts a request's events into the group: all, or none. A request that does not fit comes back.
+    fn place(
+        &mut self,
+        group: &mut GroupBuilder,
+        job: Job,
+        added: &mut Vec<Added>,
+    ) -> Result<Placed, Job> {
+        let refuse = |job: Job, refusal| {
+            Ok(Placed {
+                reply: job.reply,
+                outcome: Err(refusal),
+            })
+        };
+        if let Some(stopped) = self.log.stopped() {
+            return refuse(job, stopped.into());
+        }
+        let (mark, kept) = (group.mark(), added.len());
+        let mut receipts = Vec::with_capacity(job.drafts.len());
+        for draft in &job.drafts {
+            match self.place_one(group, draft, added) {
+                Ok(Some(receipt)) => receipts.push(receipt),
+                Ok(None) => {
+                    group.rewind(mark);
+                    added.truncate(kept);
+                    return Err(job);
+                }
+                Err(refusal) => {
+                    group.rewind(mark);
+                    added.truncate(kept);
+                    return refuse(job, refusal);
+                }
+            }
+        }
+        Ok(Placed {
+            reply: job.reply,
+            outcome: Ok(receipts),
+        })
+    }
+
+    fn place_one(
+        &self,
+        group: &mut GroupBuilder,
+        draft: &Draft,
+        added: &mut Vec<Added>,
+    ) -> Result<Option<Receipt>, Refusal> {
+        if let Some(origin) = draft.origin {
+            let here = added.iter().find(|a| a.draft.origin == Some(origin));
+            let seen = match here {
+                Some(a) => Seen::Event(a.committed.id, a.committed.chain),
+                None => self.dedupe.seen(&origin),
+            };
+            match seen {
+                Seen::New => {}
+                Seen::Event(id, commit_id) => {
+                    return Ok(Some(Receipt {
+                        id,
+                        commit_id,
+                        ulid: [0; 16],
+                        repeated: true,
+                    }));
+                }
+                Seen::Forgotten => {
+                    return Err(Refusal::new(
+                        "DUPLICATE",
+                        "origin",
+                        &origin.sequence.to_string(),
+                        "the sequence is older than those remembered",
+                    ));
+                }
+            }
+        }
+        let wall_ns = clock::wall_ns();
+        let ulid = match draft.ulid {
+            Some(ulid) => ulid,
+            None => ulid::compose(wall_ns, clock::random()),
+        };
+        let body = Body {
+            timestamp_ns: draft.timestamp_ns.unwrap_or_else(clock::monotonic_ns),
+            wall_ns,
+            ulid,
+            tenant_tag: [0; 8],
+            ns: &draft.ns,
+            actor: &draft.actor,
+            tenant_id: &draft.tenant_id,
+            event_type: &draft.event_type,
+            subject: &draft.subject,
+            payload: &draft.payload,
+            causation_id: draft.causation_id,
+            origin: draft.origin,
+            sig: None,
+        };
+        rules::stored(&body, group.next_id()).map_err(|broken| {
+            let value = match broken {
+                rules::Broken::Ns => draft.ns.clone(),
+                rules::Broken::Actor => draft.actor.clone(),
+                rules::Broken::Tenant => draft.tenant_id.clone(),
+                rules::Broken::EventType => draft.event_type.clone(),
+                rules::Broken::Causation(id) => id.to_string(),
+                _ => String::new(),
+            };
+            Refusal::new(broken.code(), broken.field(), &value, broken.limit())
+        })?;
+        Ok(group.push(&body).map(|committed| {
+            added.push(Added {
+                offset: self.log.segment_base() + committed.offset,
+                committed,
+                draft: draft.clone(),
+            });
+            Receipt {
+                id: committed.id,
+                commit_id: committed.chain,
+                ulid,
+                repeated: false,
+            }
+        }))
+    }
+
+    fn finish(
+        &mut self,
+        group: GroupBuilder,
+        placed: Vec<Placed>,
+        added: Vec<Added>,
+        released: usize,
+    ) {
+        let outcome = if added.is_empty() {
+            Ok(())
+        } else {
+            self.log.commit(group)
+        };
+        match &outcome {
+            Ok(()) if !added.is_empty() => {
+                self.groups += 1;
+                let mut index = self
+                    .shared
+                    .index
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                for event in &added {
+                    let d = &event.draft;
+                    let values = [&*d.ns, &*d.actor, &*d.tenant_id, &*d.event_type];
+                    index.add(event.committed.id, event.offset, &values);
+                    if let Some(origin) = &d.origin {
+                        self.dedupe
+                            .add(origin, event.committed.id, &event.committed.chain);
+                    }
+                }
+            }
+            Ok(()) => {}
+            Err(stopped) => eprintln!("ledger stopped writing: reason=\"{stopped}\""),
+        }
+        self.publish(false);
+        for Placed {
+            reply,
+            outcome: placed,
+        } in placed
+        {
+            reply(match &outcome {
+                Err(stopped) => Err(stopped.into()),
+                Ok(()) => placed,
+            });
+        }
+        let mut queued = self
+            .shared
+            .queued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *queued = queued.saturating_sub(released);
+        drop(queued);
+        self.shared.drained.notify_all();
+    }
+
+    fn publish(&self, closing: bool) {
+        let mut standing = self
+            .shared
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *standing = Standing {
+            closing,
+            ..standing_of(&self.log, self.groups)
+        };
+        drop(standing);
+        self.shared.moved.notify_all();
+    }
+}

@@ -1,0 +1,475 @@
+//! One log: opened with recovery, then appended to group by group.
+//!
+//! Owns the rule that an acknowledged sector is never written again, the zeros ahead of the log's
+//! end, and the rule that a failed write or sync ends writing for good.
+//!
+//! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
+
+use crate::device::Device;
+use crate::scan::{self, End, Found};
+use ledger_core::{
+    GroupBuilder, Head, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_OFFSET, SUPERBLOCK_BYTES,
+    SegmentHeader, Superblock,
+};
+use std::io;
+use std::sync::Arc;
+
+/// A small device is cut into at least this many segments, so that a later compaction can drop some.
+const SEGMENTS_WANTED: u64 = 8;
+/// Zeros are written ahead in pieces of this size, along with a group's sync.
+const ZERO_PIECE_BYTES: u64 = 1024 * 1024;
+
+/// Why a log takes no more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// A write or sync failed; the pages that it left are never tried again.
+    #[error("{step} failed: {error}; the log is read-only until the service starts again")]
+    Device {
+        /// What was being done.
+        step: &'static str,
+        /// The kernel's words.
+        error: String,
+    },
+    /// Every segment is used.
+    #[error("log is full: {segments} segments of {segment_bytes} bytes are used")]
+    Full {
+        /// How many.
+        segments: u32,
+        /// Their size.
+        segment_bytes: u64,
+    },
+    /// Something is wrong before later valid groups.
+    #[error("log is damaged at {place}: event {id}: {what}")]
+    Corrupt {
+        /// File and byte.
+        place: String,
+        /// The event that was expected.
+        id: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Opened for reading.
+    #[error("log is opened for reading")]
+    ReadOnly,
+}
+
+impl Stopped {
+    /// The protocols' code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Device { .. } | Self::ReadOnly => "READ_ONLY",
+            Self::Full { .. } => "QUOTA",
+            Self::Corrupt { .. } => "CORRUPT",
+        }
+    }
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The device failed.
+    #[error("{step}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The device cannot hold a log.
+    #[error("log device has {0} bytes, at least {min} are needed", min = SEGMENTS_OFFSET + SEGMENT_BYTES_MIN)]
+    Small(u64),
+    /// The superblock speaks of more than there is.
+    #[error(
+        "superblock: {segments} segments of {segment_bytes} bytes end past the device's {bytes}"
+    )]
+    Short {
+        /// Segments by the superblock.
+        segments: u32,
+        /// Their size.
+        segment_bytes: u64,
+        /// The device's size.
+        bytes: u64,
+    },
+    /// There is no log.
+    #[error("blank: no log here yet")]
+    Blank,
+}
+
+fn io_at(step: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+    move |error| OpenError::Io { step, error }
+}
+
+/// What a new log needs of the world.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth {
+    /// Random: names the log.
+    pub log_id: [u8; 16],
+    /// Random: key of the tenant tags.
+    pub tag_key: [u8; 32],
+    /// The wall clock.
+    pub wall_ns: u64,
+    /// Largest segment wanted; [`SEGMENT_BYTES_MAX`] but for tests.
+    pub segment_bytes_max: u64,
+}
+
+impl Birth {
+    /// The superblock of a new log on this device.
+    fn superblock(&self, device: &dyn Device) -> Result<Superblock, OpenError> {
+        let room = device.capacity().saturating_sub(SEGMENTS_OFFSET);
+        let sector = u64::from(device.sector_bytes());
+        let wanted = room / SEGMENTS_WANTED / sector * sector;
+        let max = self.segment_bytes_max.min(SEGMENT_BYTES_MAX);
+        let segment_bytes = wanted.clamp(SEGMENT_BYTES_MIN, max.max(SEGMENT_BYTES_MIN));
+        match u32::try_from(room / segment_bytes) {
+            Ok(0) => Err(OpenError::Small(device.capacity())),
+            count => Ok(Superblock {
+                sector_bytes: device.sector_bytes(),
+                segment_bytes,
+                segments_max: count.unwrap_or(u32::MAX),
+                log_id: self.log_id,
+                tag_key: self.tag_key,
+                created_wall_ns: self.wall_ns,
+                epoch: 1,
+            }),
+        }
+    }
+}
+
+/// What recovery did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// Whether the log was made just now.
+    pub created: bool,
+    /// Bytes of a torn group that were zeroed.
+    pub torn_bytes: u64,
+    /// Which superblock copy was written anew.
+    pub superblock_repaired: bool,
+}
+
+/// An open log.
+pub struct Log {
+    device: Arc<dyn Device>,
+    superblock: Superblock,
+    segment: u32,
+    offset: u64,
+    head: Head,
+    /// Zeros are durable from `offset` up to here, from the segment's start.
+    zeroed: u64,
+    /// Zeros are written up to here, durable with the next sync.
+    zeroing: u64,
+    stopped: Option<Stopped>,
+}
+
+impl Log {
+    /// Opens a log to append to it: makes it on a blank device, otherwise reads it all, hands every
+    /// event to `found`, and zeroes a torn group at its end. A damaged log opens read-only.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot even be read.
+    pub fn open(
+        device: Arc<dyn Device>,
+        birth: &Birth,
+        found: &mut dyn FnMut(Found<'_>),
+    ) -> Result<(Self, Recovery), OpenError> {
+        let mut recovery = Recovery::default();
+        let superblock = match scan::superblock(&*device).map_err(io_at("read superblock"))? {
+            Some((superblock, None)) => superblock,
+            Some((superblock, Some(_))) => {
+                write_superblock(&*device, &superblock).map_err(io_at("repair superblock"))?;
+                recovery.superblock_repaired = true;
+                superblock
+            }
+            None => {
+                let superblock = birth.superblock(&*device)?;
+                create(&*device, &superblock).map_err(io_at("make log"))?;
+                recovery.created = true;
+                superblock
+            }
+        };
+        check_size(&*device, &superblock)?;
+        let end = scan::scan(&*device, &superblock, None, found).map_err(io_at("read log"))?;
+        let mut log = Self {
+            device,
+            superblock,
+            segment: end.segment,
+            offset: end.offset,
+            head: end.head.clone(),
+            zeroed: end.offset,
+            zeroing: end.offset,
+            stopped: None,
+        };
+        match end.fault {
+            Some(fault) if end.damaged => {
+                let at = superblock.segment_offset(fault.segment) + fault.offset;
+                log.stopped = Some(Stopped::Corrupt {
+                    place: log.device.locate(at),
+                    id: fault.id.0,
+                    what: fault.kind.to_string(),
+                });
+            }
+            fault => {
+                if fault.is_some() {
+                    recovery.torn_bytes = log.cut(&end).map_err(io_at("zero torn group"))?;
+                }
+                log.prepare().map_err(io_at("zero ahead"))?;
+            }
+        }
+        Ok((log, recovery))
+    }
+
+    /// Zeroes what lies behind the last whole group: it was never acknowledged.
+    fn cut(&mut self, end: &End) -> io::Result<u64> {
+        let base = self.superblock.segment_offset(end.segment);
+        let next = self.superblock.segment_offset(end.segment + 1);
+        let from = base + end.offset;
+        let group = self.superblock.group_bytes_max();
+        let mut bytes = vec![0; usize::try_from(group.min(next - from)).unwrap_or(0)];
+        self.device.read_at(from, &mut bytes)?;
+        let torn = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+        bytes.fill(0);
+        self.device.write_at(from, &bytes)?;
+        if end.segment + 1 < self.superblock.segments_max {
+            let mut sector = vec![0; self.superblock.sector_bytes as usize];
+            self.device.read_at(next, &mut sector)?;
+            if !scan::is_zero(&sector) {
+                sector.fill(0);
+                self.device.write_at(next, &sector)?;
+            }
+        }
+        self.device.sync()?;
+        Ok(torn as u64)
+    }
+
+    /// Makes sure that zeros are durable for the next group and the one behind it.
+    fn prepare(&mut self) -> io::Result<()> {
+        if self.offset == 0 {
+            self.enter(0)?;
+        }
+        self.zero_ahead()?;
+        self.device.sync()?;
+        self.zeroed = self.zeroing;
+        Ok(())
+    }
+
+    /// Where zeros must reach: room for the next group and for the check behind it.
+    fn zeros_wanted(&self, offset: u64) -> u64 {
+        let ahead = 2 * self.superblock.group_bytes_max();
+        offset
+            .saturating_add(ahead)
+            .min(self.superblock.segment_bytes)
+    }
+
+    /// Writes zeros ahead, to be durable with the next sync.
+    fn zero_ahead(&mut self) -> io::Result<()> {
+        let wanted = self.zeros_wanted(self.offset);
+        if self.zeroing >= wanted {
+            return Ok(());
+        }
+        let to = wanted
+            .saturating_add(ZERO_PIECE_BYTES)
+            .min(self.superblock.segment_bytes);
+        let base = self.superblock.segment_offset(self.segment);
+        write_zeros(&*self.device, base + self.zeroing, base + to)?;
+        self.zeroing = to;
+        Ok(())
+    }
+
+    /// Begins a segment: zeros first, then its header, each durable before what follows.
+    fn enter(&mut self, segment: u32) -> io::Result<()> {
+        let base = self.superblock.segment_offset(segment);
+        let sector = u64::from(self.superblock.sector_bytes);
+        let to = self.zeros_wanted(sector);
+        write_zeros(&*self.device, base, base + to)?;
+        if segment + 1 < self.superblock.segments_max {
+            let next = self.superblock.segment_offset(segment + 1);
+            write_zeros(&*self.device, next, next + sector)?;
+        }
+        self.device.sync()?;
+        let mut header = vec![0; self.superblock.sector_bytes as usize];
+        SegmentHeader {
+            place: self.superblock.place(segment, self.superblock.epoch),
+            first_event_id: self.head.id + 1,
+            chain: self.head.chain,
+            tree_size: self.head.tree.size(),
+            root: self.head.tree.root(),
+        }
+        .encode(&mut header);
+        self.device.write_at(base, &header)?;
+        self.device.sync()?;
+        (self.segment, self.offset) = (segment, sector);
+        (self.zeroed, self.zeroing) = (to, to);
+        Ok(())
+    }
+
+    /// A group at the log's end.
+    #[must_use]
+    pub fn group(&self) -> GroupBuilder {
+        let place = self.superblock.place(self.segment, self.superblock.epoch);
+        GroupBuilder::new(&self.superblock, place, self.offset, self.head.clone())
+    }
+
+    /// Goes on to the next segment: the rest of this one is too small for the next group.
+    ///
+    /// # Errors
+    /// [`Stopped`], for good.
+    pub fn next_segment(&mut self) -> Result<(), Stopped> {
+        self.writable()?;
+        let next = self.segment + 1;
+        if next >= self.superblock.segments_max {
+            return Err(self.stop(Stopped::Full {
+                segments: self.superblock.segments_max,
+                segment_bytes: self.superblock.segment_bytes,
+            }));
+        }
+        // A closed segment is zero up to its end; `enter` makes it durable.
+        let base = self.superblock.segment_offset(self.segment);
+        let closed = write_zeros(
+            &*self.device,
+            base + self.zeroing,
+            base + self.superblock.segment_bytes,
+        );
+        closed
+            .and_then(|()| self.enter(next))
+            .map_err(|e| self.device_failed("begin segment", &e))
+    }
+
+    /// Makes a group durable. The log stands behind it afterwards.
+    ///
+    /// # Errors
+    /// [`Stopped`], for good: nothing of the group may be acknowledged.
+    pub fn commit(&mut self, group: GroupBuilder) -> Result<(), Stopped> {
+        self.writable()?;
+        let (bytes, head) = group.finish();
+        let end = self.offset + bytes.len() as u64;
+        // A group may only be torn over zeros: recovery tells torn from damaged by them.
+        if self.zeroed < end {
+            self.prepare()
+                .map_err(|e| self.device_failed("zero ahead", &e))?;
+        }
+        let at = self.superblock.segment_offset(self.segment) + self.offset;
+        self.device
+            .write_at(at, &bytes)
+            .map_err(|e| self.device_failed("write group", &e))?;
+        let zeroing = self.zeroing;
+        self.device
+            .sync()
+            .map_err(|e| self.device_failed("sync group", &e))?;
+        self.zeroed = zeroing;
+        (self.offset, self.head) = (end, head);
+        // The next group's sync makes these durable; a failure stops the log then.
+        self.zero_ahead()
+            .map_err(|e| self.device_failed("zero ahead", &e))
+            .or_else(|_| Ok(()))
+    }
+
+    fn writable(&self) -> Result<(), Stopped> {
+        self.stopped.clone().map_or(Ok(()), Err)
+    }
+
+    fn stop(&mut self, why: Stopped) -> Stopped {
+        self.stopped.get_or_insert(why).clone()
+    }
+
+    fn device_failed(&mut self, step: &'static str, error: &io::Error) -> Stopped {
+        self.stop(Stopped::Device {
+            step,
+            error: error.to_string(),
+        })
+    }
+
+    /// Why it takes no more, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.as_ref()
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Where its last group ends, an offset of the log.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.superblock.segment_offset(self.segment) + self.offset
+    }
+
+    /// Where its current segment begins, an offset of the log.
+    #[must_use]
+    pub fn segment_base(&self) -> u64 {
+        self.superblock.segment_offset(self.segment)
+    }
+
+    /// Its superblock.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Its device.
+    #[must_use]
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+}
+
+pub(crate) fn check_size(device: &dyn Device, superblock: &Superblock) -> Result<(), OpenError> {
+    if superblock.segment_offset(superblock.segments_max) > device.capacity() {
+        return Err(OpenError::Short {
+            segments: superblock.segments_max,
+            segment_bytes: superblock.segment_bytes,
+            bytes: device.capacity(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes a log: zeros where it will begin, then the second superblock, then the first, so that the
+/// first is there only when all else is.
+fn create(device: &dyn Device, superblock: &Superblock) -> io::Result<()> {
+    let end = superblock.segment_offset(0) + superblock.group_bytes_max();
+    write_zeros(
+        device,
+        SEGMENTS_OFFSET,
+        end.min(superblock.segment_offset(1)),
+    )?;
+    if superblock.segments_max > 1 {
+        let next = superblock.segment_offset(1);
+        write_zeros(device, next, next + u64::from(superblock.sector_bytes))?;
+    }
+    device.sync()?;
+    write_superblock(device, superblock)
+}
+
+fn write_superblock(device: &dyn Device, superblock: &Superblock) -> io::Result<()> {
+    let bytes = superblock.encode();
+    for copy in [1u64, 0] {
+        let at = copy * SUPERBLOCK_BYTES as u64;
+        let mut there = vec![0; SUPERBLOCK_BYTES];
+        device.read_at(at, &mut there)?;
+        if there != bytes {
+            device.write_at(at, &bytes)?;
+            device.sync()?;
+        }
+    }
+    Ok(())
+}
+
+fn write_zeros(device: &dyn Device, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(ZERO_PIECE_BYTES).unwrap_or(0)];
+    let mut at = from;
+    while at < to {
+        let n = (to - at).min(ZERO_PIECE_BYTES);
+        device.write_at(
+            at,
+            zeros
+                .get(..usize::try_from(n).unwrap_or(0))
+                .unwrap_or_default(),
+        )?;
+        at += n;
+    }
+    Ok(())
+}

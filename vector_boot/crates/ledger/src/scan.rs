@@ -1,0 +1,304 @@
+//! Reads a log from its beginning through the verifier: the one way in for recovery and `verify`.
+
+use crate::device::Device;
+use ledger_core::{
+    Body, EventId, Fault, FaultKind, Hash, Head, SUPERBLOCK_BYTES, Step, Superblock, Verifier,
+};
+use std::io;
+
+/// Bytes read at once; a larger frame makes the window grow to it.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// What a scan hands over while it reads.
+pub enum Found<'a> {
+    /// An event whose group has not ended yet.
+    Event {
+        /// Its id.
+        id: u64,
+        /// Its chain value.
+        chain: Hash,
+        /// Where its frame begins in the log.
+        offset: u64,
+        /// What it says.
+        body: &'a Body<'a>,
+    },
+    /// The events since the last group are durable.
+    Group {
+        /// Where the group ends in the log.
+        end: u64,
+    },
+}
+
+/// Where a scan ended.
+pub struct End {
+    /// Segment of the last whole group.
+    pub segment: u32,
+    /// Offset behind it, from the segment's start; 0 if no segment was entered.
+    pub offset: u64,
+    /// State there.
+    pub head: Head,
+    /// The first bad thing, if there is one.
+    pub fault: Option<Fault>,
+    /// Whether the fault is damage rather than a torn write.
+    pub damaged: bool,
+}
+
+/// Reads the superblock: the first copy that holds, and what is wrong with the other.
+///
+/// # Errors
+/// As the device's; `Ok(None)` if the log is blank (its first copy is zero and the second does not hold).
+pub fn superblock(
+    device: &dyn Device,
+) -> io::Result<Option<(Superblock, Option<(usize, &'static str)>)>> {
+    let mut first = vec![0; SUPERBLOCK_BYTES];
+    let mut second = vec![0; SUPERBLOCK_BYTES];
+    device.read_at(0, &mut first)?;
+    device.read_at(SUPERBLOCK_BYTES as u64, &mut second)?;
+    match (Superblock::decode(&first), Superblock::decode(&second)) {
+        (Ok(a), Ok(b)) if a == b => Ok(Some((a, None))),
+        (Ok(a), Ok(_)) => Ok(Some((a, Some((1, "differs from the first copy"))))),
+        (Ok(a), Err(why)) => Ok(Some((a, Some((1, why))))),
+        (Err(why), Ok(b)) => Ok(Some((b, Some((0, why))))),
+        (Err(_), Err(_)) if is_zero(&first) => Ok(None),
+        (Err(why), Err(_)) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: no ledger here: superblock {why}", device.locate(0)),
+        )),
+    }
+}
+
+/// Reads a log whose superblock is known, up to `until` (an offset of the log) or its end.
+///
+/// # Errors
+/// As the device's. What is wrong with the log is in [`End`].
+pub fn scan(
+    device: &dyn Device,
+    superblock: &Superblock,
+    until: Option<u64>,
+    found: &mut dyn FnMut(Found<'_>),
+) -> io::Result<End> {
+    let mut verifier = Verifier::new(*superblock);
+    let mut sector = vec![0; superblock.sector_bytes as usize];
+    let mut window = Window::new(device);
+    let mut fault = None;
+    let reached = |offset: u64| until.is_some_and(|until| offset >= until);
+    for segment in 0..superblock.segments_max {
+        let base = superblock.segment_offset(segment);
+        if reached(base) {
+            break;
+        }
+        device.read_at(base, &mut sector)?;
+        if is_zero(&sector) {
+            break;
+        }
+        if segment > 0 {
+            // The one before is closed: zeros up to its end.
+            let at = superblock.segment_offset(segment - 1) + verifier.offset();
+            if let Some(bad) = first_nonzero(device, at, base)? {
+                fault = Some(Fault {
+                    id: EventId(verifier.committed().2.id + 1),
+                    segment: segment - 1,
+                    offset: bad - superblock.segment_offset(segment - 1),
+                    kind: FaultKind::Tail,
+                });
+                break;
+            }
+        }
+        if let Err(bad) = verifier.enter(segment, &sector) {
+            fault = Some(bad);
+            break;
+        }
+        window.move_to(
+            base + verifier.offset(),
+            superblock.segment_offset(segment + 1),
+        );
+        if let Err(bad) = read_segment(&mut verifier, &mut window, base, until, found)? {
+            fault = Some(bad);
+            break;
+        }
+    }
+    let (segment, offset, head) = verifier.committed();
+    let mut end = End {
+        segment,
+        offset,
+        head: head.clone(),
+        fault,
+        damaged: false,
+    };
+    if until.is_none() && end.fault.is_none() {
+        end.fault = tail_fault(device, superblock, &end)?;
+    }
+    if end.fault.is_some() {
+        end.damaged = is_damaged(device, superblock, &verifier, &end)?;
+    }
+    Ok(end)
+}
+
+fn read_segment(
+    verifier: &mut Verifier,
+    window: &mut Window<'_>,
+    base: u64,
+    until: Option<u64>,
+    found: &mut dyn FnMut(Found<'_>),
+) -> io::Result<Result<(), Fault>> {
+    loop {
+        let at = base + verifier.offset();
+        if until.is_some_and(|until| at >= until) {
+            return Ok(Ok(()));
+        }
+        match verifier.step(window.from(at)) {
+            Ok(Step::Need(bytes)) => window.fill(at, bytes)?,
+            Ok(Step::Event {
+                id,
+                chain,
+                offset,
+                body,
+            }) => found(Found::Event {
+                id,
+                chain,
+                offset: base + offset,
+                body: &body,
+            }),
+            Ok(Step::Group { .. }) => found(Found::Group {
+                end: base + verifier.offset(),
+            }),
+            Ok(Step::Blank) => return Ok(Ok(())),
+            Err(fault) => return Ok(Err(fault)),
+        }
+    }
+}
+
+/// A clean log has zeros behind its last group, where the next group would go, and no header of a
+/// next segment.
+fn tail_fault(
+    device: &dyn Device,
+    superblock: &Superblock,
+    end: &End,
+) -> io::Result<Option<Fault>> {
+    let base = superblock.segment_offset(end.segment);
+    let next = superblock.segment_offset(end.segment + 1);
+    let from = base + end.offset;
+    let to = from.saturating_add(superblock.group_bytes_max()).min(next);
+    let mut bad = first_nonzero(device, from, to)?.map(|at| (end.segment, at - base));
+    if bad.is_none() && end.offset > 0 && end.segment + 1 < superblock.segments_max {
+        let to = next + u64::from(superblock.sector_bytes);
+        bad = first_nonzero(device, next, to)?.map(|at| (end.segment + 1, at - next));
+    }
+    Ok(bad.map(|(segment, offset)| Fault {
+        id: EventId(end.head.id + 1),
+        segment,
+        offset,
+        kind: FaultKind::Tail,
+    }))
+}
+
+fn is_damaged(
+    device: &dyn Device,
+    superblock: &Superblock,
+    verifier: &Verifier,
+    end: &End,
+) -> io::Result<bool> {
+    let group = superblock.group_bytes_max();
+    let sector = u64::from(superblock.sector_bytes);
+    let mut bytes = vec![0; usize::try_from(group.next_multiple_of(sector)).unwrap_or(0)];
+    let mut look = |segment: u32, from: u64, to: u64| -> io::Result<bool> {
+        let base = superblock.segment_offset(segment);
+        let mut at = from;
+        while at < to {
+            let n = (to - at).min(bytes.len() as u64);
+            let part = bytes
+                .get_mut(..usize::try_from(n).unwrap_or(0))
+                .unwrap_or_default();
+            device.read_at(base + at, part)?;
+            if verifier.damaged(segment, at, part) {
+                return Ok(true);
+            }
+            at += n;
+        }
+        Ok(false)
+    };
+    // The rest of the segment where the fault is, and the beginning of the one behind it: its first
+    // group is written only after its header is durable.
+    if end.offset == 0 {
+        return look(0, sector, superblock.segment_bytes);
+    }
+    if look(end.segment, end.offset, superblock.segment_bytes)? {
+        return Ok(true);
+    }
+    if end.segment + 1 >= superblock.segments_max {
+        return Ok(false);
+    }
+    look(
+        end.segment + 1,
+        sector,
+        (sector + group).min(superblock.segment_bytes),
+    )
+}
+
+/// First byte that is not zero in a range of the log.
+pub(crate) fn first_nonzero(device: &dyn Device, from: u64, to: u64) -> io::Result<Option<u64>> {
+    let mut buf = vec![0; WINDOW_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
+        let part = buf.get_mut(..n).unwrap_or_default();
+        device.read_at(at, part)?;
+        if let Some(bad) = part.iter().position(|b| *b != 0) {
+            return Ok(Some(at + bad as u64));
+        }
+        at += n as u64;
+    }
+    Ok(None)
+}
+
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| *b == 0)
+}
+
+/// A sliding view of the device.
+struct Window<'d> {
+    device: &'d dyn Device,
+    buf: Vec<u8>,
+    first: u64,
+    filled: usize,
+    end: u64,
+}
+
+impl<'d> Window<'d> {
+    fn new(device: &'d dyn Device) -> Self {
+        Self {
+            device,
+            buf: vec![0; WINDOW_BYTES],
+            first: 0,
+            filled: 0,
+            end: 0,
+        }
+    }
+
+    /// Goes to a segment that ends at `end`.
+    fn move_to(&mut self, first: u64, end: u64) {
+        (self.first, self.filled, self.end) = (first, 0, end);
+    }
+
+    /// What is there from `at` on.
+    fn from(&self, at: u64) -> &[u8] {
+        let skip = usize::try_from(at - self.first).unwrap_or(usize::MAX);
+        self.buf.get(skip..self.filled).unwrap_or_default()
+    }
+
+    /// Reads anew from `at`, at least `need` bytes, which the verifier knows to lie in the segment.
+    fn fill(&mut self, at: u64, need: u64) -> io::Result<()> {
+        let need = usize::try_from(need).unwrap_or(usize::MAX);
+        if self.buf.len() < need {
+            self.buf.resize(need, 0);
+        }
+        let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
+        let n = left.min(self.buf.len());
+        self.device
+            .read_at(at, self.buf.get_mut(..n).unwrap_or_default())?;
+        (self.first, self.filled) = (at, n);
+        Ok(())
+    }
+}

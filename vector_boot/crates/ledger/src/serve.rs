@@ -1,0 +1,239 @@
+//! The service: listeners, connections, readiness, an orderly end.
+//!
+//! The main thread accepts and waits for SIGTERM; each connection has a thread of its own, at most
+//! [`CONNECTIONS_MAX`]; the committer is the only one that writes the log.
+
+use crate::committer::{Committer, Draft, Ledger};
+use crate::device::{Access, Device};
+use crate::gate::{Gate, Permit};
+use crate::log::{Birth, Recovery};
+use crate::{clock, jsonl, open, wire_socket};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use sys::events::{Interest, Poller, Signals};
+use sys::inherit::{Inherited, notify};
+use sys::packet::{Mode, PacketListener, PacketSocket};
+
+/// Connections at a time, both sockets together. Our own services, the console and some users'.
+const CONNECTIONS_MAX: usize = 64;
+/// How often the status line with the head is sent.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
+/// `signal(7)`.
+const SIGTERM: i32 = 15;
+/// `signal(7)`.
+const SIGINT: i32 = 2;
+/// Name of the log in VB_DATA when no descriptor is passed.
+const LOG_FILE: &str = "ledger.log";
+
+const TOKEN_SIGNAL: u64 = 0;
+const TOKEN_WIRE: u64 = 1;
+const TOKEN_JSONL: u64 = 2;
+
+/// Runs the service until SIGTERM.
+#[must_use]
+pub fn main(log_path: Option<&Path>) -> ExitCode {
+    match run(log_path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("ledger failed: reason={why:?}");
+            // PID 1 shows this line.
+            let _ = notify(&format!("STATUS={why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(log_path: Option<&Path>) -> Result<(), String> {
+    let mut inherited = Inherited::take();
+    let mut signals = Signals::new(&[SIGTERM, SIGINT]).map_err(|e| format!("signals: {e}"))?;
+    let device = device(&mut inherited, log_path).map_err(|e| format!("log: {e}"))?;
+    let stats = inherited.remove("stats");
+    let wire = wire_listener(&mut inherited).map_err(|e| format!("ledger.wire: {e}"))?;
+    let jsonl = jsonl_listener(&mut inherited).map_err(|e| format!("ledger.sock: {e}"))?;
+    let birth = Birth {
+        log_id: clock::random(),
+        tag_key: clock::random(),
+        wall_ns: clock::wall_ns(),
+        segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
+    };
+    let (committer, recovery) =
+        Committer::start(device, &birth).map_err(|e| match std::error::Error::source(&e) {
+            Some(cause) => format!("{e}: {cause}"),
+            None => e.to_string(),
+        })?;
+    let ledger = committer.ledger().clone();
+    after_recovery(&ledger, &recovery);
+    let ready = format!("READY=1\nSTATUS={}", status(&ledger));
+    notify(&ready).map_err(|e| format!("notify: {e}"))?;
+    eprintln!("ledger ready: {}", status(&ledger));
+    let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
+    serve(&ledger, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| format!("poll: {e}"))?;
+    // Nobody may be listening any more.
+    let _ = notify("STOPPING=1");
+    committer.stop();
+    eprintln!("ledger stopped: {}", status(&ledger));
+    Ok(())
+}
+
+fn device(inherited: &mut Inherited, log_path: Option<&Path>) -> io::Result<Arc<dyn Device>> {
+    if let Some(path) = log_path {
+        return open::path(path, Access::Write);
+    }
+    if let Some(fd) = inherited.remove("log") {
+        return open::descriptor(File::from(fd), "log", Access::Write);
+    }
+    let folder = std::env::var_os("VB_DATA").ok_or_else(|| {
+        let why = "no descriptor named log, no --log and no VB_DATA";
+        io::Error::new(io::ErrorKind::NotFound, why)
+    })?;
+    let path = Path::new(&folder).join(LOG_FILE);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
+    open::descriptor(file, &path.display().to_string(), Access::Write)
+}
+
+fn wire_listener(inherited: &mut Inherited) -> io::Result<PacketListener> {
+    match inherited.remove("ledger.wire") {
+        Some(fd) => Ok(PacketListener::from_fd(fd)),
+        None => PacketListener::bind(&ipc::run_folder().join("ledger.wire"), Mode::Blocking),
+    }
+}
+
+fn jsonl_listener(inherited: &mut Inherited) -> io::Result<UnixListener> {
+    if let Some(fd) = inherited.remove("ledger.sock") {
+        return Ok(UnixListener::from(fd));
+    }
+    let path = ipc::run_folder().join("ledger.sock");
+    // Left by an earlier run: nobody accepts there, since the log's lock is ours.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    UnixListener::bind(&path)
+}
+
+/// Tells the log what recovery did.
+fn after_recovery(ledger: &Ledger, recovery: &Recovery) {
+    if let Some(stopped) = ledger.standing().stopped {
+        eprintln!("ledger read-only: reason=\"{stopped}\"");
+        return;
+    }
+    if recovery.torn_bytes == 0 && !recovery.superblock_repaired {
+        return;
+    }
+    eprintln!("ledger recovered: bytes={}", recovery.torn_bytes);
+    let payload = format!(
+        "{{\"bytes\":{},\"superblock_repaired\":{}}}",
+        recovery.torn_bytes, recovery.superblock_repaired
+    );
+    let draft = Draft {
+        origin: None,
+        ns: "ledger".to_owned(),
+        actor: "service:ledger".to_owned(),
+        tenant_id: "system".to_owned(),
+        event_type: "recovered".to_owned(),
+        subject: "log".to_owned(),
+        payload,
+        causation_id: None,
+        timestamp_ns: None,
+        ulid: None,
+    };
+    if let Err(refusal) = ledger.append_wait(vec![draft]) {
+        eprintln!(
+            "ledger recovered event refused: reason={:?}",
+            refusal.reason()
+        );
+    }
+}
+
+fn status(ledger: &Ledger) -> String {
+    let standing = ledger.standing();
+    match standing.stopped {
+        None => format!("head={}", standing.id),
+        Some(why) => format!("head={} read-only: {why}", standing.id),
+    }
+}
+
+fn serve(
+    ledger: &Ledger,
+    wire: &PacketListener,
+    jsonl: &UnixListener,
+    signals: &mut Signals,
+    stats: &mut Option<crate::stats::Page>,
+) -> io::Result<()> {
+    let mut poller = Poller::new()?;
+    poller.add(signals.as_fd(), TOKEN_SIGNAL, Interest::Read)?;
+    poller.add(wire.as_fd(), TOKEN_WIRE, Interest::Read)?;
+    poller.add(jsonl.as_fd(), TOKEN_JSONL, Interest::Read)?;
+    let gate = Arc::new(Gate::new(CONNECTIONS_MAX));
+    let mut told = status(ledger);
+    loop {
+        let ready = poller.wait(Some(STATUS_PERIOD))?;
+        for n in 0..ready {
+            match poller.ready(n).map(|r| r.token) {
+                Some(TOKEN_SIGNAL) => {
+                    if let Some((signal, pid)) = signals.take() {
+                        eprintln!("ledger stopping: signal={signal} from={pid}");
+                        return Ok(());
+                    }
+                }
+                Some(TOKEN_WIRE) => {
+                    if let Ok(socket) = wire.accept(Mode::Blocking) {
+                        start(ledger, &gate, Stream::Wire(socket));
+                    }
+                }
+                Some(TOKEN_JSONL) => {
+                    if let Ok((socket, _)) = jsonl.accept() {
+                        start(ledger, &gate, Stream::Jsonl(socket));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(page) = stats {
+            page.publish(ledger, gate.out());
+        }
+        let now = status(ledger);
+        if now != told {
+            // The next period tries again.
+            let _ = notify(&format!("STATUS={now}"));
+            told = now;
+        }
+    }
+}
+
+enum Stream {
+    Wire(PacketSocket),
+    Jsonl(UnixStream),
+}
+
+/// Starts a connection's thread; past the limit the connection is closed at once.
+fn start(ledger: &Ledger, gate: &Arc<Gate>, stream: Stream) {
+    let Some(permit) = gate.try_enter() else {
+        eprintln!("ledger connection refused: limit={CONNECTIONS_MAX}");
+        return;
+    };
+    let ledger = ledger.clone();
+    let spawned = std::thread::Builder::new()
+        .name("connection".to_owned())
+        .spawn(move || {
+            let _permit: Permit = permit;
+            match stream {
+                Stream::Wire(socket) => wire_socket::serve(socket, &ledger),
+                Stream::Jsonl(socket) => jsonl::serve(socket, &ledger),
+            }
+        });
+    if let Err(e) = spawned {
+        eprintln!("ledger connection refused: error=\"{e}\"");
+    }
+}
