@@ -15,11 +15,13 @@
 
 pub mod allocate;
 pub mod axes;
+pub mod breaker;
 pub mod bucket;
 pub mod fuzz;
 pub mod name;
 pub mod opaque;
 pub mod plan;
+pub mod shedder;
 pub mod table;
 pub mod token;
 
