@@ -15,6 +15,8 @@ mod ledger;
 mod programs;
 mod screen;
 mod serial;
+#[cfg(test)]
+mod tests;
 mod text;
 mod words;
 

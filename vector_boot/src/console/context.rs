@@ -34,8 +34,10 @@ pub enum Power {
 
 /// Who can interrupt or approve what a command does.
 pub trait Attention {
-    /// Waits, at most this long; `true` when the command is to end.
+    /// Waits, at most this long; `true` when a command without an end of its own is to end.
     fn wait(&mut self, limit: Duration) -> bool;
+    /// Waits, at most this long; `true` when a command that will end by itself is given up.
+    fn pause(&mut self, limit: Duration) -> bool;
     /// Asks before something drastic; a program that sent the command has answered by sending it.
     fn confirm(&mut self, question: &str) -> bool;
     /// How long a command may follow something that has no end of its own.
@@ -47,6 +49,10 @@ pub struct Unattended;
 
 impl Attention for Unattended {
     fn wait(&mut self, limit: Duration) -> bool {
+        self.pause(limit)
+    }
+
+    fn pause(&mut self, limit: Duration) -> bool {
         std::thread::sleep(limit);
         false
     }

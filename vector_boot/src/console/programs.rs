@@ -100,11 +100,20 @@ impl Write for Patient<'_> {
 }
 
 /// A program watches: the next line that it sends ends what follows something.
-struct Program<'f>(&'f File);
+struct Program<'f> {
+    line: &'f File,
+    /// Whether that line is here already.
+    more: bool,
+}
 
 impl Attention for Program<'_> {
     fn wait(&mut self, limit: Duration) -> bool {
-        readable(self.0, limit)
+        self.more || readable(self.line, limit)
+    }
+
+    fn pause(&mut self, limit: Duration) -> bool {
+        std::thread::sleep(limit);
+        false
     }
 
     fn confirm(&mut self, _question: &str) -> bool {
@@ -123,7 +132,10 @@ impl Attention for Program<'_> {
 pub fn serve(line: &File, site: &Site) -> io::Result<()> {
     let mut lines = Lines::default();
     while let Some(sent) = receive(line, &mut lines)? {
-        sent.iter().try_for_each(|sent| answer(line, sent, site))?;
+        for (at, text) in sent.iter().enumerate() {
+            let more = at + 1 < sent.len();
+            answer(Program { line, more }, text, site)?;
+        }
     }
     Ok(())
 }
@@ -162,11 +174,10 @@ fn receive(line: &File, lines: &mut Lines) -> io::Result<Option<Vec<Line>>> {
 }
 
 /// Runs one line and closes its answer.
-fn answer(line: &File, sent: &Line, site: &Site) -> io::Result<()> {
-    let mut sink = BufWriter::new(Patient::new(line, WRITE_LIMIT));
+fn answer(mut program: Program<'_>, sent: &Line, site: &Site) -> io::Result<()> {
+    let mut sink = BufWriter::new(Patient::new(program.line, WRITE_LIMIT));
     let code = match sent {
         Line::Text(text) => {
-            let mut program = Program(line);
             let mut context = Context::new(site, &mut program);
             commands::run_line(text, &mut context, &mut sink)
         }

@@ -52,7 +52,7 @@ const READ_BYTES: usize = 256;
 
 /// What the console does, by `vb.console_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     On(Power),
     Off,
 }
@@ -195,6 +195,10 @@ impl Attention for Person<'_> {
         pressed
     }
 
+    fn pause(&mut self, limit: Duration) -> bool {
+        self.wait(limit)
+    }
+
     fn confirm(&mut self, question: &str) -> bool {
         let mut sink = Patient::new(self.0, WRITE_LIMIT);
         if write!(sink, "{} [y/N] ", text::clean(question)).is_err() {
@@ -218,7 +222,7 @@ struct Shell<'s> {
     screen: Screen,
 }
 
-fn serve_person(terminal: &File, site: &Site, mode: Mode) -> io::Result<()> {
+pub(super) fn serve_person(terminal: &File, site: &Site, mode: Mode) -> io::Result<()> {
     let raw = Raw::enter(terminal.as_fd(), LineFeeds::Translated);
     if let Err(e) = &raw
         && e.raw_os_error() == Some(IO_ERROR)

@@ -252,7 +252,9 @@ fn verify(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
         .collect();
     lines.extend(text::pairs(&shown));
     let mut value = report;
-    value.remove("id");
+    for name in hidden {
+        value.remove(name);
+    }
     value.insert("holds".to_owned(), json!(holds));
     out.either(&Value::Object(value), &lines)?;
     Ok(if holds { DONE } else { FAILED })

@@ -249,7 +249,7 @@ fn ready(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outc
             }
             _ => {}
         }
-        if context.attention.wait(READY_STEP) {
+        if context.attention.pause(READY_STEP) {
             break Err("interrupted".to_owned());
         }
     };
@@ -316,6 +316,8 @@ fn lateness(counts: &[u32; LATENESS_BUCKETS]) -> Vec<String> {
         };
         let bar = text::bar(u64::from(*count), u64::from(most), BAR_WIDTH);
         format!("  {label:<17} {count:>8}  {bar}")
+            .trim_end()
+            .to_owned()
     };
     counts
         .iter()
@@ -461,7 +463,7 @@ mod tests {
             lateness(&counts),
             [
                 format!("  under 0.032 ms          80  {}", "#".repeat(40)),
-                "  under 0.064 ms           0  ".to_owned(),
+                "  under 0.064 ms           0".to_owned(),
                 "  under 0.128 ms           1  #".to_owned(),
             ]
         );

@@ -32,7 +32,7 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Model,
         usage: "NAME",
-        help: "One tensor: shape, type, size, smallest, largest and mean value, the first values. Reads \
+        help: "One tensor's shape, type, size and values. Smallest, largest and mean value, the first values; reads \
                the whole tensor from where it is mapped.",
         completes: &[Completes::Tensor],
         changes: false,
@@ -59,10 +59,16 @@ fn with_index<T>(
     let package = site.descriptor("rts")?;
     let mapping = Mapping::of_whole_fd(&package)
         .map_err(|e| Failure::failed(format!("map the package: {e}")))?;
-    let package =
-        rts::Package::parse(&mapping).map_err(|e| Failure::failed(format!("package: {e}")))?;
-    let index =
-        Index::parse(package.tensor_bytes()).map_err(|e| Failure::failed(format!("model: {e}")))?;
+    // As an ordinary process the model may be given without a package around it.
+    let window = if mapping.starts_with(&gguf::MAGIC) {
+        &mapping[..]
+    } else {
+        let package = rts::Package::parse(&mapping);
+        package
+            .map_err(|e| Failure::failed(format!("package: {e}")))?
+            .tensor_bytes()
+    };
+    let index = Index::parse(window).map_err(|e| Failure::failed(format!("model: {e}")))?;
     read(&index)
 }
 
@@ -131,15 +137,20 @@ fn tensor(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
             ("type", t.ggml_type.name().to_owned()),
             ("shape", shape(&t)),
             ("values", t.values().to_string()),
-            (
-                "size",
-                format!("{} ({} bytes)", text::bytes(t.bytes), t.bytes),
-            ),
+            ("bytes", size(t.bytes)),
         ]);
         figures(&t, data, &mut value, &mut lines);
         out.either(&value, &lines)?;
         Ok(DONE)
     })
+}
+
+/// `1.5 MiB, 1572864 exactly`; small sizes need no second form.
+fn size(bytes: u64) -> String {
+    match text::bytes(bytes) {
+        shown if bytes < 1024 => shown,
+        shown => format!("{shown}, {bytes} exactly"),
+    }
 }
 
 /// Adds the figures over the values, or why there are none.
@@ -162,11 +173,13 @@ fn figures(t: &Tensor<'_>, data: &[u8], value: &mut Value, lines: &mut Vec<Strin
                 ("max   ", format!("{:.6}", stats.max)),
                 ("mean  ", format!("{:.8}", stats.mean)),
             ]));
-            lines.extend(text::wrap(
-                &format!("first   {}", shown.join(" ")),
-                text::WIDTH,
-                "",
-            ));
+            for (at, line) in text::wrap(&shown.join(" "), text::WIDTH - 8, "")
+                .iter()
+                .enumerate()
+            {
+                let label = if at == 0 { "first" } else { "" };
+                lines.push(format!("{label:<6}  {line}"));
+            }
         }
         Err(e) => {
             fields.insert("unread".into(), json!(e.to_string()));

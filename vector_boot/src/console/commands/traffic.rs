@@ -88,6 +88,7 @@ fn state(context: &Context<'_>, out: &mut Out<'_>) -> Outcome {
         ("checks", format!("{}, {} denied", s.checks, s.denied)),
         ("ticks", format!("{}, epoch {}", s.ticks, s.epoch)),
     ]);
+    lines.push(String::new());
     let mut table = Table::new(&["AXIS", ">BUDGET", ">GRANTED", ">CONSUMED"]);
     let columns = axis_names()
         .into_iter()
