@@ -152,6 +152,12 @@ pub fn open(root: BorrowedFd<'_>, path: &[u8], access: Access) -> io::Result<Fil
     resolve(root, &c_path(path)?, access.flags(), Mode::empty()).map(File::from)
 }
 
+/// Whether a path did not resolve since a symbolic link lies on it.
+#[must_use]
+pub fn met_link(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(libc::ELOOP)
+}
+
 /// The facts about an open descriptor.
 ///
 /// # Errors

@@ -255,7 +255,10 @@ pub fn own_uid() -> u32 {
 }
 
 /// Removes what a listener of an earlier run left; anything that is not a socket stays.
-pub(crate) fn remove_socket(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// As `unlink(2)`; `AlreadyExists` if something else is there.
+pub fn remove_socket(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),

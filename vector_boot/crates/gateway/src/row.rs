@@ -1,0 +1,128 @@
+//! The payload of a ledger row: what is told of a call, and what is not.
+//!
+//! Parameters are never written; a keyed commitment to them is, so that whoever is shown the
+//! parameters later can be shown to be right. An unkeyed hash of a short path could be guessed, so
+//! the key is random and lives as long as this process.
+//!
+//! Pure but for [`Commitments::new`], which draws the key. Start with [`payload`].
+
+use crate::reality::Score;
+use serde_json::{Map, Value};
+
+/// Makes commitments to parameters.
+pub struct Commitments([u8; 32]);
+
+impl Commitments {
+    /// Draws a key.
+    ///
+    /// # Errors
+    /// As `getrandom(2)`.
+    pub fn new() -> std::io::Result<Self> {
+        let mut key = [0u8; 32];
+        sys::random::fill(&mut key)?;
+        Ok(Self(key))
+    }
+
+    /// Keyed BLAKE3 of the parameters' JSON with sorted keys, in hexadecimal.
+    #[must_use]
+    pub fn of(&self, params: &Map<String, Value>) -> String {
+        let text = serde_json::to_vec(params).unwrap_or_default();
+        blake3::keyed_hash(&self.0, &text).to_hex().to_string()
+    }
+}
+
+/// What a row tells of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told<'a> {
+    /// Name of the root, if the target is a file.
+    pub root: Option<&'a str>,
+    /// [`Commitments::of`] the parameters; absent where they were not read.
+    pub params_commitment: Option<&'a str>,
+    /// The Reality Index, if the target was looked at.
+    pub reality: Option<Score>,
+    /// Boundary cost.
+    pub torsion: f64,
+    /// From arrival to the end of the tool.
+    pub duration_us: u64,
+    /// `success`, `error`, `denied`, `replayed`.
+    pub outcome: &'a str,
+    /// Stable code; empty on success.
+    pub code: &'a str,
+    /// How many refusals this row stands for; absent where it is one.
+    pub count: Option<u64>,
+}
+
+/// The canonical JSON (RFC 8785: sorted keys, shortest numbers) of a row's payload.
+#[must_use]
+pub fn payload(told: &Told<'_>) -> String {
+    let text = |s: &str| Value::from(s).to_string();
+    // Display of f64 is the shortest form and writes 1.0 as 1, which is what RFC 8785 asks for in
+    // the range of these scores.
+    let members = [
+        ("code", text(told.code)),
+        ("count", optional(told.count.map(|n| n.to_string()))),
+        ("duration_us", told.duration_us.to_string()),
+        ("outcome", text(told.outcome)),
+        (
+            "params_commitment",
+            optional(told.params_commitment.map(text)),
+        ),
+        (
+            "reality_index",
+            optional(told.reality.map(|s| s.value().to_string())),
+        ),
+        ("root", optional(told.root.map(text))),
+        ("torsion_score", told.torsion.to_string()),
+    ];
+    let members: Vec<String> = members
+        .into_iter()
+        .filter(|(name, value)| *name != "count" || value != "null")
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn optional(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "null".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_is_canonical() {
+        let told = Told {
+            root: Some("w\"k"),
+            params_commitment: Some("ab"),
+            reality: Some(Score::EXISTS),
+            torsion: 0.0,
+            duration_us: 12,
+            outcome: "denied",
+            code: "not_a_file",
+            count: None,
+        };
+        assert_eq!(
+            payload(&told),
+            r#"{"code":"not_a_file","duration_us":12,"outcome":"denied","params_commitment":"ab","reality_index":0.4,"root":"w\"k","torsion_score":0}"#
+        );
+        let many = Told {
+            reality: Some(Score::USABLE),
+            count: Some(3),
+            ..told
+        };
+        let parsed: Value = serde_json::from_str(&payload(&many)).unwrap();
+        assert_eq!(parsed["count"], 3);
+        assert!(payload(&many).contains(r#""reality_index":1,"#));
+    }
+
+    #[test]
+    fn commitments_differ_by_key_and_by_parameters() {
+        let (a, b) = (Commitments::new().unwrap(), Commitments::new().unwrap());
+        let params = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+        let one = params(r#"{"path":"a","root":"w"}"#);
+        assert_eq!(a.of(&one), a.of(&params(r#"{"root":"w","path":"a"}"#)));
+        assert_ne!(a.of(&one), a.of(&params(r#"{"root":"w","path":"b"}"#)));
+        assert_ne!(a.of(&one), b.of(&one));
+    }
+}

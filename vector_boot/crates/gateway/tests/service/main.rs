@@ -1,0 +1,5 @@
+//! The gateway as a whole: real sockets, real files, peers that speak the real frames.
+
+mod calls;
+mod house;
+mod peers;
