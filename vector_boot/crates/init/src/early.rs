@@ -208,8 +208,12 @@ pub fn leave_initramfs(report: &mut Report) {
         no_exec: true,
         no_dev: true,
     };
-    let moved = fs::create_dir(root)
-        .and_then(|()| machine::mount_fs("tmpfs", root, "tmpfs", flags, "mode=0755,size=4m"))
+    let made = match fs::create_dir(root) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    let moved = made
+        .and_then(|()| machine::mount_fs("tmpfs", root, "tmpfs", flags, "mode=0755,size=64m"))
         .and_then(|()| {
             for folder in ["data", "share"] {
                 fs::create_dir(root.join(folder))?;

@@ -36,6 +36,8 @@ const UNMOUNT_NS: u64 = 10_000_000_000;
 const HELPER_RETRY_NS: u64 = 1_000_000_000;
 /// Tensor blocks hashed in one task of the scrub: 4 MiB.
 const SCRUB_BLOCKS: u32 = 64;
+/// A service that was started so often without getting up is a cause of the degraded state.
+const SETTLED_RESTARTS: u32 = 3;
 /// Our own executable's place in the table of images.
 const VECTOR_BOOT: usize = 0;
 /// Sentences of [`Heart::degraded`]; each cause is said once.
