@@ -8,10 +8,10 @@
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
 use crate::device::Device;
+use crate::fold::Fold;
 use crate::index::Index;
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
 use crate::reader::Reader;
-use crate::scan::Found;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -364,50 +364,6 @@ fn standing_of(log: &Log, groups: u64) -> Standing {
         stopped: log.stopped().cloned(),
         groups,
         closing: false,
-    }
-}
-
-/// What recovery folds the log into. Events count once their group has ended.
-#[derive(Default)]
-struct Fold {
-    index: Index,
-    dedupe: Dedupe,
-    pending: Vec<Pending>,
-}
-
-struct Pending {
-    id: u64,
-    offset: u64,
-    chain: Hash,
-    origin: Option<Origin>,
-    values: [String; 4],
-}
-
-impl Fold {
-    fn found(&mut self, found: &Found<'_>) {
-        match found {
-            Found::Event {
-                id,
-                chain,
-                offset,
-                body,
-            } => self.pending.push(Pending {
-                id: *id,
-                offset: *offset,
-                chain: *chain,
-                origin: body.origin,
-                values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
-            }),
-            Found::Group { .. } => {
-                for event in self.pending.drain(..) {
-                    let values = event.values.each_ref().map(String::as_str);
-                    self.index.add(event.id, event.offset, &values);
-                    if let Some(origin) = event.origin {
-                        self.dedupe.add(&origin, event.id, &event.chain);
-                    }
-                }
-            }
-        }
     }
 }
 

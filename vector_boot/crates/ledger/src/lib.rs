@@ -13,17 +13,21 @@ pub mod log;
 pub mod open;
 pub mod scan;
 
+mod cli;
 mod clock;
 mod dedupe;
+mod fold;
 mod gate;
 mod gpt;
 mod identity;
 mod index;
 mod json;
 mod jsonl;
+mod query;
 mod reader;
 mod serve;
 mod stats;
+mod verify;
 mod wire_socket;
 
 use std::ffi::OsString;
@@ -31,6 +35,6 @@ use std::process::ExitCode;
 
 /// Runs the role over the words behind its name.
 #[must_use]
-pub fn main(_words: &[OsString]) -> ExitCode {
-    serve::main(None)
+pub fn main(words: &[OsString]) -> ExitCode {
+    cli::main(words)
 }

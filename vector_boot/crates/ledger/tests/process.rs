@@ -16,10 +16,21 @@ const ROLE: &str = "VB_TEST_LEDGER_WORDS";
 /// Longest wait for anything; the machine may be slow.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Not a promise of its own: what the child runs. With one test thread it is the main thread, so that
-/// signals are blocked for the whole process as in the real one.
-#[test]
-fn child_role() {
+/// The tests, by name; a word on the command line chooses those that contain it.
+const TESTS: &[(&str, fn())] = &[
+    (
+        "an_append_is_there_after_a_restart",
+        an_append_is_there_after_a_restart,
+    ),
+    ("a_second_writer_is_refused", a_second_writer_is_refused),
+    ("lines_over_the_stream_socket", lines_over_the_stream_socket),
+    (
+        "killed_again_and_again_nothing_acknowledged_is_lost_or_doubled",
+        killed_again_and_again_nothing_acknowledged_is_lost_or_doubled,
+    ),
+];
+
+fn main() {
     if let Some(words) = std::env::var_os(ROLE) {
         let words = words.into_string().unwrap();
         let words: Vec<_> = words
@@ -30,6 +41,17 @@ fn child_role() {
         let code = ledger::main(&words);
         std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
     }
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|w| !w.starts_with('-'))
+        .collect();
+    for (name, test) in TESTS {
+        if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
+            // A panic ends the process with a failure.
+            test();
+            println!("test {name} ... ok");
+        }
+    }
 }
 
 struct Service {
@@ -39,7 +61,6 @@ struct Service {
 
 fn spawn(folder: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["child_role", "--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, "")
         .env("VB_RUN", folder)
         .env("VB_DATA", folder)
@@ -94,7 +115,6 @@ fn event(subject: &str) -> Append<'_> {
     }
 }
 
-#[test]
 fn an_append_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut service = Service::start(folder.path());
@@ -124,12 +144,10 @@ fn nix_pid(child: &Child) -> String {
     child.id().to_string()
 }
 
-#[test]
 fn a_second_writer_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path());
     let mut second = Command::new(std::env::current_exe().unwrap())
-        .args(["child_role", "--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, "")
         .env("VB_RUN", tempfile::tempdir().unwrap().path())
         .env("VB_DATA", folder.path())
@@ -152,7 +170,6 @@ fn a_second_writer_is_refused() {
 const ROUNDS: u64 = 12;
 const CLIENTS: u32 = 4;
 
-#[test]
 fn killed_again_and_again_nothing_acknowledged_is_lost_or_doubled() {
     let folder = tempfile::tempdir().unwrap();
     let acknowledged = std::sync::Mutex::new(BTreeMap::<(u32, u64), (u64, [u8; 32])>::new());
@@ -237,4 +254,205 @@ fn killed_again_and_again_nothing_acknowledged_is_lost_or_doubled() {
             "{origin:?} was acknowledged"
         );
     }
+}
+
+/// Runs the command line against the service; its exit code and output.
+fn command(folder: &Path, words: &[&str]) -> (i32, String) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .env(ROLE, words.join("\n"))
+        .env("VB_RUN", folder)
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+struct Lines {
+    stream: std::os::unix::net::UnixStream,
+    reader: std::io::BufReader<std::os::unix::net::UnixStream>,
+}
+
+impl Lines {
+    fn connect(folder: &Path) -> Self {
+        let stream = std::os::unix::net::UnixStream::connect(folder.join("ledger.sock")).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let reader = std::io::BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+    fn send(&mut self, line: &str) {
+        use std::io::Write;
+        writeln!(self.stream, "{line}").unwrap();
+    }
+    fn next(&mut self) -> serde_json::Value {
+        use std::io::BufRead;
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+    }
+    fn ask(&mut self, line: &str) -> serde_json::Value {
+        self.send(line);
+        self.next()
+    }
+    fn error(&mut self, line: &str) -> String {
+        let answer = self.ask(line);
+        assert_eq!(answer["ok"], false, "{line}: {answer}");
+        answer["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+fn lines_over_the_stream_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    assert_eq!(lines.ask("{\"type\":\"ping\",\"id\":\"p\"}")["id"], "p");
+    // Appends: one, a batch, what is refused.
+    let one = lines.ask(
+        r#"{"type":"append_event","id":1,"ns":"system","actor":"root","event":{"event_type":"secret_stored","subject":"s","payload":{"b":1,"a":[]}}}"#,
+    );
+    assert_eq!(
+        (one["ok"].as_bool(), one["event_id"].as_u64()),
+        (Some(true), Some(1)),
+        "{one}"
+    );
+    assert_eq!(one["ulid"].as_str().unwrap().len(), 26);
+    let batch = lines.ask(
+        r#"{"type":"append_event","id":2,"ns":"gateway","actor":"agent:a","events":[{"type":"tool_called","tenant_id":"t1","causation_id":1},{"type":"tool_called","tenant_id":"t2","causation_id":2}]}"#,
+    );
+    assert_eq!(batch["events"][1]["event_id"], 3, "{batch}");
+    let append = |more: &str| {
+        format!(
+            r#"{{"type":"append_event","id":3,"ns":"system","actor":"user:x","event":{{"type":"x"}}{more}}}"#
+        )
+    };
+    assert_eq!(lines.error("nonsense"), "BAD_REQUEST");
+    assert_eq!(lines.error(&append(r#","ns":"system""#)), "BAD_REQUEST");
+    assert_eq!(
+        lines.error(&append("").replace("\"system\"", "\"a b\"")),
+        "BAD_NS"
+    );
+    assert_eq!(
+        lines.error(&append("").replace("user:x", "root:x")),
+        "BAD_ACTOR"
+    );
+    assert_eq!(
+        lines.error(&append("").replace("{\"type\":\"x\"}", "{\"type\":\"x\",\"causation_id\":4}")),
+        "BAD_CAUSATION"
+    );
+    assert_eq!(
+        lines.error(&append("").replace("{\"type\":\"x\"}", "{\"type\":\"x\",\"more\":4}")),
+        "BAD_REQUEST"
+    );
+    // Queries.
+    let mut query = |filters: &str, more: &str| {
+        lines.send(&format!(
+            r#"{{"type":"query","id":"q","filters":{{{filters}}}{more}}}"#
+        ));
+        let mut ids = Vec::new();
+        loop {
+            let line = lines.next();
+            match line["event"]["id"].as_u64() {
+                Some(id) => ids.push(id),
+                None => {
+                    assert_eq!(line["ok"], true, "{line}");
+                    return (ids, line["next"].as_u64());
+                }
+            }
+        }
+    };
+    assert_eq!(query("", ""), (vec![1, 2, 3], None));
+    assert_eq!(query("", r#","limit":2"#), (vec![1, 2], Some(3)));
+    assert_eq!(
+        query("", r#","order":"desc","limit":2"#),
+        (vec![3, 2], Some(1))
+    );
+    assert_eq!(query(r#""tenant_id":"t2""#, ""), (vec![3], None));
+    assert_eq!(
+        query(r#""event_type":"tool_called","tenant_id":"t1""#, ""),
+        (vec![2], None)
+    );
+    assert_eq!(
+        query(r#""subject":"s""#, r#","order":"desc""#),
+        (vec![1], None)
+    );
+    assert_eq!(query(r#""causation":1"#, ""), (vec![1, 2, 3], None));
+    assert_eq!(query(r#""causation_id":1"#, ""), (vec![2], None));
+    assert_eq!(query(r#""actor":"nobody:x""#, ""), (vec![], None));
+    // A subscription from the past goes on into the present, on a connection of its own.
+    let mut watch = Lines::connect(folder.path());
+    assert_eq!(
+        watch.ask(r#"{"type":"subscribe","id":9,"from":"HEAD-2"}"#)["from"],
+        2
+    );
+    let mut client = service.client();
+    for n in 4..200u64 {
+        assert_eq!(client.append(&event("more")).unwrap().event_id, n);
+    }
+    for n in 2..200u64 {
+        assert_eq!(watch.next()["event"]["id"], n);
+    }
+    // A slow subscriber that never reads holds nobody up.
+    let mut slow = Lines::connect(folder.path());
+    slow.send(r#"{"type":"subscribe","id":9,"from":1}"#);
+    let big = format!("{{\"x\":\"{}\"}}", "y".repeat(40_000));
+    for _ in 0..50 {
+        client
+            .append(&Append {
+                payload: &big,
+                ..event("big")
+            })
+            .unwrap();
+    }
+    // A line that is too long is refused and ends the connection.
+    let mut long = Lines::connect(folder.path());
+    long.send(&" ".repeat(1024 * 1024 + 10));
+    assert_eq!(long.next()["error"]["code"], "TOO_LARGE");
+    // Verification, online and offline, and the command line.
+    let head = lines.ask(r#"{"type":"head","id":1}"#);
+    assert_eq!(
+        (head["event_id"].as_u64(), head["writable"].as_bool()),
+        (Some(249), Some(true))
+    );
+    let (code, text) = command(folder.path(), &["verify"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("ok 249 events"), "{text}");
+    let log = folder.path().join("ledger.log");
+    let log = log.to_str().unwrap();
+    let (code, offline) = command(folder.path(), &["--log", log, "verify"]);
+    assert_eq!((code, offline), (0, text));
+    for on in [&["--log", log][..], &[]] {
+        let words = |more: &[&'static str]| [on, more].concat();
+        let (code, text) = command(
+            folder.path(),
+            &words(&["query", "--tenant", "t1", "--json"]),
+        );
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"],
+            2
+        );
+        let (_, text) = command(folder.path(), &words(&["tail", "-n", "2"]));
+        let ids: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.split_whitespace().next())
+            .collect();
+        assert_eq!(ids, ["248", "249"]);
+        assert_eq!(command(folder.path(), &words(&["doctor", "--json"])).0, 0);
+    }
+    let words = [
+        "append",
+        "--ns",
+        "system",
+        "--actor",
+        "user:me",
+        "--event",
+        "{\"type\":\"note\"}",
+    ];
+    assert_eq!(command(folder.path(), &words), (0, "250\n".to_owned()));
+    let (code, text) = command(folder.path(), &[&["--log", log], &words[..]].concat());
+    assert_eq!(code, 1);
+    assert!(text.contains("another process writes this log"), "{text}");
+    drop(service);
+    let (code, text) = command(folder.path(), &[&["--log", log], &words[..]].concat());
+    assert_eq!((code, text.as_str()), (0, "251\n"));
 }

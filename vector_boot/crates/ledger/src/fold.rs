@@ -1,0 +1,53 @@
+//! What a scan of the whole log leaves in memory: the index and the origins seen.
+
+use crate::dedupe::Dedupe;
+use crate::index::Index;
+use crate::scan::Found;
+use ledger_core::{Hash, Origin};
+
+/// What recovery folds the log into. Events count once their group has ended.
+#[derive(Default)]
+pub struct Fold {
+    /// Where events are.
+    pub index: Index,
+    /// Which origins were seen.
+    pub dedupe: Dedupe,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    id: u64,
+    offset: u64,
+    chain: Hash,
+    origin: Option<Origin>,
+    values: [String; 4],
+}
+
+impl Fold {
+    /// Takes the next thing of a scan in.
+    pub fn found(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Event {
+                id,
+                chain,
+                offset,
+                body,
+            } => self.pending.push(Pending {
+                id: *id,
+                offset: *offset,
+                chain: *chain,
+                origin: body.origin,
+                values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
+            }),
+            Found::Group { .. } => {
+                for event in self.pending.drain(..) {
+                    let values = event.values.each_ref().map(String::as_str);
+                    self.index.add(event.id, event.offset, &values);
+                    if let Some(origin) = event.origin {
+                        self.dedupe.add(&origin, event.id, &event.chain);
+                    }
+                }
+            }
+        }
+    }
+}
