@@ -61,13 +61,13 @@ impl Planner {
         loop {
             let wish = self.next(done);
             let plan = Plan::between(&applied, &wish.leaves);
-            match carry_out(path, &mut connection, wish.epoch, &plan) {
+            match carry_out(path, &mut connection, wish.epoch, &plan, &mut applied) {
                 Ok(()) => {
                     if !plan.is_empty() {
                         let writes = plan.shrinks.len() + plan.grows.len();
                         say(outbox, "plan_applied", wish.epoch, writes, "");
                     }
-                    (applied, done) = (wish.leaves, wish.epoch);
+                    done = wish.epoch;
                     (pause, said) = (PAUSES.0, String::new());
                 }
                 Err(Failure::NoCgroups) => {
@@ -128,14 +128,17 @@ enum Failure {
     NoCgroups,
 }
 
-/// Sends a plan in frames of at most [`PLAN_LEAVES_MAX`] writes: every shrink before the first grow.
+/// Sends a plan in frames of at most [`PLAN_LEAVES_MAX`] writes, and notes in `applied` what each one
+/// changed, so that after a failure in the middle only the rest is sent again.
 fn carry_out(
     path: &Path,
     connection: &mut Option<Connection>,
     epoch: u64,
     plan: &Plan,
+    applied: &mut Leaves,
 ) -> Result<(), Failure> {
-    for frame in frames(epoch, plan) {
+    for part in parts(plan) {
+        let frame = to_wire(epoch, &part);
         let mut open = match connection.take() {
             Some(open) => open,
             None => Connection::open(path, ANSWER).map_err(|e| Failure::Away(cause(&e)))?,
@@ -145,7 +148,12 @@ fn carry_out(
                 .map(|r| (r.epoch, r.applied, r.detail.to_owned()))
         });
         match answer {
-            Ok((answered, true, _)) if answered == epoch => *connection = Some(open),
+            Ok((answered, true, _)) if answered == epoch => {
+                *connection = Some(open);
+                applied.retain(|slot, _| !part.removed.contains(slot));
+                plan::write(applied, &part.shrinks);
+                plan::write(applied, &part.grows);
+            }
             Ok((_, false, detail)) => {
                 *connection = Some(open);
                 return Err(if detail.starts_with(NO_CGROUPS) {
@@ -168,47 +176,39 @@ fn carry_out(
     Ok(())
 }
 
-fn frames(epoch: u64, plan: &Plan) -> Vec<CgroupPlan> {
-    let empty = || CgroupPlan {
-        epoch,
-        shrinks: Default::default(),
-        grows: Default::default(),
-        removed: Default::default(),
-    };
-    let mut frames = Vec::new();
-    for slots in plan.removed.chunks(PLAN_LEAVES_MAX) {
-        let removed = slots.iter().copied().collect();
-        frames.push(CgroupPlan { removed, ..empty() });
+/// Cuts a plan to what a frame holds. What frees comes before what takes: a removed leaf holds its
+/// share until it is gone, so what grows waits for a frame of its own.
+fn parts(plan: &Plan) -> Vec<Plan> {
+    let fits = plan.shrinks.len().max(plan.grows.len()) <= PLAN_LEAVES_MAX;
+    if fits && plan.removed.is_empty() && !plan.is_empty() {
+        return vec![plan.clone()];
     }
-    for steps in plan.shrinks.chunks(PLAN_LEAVES_MAX) {
-        let shrinks = steps.iter().map(to_wire).collect();
-        frames.push(CgroupPlan { shrinks, ..empty() });
-    }
-    for steps in plan.grows.chunks(PLAN_LEAVES_MAX) {
-        let grows = steps.iter().map(to_wire).collect();
-        frames.push(CgroupPlan { grows, ..empty() });
-    }
-    // What fits one frame goes in one, so that it applies whole.
-    if plan
-        .removed
-        .len()
-        .max(plan.shrinks.len())
-        .max(plan.grows.len())
-        <= PLAN_LEAVES_MAX
-        && frames.len() > 1
-    {
-        let mut whole = empty();
-        for frame in frames.drain(..) {
-            whole.removed.extend(frame.removed);
-            whole.shrinks.extend(frame.shrinks);
-            whole.grows.extend(frame.grows);
-        }
-        frames.push(whole);
-    }
-    frames
+    let removals = plan.removed.chunks(PLAN_LEAVES_MAX).map(|slots| Plan {
+        removed: slots.to_vec(),
+        ..Plan::default()
+    });
+    let shrinks = plan.shrinks.chunks(PLAN_LEAVES_MAX).map(|steps| Plan {
+        shrinks: steps.to_vec(),
+        ..Plan::default()
+    });
+    let grows = plan.grows.chunks(PLAN_LEAVES_MAX).map(|steps| Plan {
+        grows: steps.to_vec(),
+        ..Plan::default()
+    });
+    removals.chain(shrinks).chain(grows).collect()
 }
 
-fn to_wire((slot, knob): &(u32, Knob)) -> Write {
+fn to_wire(epoch: u64, part: &Plan) -> CgroupPlan {
+    // Parts were cut to what these vectors hold.
+    CgroupPlan {
+        epoch,
+        shrinks: part.shrinks.iter().map(write_of).collect(),
+        grows: part.grows.iter().map(write_of).collect(),
+        removed: part.removed.iter().copied().collect(),
+    }
+}
+
+fn write_of((slot, knob): &(u32, Knob)) -> Write {
     let knob = match *knob {
         Knob::CpuMaxUs(v) => WireKnob::CpuMaxUs(v),
         Knob::CpuWeight(v) => WireKnob::CpuWeight(v),
@@ -252,19 +252,27 @@ mod tests {
         let mut desired = leaves(200, 10);
         desired.get_mut(&0).unwrap().memory_max = 90;
         let applied = leaves(250, 50);
-        let frames = frames(7, &Plan::between(&applied, &desired));
-        assert!(frames.len() > 3 && frames.iter().all(|f| f.epoch == 7));
+        let frames: Vec<_> = parts(&Plan::between(&applied, &desired));
+        assert!(frames.len() > 3);
         let first_grow = frames.iter().position(|f| !f.grows.is_empty()).unwrap();
-        let last_shrink = frames
+        let last_free = frames
             .iter()
             .rposition(|f| !f.shrinks.is_empty() || !f.removed.is_empty())
             .unwrap();
-        assert!(last_shrink < first_grow);
-        let writes: usize = frames.iter().map(|f| f.shrinks.len() + f.grows.len()).sum();
+        assert!(last_free < first_grow);
+        let writes: usize = frames
+            .iter()
+            .map(|f| to_wire(7, f).shrinks.len() + f.grows.len())
+            .sum();
         assert_eq!(writes, 200);
-        let small = super::frames(7, &Plan::between(&leaves(3, 50), &leaves(2, 60)));
-        assert_eq!(small.len(), 1);
-        assert_eq!((small[0].removed.len(), small[0].grows.len()), (1, 2));
+        let mixed = parts(&Plan::between(&leaves(3, 50), &leaves(2, 60)));
+        assert_eq!(
+            (mixed.len(), mixed[0].removed.len(), mixed[1].grows.len()),
+            (2, 1, 2)
+        );
+        let whole = parts(&Plan::between(&leaves(3, 50), &leaves(3, 60)));
+        assert_eq!(whole.len(), 1);
+        assert!(parts(&Plan::default()).is_empty());
     }
 
     #[test]
