@@ -50,5 +50,6 @@ pub const DIMS_MAX: u32 = 4;
 /// Arrays inside arrays at most, the outermost one counted.
 pub const ARRAY_DEPTH_MAX: u32 = 8;
 /// Metadata and tensor table together at most. The largest tokenizers take some 20 MiB; the limit
-/// bounds the time that a hostile header can cost, and lets positions be 32 bits wide.
-pub const HEADER_BYTES_MAX: u64 = 256 << 20;
+/// bounds the time that a hostile header can cost, keeps a process that reads one under 64 MiB with
+/// the header's mapped pages counted, and lets positions be 32 bits wide.
+pub const HEADER_BYTES_MAX: u64 = 48 << 20;
