@@ -29,6 +29,8 @@ EXIT_LATE = 124
 TIMEOUT_SECONDS = 300
 MEMORY_MIB = 1024
 MEMORY_MIB_MIN = 256
+# Share of the time that readiness may take; the rest is for the commands.
+READY_SHARE = 0.7
 # How long a machine that was told to power off may take before it is stopped cold.
 POWEROFF_SECONDS = 30.0
 # What the kernel takes, less what we add ourselves (COMMAND_LINE_SIZE is 2048 on x86).
@@ -225,7 +227,9 @@ def drive(args: argparse.Namespace, parts: guest.Parts, machine: guest.Guest, ch
     try:
         console = Console(parts.console, deadline)
         console.synchronise(deadline)
-        ready = console.run(f"ready {max(1, int(deadline - time.monotonic()))}", deadline)
+        # A machine that does not get ready leaves time to look at it.
+        patience = (deadline - time.monotonic()) * READY_SHARE
+        ready = console.run(f"ready {max(1, int(patience))}", deadline)
         say(phases(console, ready, machine, chosen, deadline))
         failed = ready.code != 0
         for word in filter(None, (part.strip() for part in re.split(r"[;\n]", args.exec))):

@@ -30,10 +30,8 @@ const WANTED_DEFAULT: &[&str] = &[
     "softdog",
 ];
 
-/// Empty folders that PID 1 mounts over or writes below.
-const MOUNT_POINTS: &[&str] = &[
-    "dev", "proc", "sys", "run", "tmp", "root", "data", "share", "newroot",
-];
+/// Empty folders that PID 1 mounts over.
+const MOUNT_POINTS: &[&str] = &["dev", "proc", "sys", "run", "tmp", "root"];
 
 /// A trusted key is 32 bytes, as hex or base64 with a name; a kilobyte holds every form.
 const KEY_BYTES_MAX: u64 = 1024;
