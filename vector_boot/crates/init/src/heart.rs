@@ -1121,9 +1121,13 @@ impl Heart {
             return MachineState::Stopping;
         }
         let phase = |i| self.supervisor.phase(i);
-        let failed =
-            (0..self.units.len()).any(|i| matches!(phase(i), Phase::Failed | Phase::Backoff));
-        if !self.degraded.is_empty() || (failed && self.ready_said) {
+        // One that dies for the first time is only starting again.
+        let failed = (0..self.units.len()).any(|i| match phase(i) {
+            Phase::Failed => true,
+            Phase::Backoff => self.ready_said || self.supervisor.restarts(i) >= SETTLED_RESTARTS,
+            _ => false,
+        });
+        if !self.degraded.is_empty() || failed {
             return MachineState::Degraded;
         }
         if (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped)) {
