@@ -179,6 +179,42 @@ fn verify_accepts_what_pack_made_and_names_what_is_wrong() {
 }
 
 #[test]
+fn verify_refuses_every_flipped_header_bit_and_every_cut_in_one_line() {
+    let bench = Bench::new();
+    bench.pack("p.rts", "").unwrap();
+    let bytes = bench.get("p.rts");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(bench.path("p.rts"))
+        .unwrap();
+    for at in 0..rts::HEADER_BYTES {
+        for bit in 0..8 {
+            file.write_all_at(&[bytes[at] ^ (1 << bit)], at as u64)
+                .unwrap();
+            let said = bench.run("verify @p.rts").unwrap_err();
+            assert!(
+                said.contains(" at byte ") && said.contains("expected "),
+                "byte {at} bit {bit}: {said}"
+            );
+        }
+        file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    }
+    bench.run("verify @p.rts").unwrap();
+    // The library's own test cuts at every byte; here every 61st, and all of the header.
+    for len in (0..bytes.len())
+        .rev()
+        .filter(|len| *len < 600 || len % 61 == 0)
+    {
+        file.set_len(len as u64).unwrap();
+        let said = bench.run("verify @p.rts").unwrap_err();
+        assert!(
+            said.contains(" at byte ") && said.contains("expected "),
+            "{len}: {said}"
+        );
+    }
+}
+
+#[test]
 fn verify_reads_a_plain_package_down_to_its_model() {
     let bench = Bench::new();
     bench.put("plain", &sample::plain(&[1; 777], &bench.get("model.gguf")));
