@@ -311,8 +311,8 @@ fn keygen(path: &Path, out: &mut dyn Write) -> Result<(), String> {
     public_path.push(".pub");
     let public_path = PathBuf::from(public_path);
     // Both names are looked at first, so that a refusal leaves no half of a pair.
-    if public_path.exists() {
-        return Err(failure(&public_path, &"there already, expected a new name"));
+    if let Some(taken) = [path, &public_path].into_iter().find(|path| path.exists()) {
+        return Err(failure(taken, &"there already, expected a new name"));
     }
     let write = |path: &Path, text: &str, mode: u32| {
         // Never over a file that is there: it may be the only copy of a key.

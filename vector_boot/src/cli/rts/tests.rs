@@ -257,7 +257,7 @@ fn signatures_are_required_trusted_and_found_broken() {
         bench
             .run("keygen @one")
             .unwrap_err()
-            .starts_with("@one: File exists")
+            .starts_with("@one: there already")
     );
     bench.put("three.pub", b"");
     assert!(
