@@ -18,6 +18,7 @@ pub mod axes;
 pub mod breaker;
 pub mod bucket;
 pub mod fuzz;
+pub mod gates;
 pub mod name;
 pub mod opaque;
 pub mod plan;

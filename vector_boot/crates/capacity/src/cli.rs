@@ -62,6 +62,16 @@ enum Word {
         /// Its slot.
         slot: u32,
     },
+    /// Run the gates over a recorded trace.
+    Replay {
+        /// JSON with workloads, edges and the lag edge.
+        #[arg(long)]
+        config: PathBuf,
+        /// CSV, one row a second.
+        trace: PathBuf,
+        /// CSV of verdicts to write.
+        out: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -160,6 +170,12 @@ fn run(cli: &Cli) -> Result<bool, Failure> {
     let socket = socket.unwrap_or_else(|| ipc::run_folder().join(ipc::capacity::SOCKET_NAME));
     let connect = || Client::connect(&socket, ANSWER);
     match &cli.word {
+        Word::Replay { config, trace, out } => {
+            let done = crate::replay::files(config, trace, out).map_err(Failure::Input)?;
+            let text = format!("ticks {} FAIL {:?}\n", done.ticks, done.failed);
+            let value = json!({ "ticks": done.ticks, "failed_ticks": done.failed });
+            show(cli.json, &value, &text)
+        }
         Word::Top { rounds } => top(&mut connect()?, cli.json, *rounds),
         Word::Leases => {
             let rows = connect()?.leases()?;

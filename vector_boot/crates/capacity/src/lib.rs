@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod measure;
 mod outbox;
 mod planner;
+pub mod replay;
 pub mod serve;
 
 use std::ffi::OsString;
