@@ -1,6 +1,6 @@
 //! What opening a model costs: map, check, touch the first tensor.
 //!
-//! `cargo run --release -p gguf --example open -- FILE.gguf`
+//! `cargo run --release -p neural --example open -- FILE.gguf`
 
 use gguf::Index;
 use std::time::{Duration, Instant};
