@@ -2,10 +2,9 @@
 //!
 //! Composition only: chooses the mode and joins the room `neural` to the beat of the room `init`.
 
-use init::{BeatFacts, BeatWork, Mode, Setup};
+use init::{BeatFacts, BeatWork, Mode, Setup, Work};
 use neural::{BeatInput, Runtime, ServiceSample, StatsOf};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -84,7 +83,7 @@ fn default_state() -> PathBuf {
         .join("vector_boot")
 }
 
-fn runtime() -> io::Result<(Box<dyn BeatWork>, File)> {
+fn runtime() -> io::Result<Work> {
     let (page, runtime) = Runtime::create()?;
     Ok((Box::new(Beat(runtime)), page))
 }

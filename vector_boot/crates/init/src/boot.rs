@@ -51,10 +51,7 @@ pub fn run(setup: Setup) -> ExitCode {
             if !appliance {
                 return ExitCode::FAILURE;
             }
-            // PID 1 never exits: a person reads the line above and resets the machine.
-            loop {
-                std::thread::park();
-            }
+            emergency();
         }
     };
     let end = heart.run();
@@ -64,20 +61,35 @@ pub fn run(setup: Setup) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     sys::machine::sync();
-    let error = sys::machine::end(end);
-    eprintln!("vector_boot: {error}");
+    eprintln!("vector_boot: {}", sys::machine::end(end));
+    emergency()
+}
+
+/// A defect in PID 1 would panic the kernel: say it and end the machine as `vb.emergency` wants.
+fn last_resort() {
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("\r\nvector_boot: defect in PID 1: {info}\r");
+        emergency();
+    }));
+}
+
+/// With nothing left to run: `vb.emergency=reboot|halt`, or stay, so that a person can read why.
+/// PID 1 never exits.
+fn emergency() -> ! {
+    let line = early::command_line();
+    let params = Params::new([], &line);
+    sys::machine::sync();
+    let how = match params.get("vb.emergency") {
+        "reboot" => Some(sys::machine::Power::Reboot),
+        "halt" => Some(sys::machine::Power::Halt),
+        _ => None,
+    };
+    if let Some(how) = how {
+        eprintln!("vector_boot: {}\r", sys::machine::end(how));
+    }
     loop {
         std::thread::park();
     }
-}
-
-/// A defect in PID 1 would panic the kernel: say it and start the machine again instead.
-fn last_resort() {
-    std::panic::set_hook(Box::new(|info| {
-        eprintln!("\r\nvector_boot: defect in PID 1, the machine restarts: {info}\r");
-        sys::machine::sync();
-        sys::machine::end(sys::machine::Power::Reboot);
-    }));
 }
 
 fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
@@ -301,7 +313,7 @@ fn find_package(
         ));
     }
     // A trusted key in the image binds, whatever the command line says: it can only tighten.
-    let require_signature = params.get("vb.require_signature") == "1" || !keys.is_empty();
+    let require_signature = params.get("vb.require_signature") == "1" || !initramfs.keys.is_empty();
     let trust = Trust {
         keys,
         require_signature,
@@ -336,7 +348,8 @@ fn find_package(
                 (Some(_), false) => "signed",
                 (None, false) => "unsigned",
             };
-            let name = format!("{place} {} {kind}", found.digest);
+            let gap = if found.digest.is_empty() { "" } else { " " };
+            let name = format!("{place}{gap}{} {kind}", found.digest);
             (Some(found), name)
         }
         Err(e) => {
@@ -613,7 +626,13 @@ pub fn queue_storage(heart: &mut Heart) {
         Vec::new()
     };
     if heart.setup.is_appliance() {
-        match disks::partition(&devices, "data") {
+        let named = heart.params.get("vb.data").to_owned();
+        let device = match named.as_str() {
+            "auto" => disks::partition(&devices, "data"),
+            "off" => None,
+            path => devices.iter().find(|d| d.path == Path::new(path)),
+        };
+        match device {
             Some(device) => {
                 let source = device.path.display().to_string();
                 let task = Task::Mount {
@@ -786,9 +805,8 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
     let added = matches!(service.image, manifest::Image::Added(_));
     let mut passed = Vec::new();
-    let mut stats = None;
     for pass in service.pass.iter() {
-        collect(heart, pass, &mut passed, &mut stats).map_err(|e| failed(pass.as_str(), e))?;
+        collect(heart, name, pass, &mut passed).map_err(|e| failed(pass.as_str(), e))?;
     }
     if added {
         let fd = match heart.images.get(image).map(|i| &i.held) {
@@ -832,10 +850,6 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         return Ok(());
     };
     unit.passed = passed;
-    unit.stats = stats;
-    if let Some(page) = &unit.stats {
-        heart.work.take_stats(name, page.as_fd());
-    }
     unit.leaf = leaf;
     let notify = run.join("notify").join(name).display().to_string();
     let (run, data) = (
@@ -879,10 +893,10 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
 }
 
 fn collect(
-    heart: &Heart,
+    heart: &mut Heart,
+    service: &str,
     pass: &Pass,
     passed: &mut Vec<(String, OwnedFd)>,
-    stats: &mut Option<OwnedFd>,
 ) -> io::Result<()> {
     let open = &heart.open;
     let one = match pass {
@@ -897,11 +911,9 @@ fn collect(
             return Ok(());
         }
         Pass::Stats => {
-            *stats = Some(
-                sys::seqlock::Writer::create("stats", wire::stats::MAGIC)?
-                    .0
-                    .into(),
-            );
+            let (page, _) = sys::seqlock::Writer::create("stats", wire::stats::MAGIC)?;
+            heart.work.take_stats(service, page.as_fd());
+            passed.push(("stats".to_owned(), page.into()));
             return Ok(());
         }
         Pass::Roots | Pass::Root(_) => {

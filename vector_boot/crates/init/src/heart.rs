@@ -1214,11 +1214,11 @@ impl Heart {
 
     fn go_on_ending(&mut self, now: u64) {
         match self.ending {
-            Ending::Draining(until) => {
-                if self.journal.state.outbox_counts().0 == 0 || now >= until {
-                    self.ending = Ending::Stopping;
-                    self.decide(Event::Shutdown);
-                }
+            Ending::Draining(until)
+                if now >= until || self.journal.state.outbox_counts().0 == 0 =>
+            {
+                self.ending = Ending::Stopping;
+                self.decide(Event::Shutdown);
             }
             Ending::Unmounting(until) if now >= until => {
                 self.journal

@@ -29,10 +29,10 @@ pub fn main(words: &[std::ffi::OsString]) -> ExitCode {
         .filter(|n| *n != "image" && !n.is_empty())
         .collect();
     for name in &kept {
-        if let Some(fd) = inherited.remove(name) {
-            if let Err(e) = sys::inherit::keep_over_exec(fd) {
-                eprintln!("<4>jail: descriptor {name}: {e}");
-            }
+        if let Some(fd) = inherited.remove(name)
+            && let Err(e) = sys::inherit::keep_over_exec(fd)
+        {
+            eprintln!("<4>jail: descriptor {name}: {e}");
         }
     }
     let mut env: Vec<String> = std::env::vars()

@@ -55,7 +55,7 @@ pub struct Setup {
     pub parameters: String,
     /// The neural runtime's share of a beat, and the sensor page that it writes.
     /// Made once `/proc` and `/sys` are there.
-    pub work: fn() -> io::Result<(Box<dyn BeatWork>, File)>,
+    pub work: fn() -> io::Result<Work>,
 }
 
 impl Setup {
@@ -83,6 +83,9 @@ impl Setup {
         }
     }
 }
+
+/// The neural runtime, and the sensor page that it writes.
+pub type Work = (Box<dyn BeatWork>, File);
 
 /// What a beat knows of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ pub struct Found {
     pub images: Vec<(String, String)>,
     /// Who signed it, if somebody did.
     pub signer: Option<String>,
-    /// Hash of header and manifest, in short.
+    /// The first digits of the digest that `rts pack` printed; empty for a plain package.
     pub digest: String,
     /// What the index found.
     pub model: Model,
@@ -102,11 +102,9 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     if let Some(digest) = package.binary_blake3() {
         images.push(("vector_boot".to_owned(), digest.to_string()));
     }
-    let digest = rts::Digest::of(package.header_bytes())
-        .to_string()
-        .chars()
-        .take(16)
-        .collect();
+    let digest = package
+        .digest()
+        .map_or_else(String::new, |d| d.to_string().chars().take(16).collect());
     let plain = package.is_plain();
     let signer = signer.map(|k| k.to_text().trim().to_owned());
     let manifest = package.into_manifest();

@@ -896,7 +896,7 @@ mod tests {
                 let event = match what {
                     0 | 1 => Event::Tick,
                     2 | 3 => Event::Ready(unit),
-                    4 | 5 | 6 if alive[unit] => {
+                    4..=6 if alive[unit] => {
                         alive[unit] = false;
                         Event::Exited { unit, success: what == 6 }
                     }

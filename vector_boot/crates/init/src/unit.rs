@@ -41,8 +41,6 @@ pub struct Unit {
     pub listeners: Vec<(String, OwnedFd)>,
     /// Further descriptors that it gets.
     pub passed: Vec<(String, OwnedFd)>,
-    /// Its page of counters.
-    pub stats: Option<OwnedFd>,
     /// Index into the table of images.
     pub image: usize,
     /// Its leaf, on the appliance.
@@ -79,7 +77,6 @@ impl Unit {
             uid,
             listeners: Vec::new(),
             passed: Vec::new(),
-            stats: None,
             image,
             leaf: None,
             child: None,
@@ -185,7 +182,6 @@ impl Unit {
             .iter()
             .chain(&self.passed)
             .map(|(_, fd)| fd.as_fd())
-            .chain(self.stats.iter().map(AsFd::as_fd))
             .collect();
         let child = spawn.start(&Descriptors {
             image,
@@ -205,12 +201,11 @@ impl Unit {
     /// Names of the descriptors in the order of [`Unit::start`].
     #[must_use]
     pub fn descriptor_names(&self) -> Vec<&str> {
-        let named = self
-            .listeners
+        self.listeners
             .iter()
             .chain(&self.passed)
-            .map(|(n, _)| n.as_str());
-        named.chain(self.stats.iter().map(|_| "stats")).collect()
+            .map(|(n, _)| n.as_str())
+            .collect()
     }
 
     /// Sends its process a signal.
