@@ -8,11 +8,13 @@
 use crate::answer::{Fault, Status, ToolResponse};
 use crate::idempotency::{Begun, Table};
 use crate::metrics::Metrics;
-use crate::peers::{PEER_WAIT, PeerError, Peers, Row, Who};
+use crate::peers::{PEER_WAIT, PeerError, Peers, ROWS_WAITING_MAX, Row, Who};
 use crate::reality::{Reality, Score};
 use crate::refusals::Refusals;
+use crate::relief::{Held, Relief};
 use crate::row::{Commitments, Told, payload};
 use crate::tools::{self, Effect, Failure, Meter, TORSION_UNKNOWN, Tool, World};
+use capacity_core::breaker::{Admit, Outcome};
 use serde_json::{Map, Value};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -109,6 +111,8 @@ pub struct Gateway {
     pub refusals: Refusals,
     commitments: Commitments,
     idempotency: Mutex<Table>,
+    relief: Mutex<Relief>,
+    started: Instant,
     /// Calls that may begin.
     slots: Semaphore,
 }
@@ -180,6 +184,9 @@ impl Gateway {
             refusals: Refusals::default(),
             commitments: Commitments::new()?,
             idempotency: Mutex::default(),
+            // A few hundred places fit any number.
+            relief: Mutex::new(Relief::new(CALLS_MAX as u32)),
+            started,
             slots: Semaphore::new(CALLS_MAX),
         })
     }
@@ -197,7 +204,10 @@ impl Gateway {
             let _counted = this.metrics.call();
             let mut answer = this.run(&bearer, call, id_then, arrived).await;
             let elapsed = arrived.elapsed();
-            answer.execution_time_ms = elapsed.as_micros() as f64 / 1e3;
+            // A replayed answer tells the time of the first.
+            if answer.execution_time_ms == 0.0 {
+                answer.execution_time_ms = elapsed.as_micros() as f64 / 1e3;
+            }
             let duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             this.metrics.count(&answer, duration_us);
             answer
@@ -217,8 +227,9 @@ impl Gateway {
         let Some(tool) = tools::find(&call.tool) else {
             return self.unknown_tool(bearer, &call, id, arrived).await;
         };
-        match self.admit(bearer, tool).await {
-            Ok(who) => self.admitted(who, tool, call, id, arrived).await,
+        let admitted = self.admit(bearer, tool).await;
+        match admitted.and_then(|who| Ok((self.place(&who, tool)?, who))) {
+            Ok((place, who)) => self.admitted(who, place, tool, call, id, arrived).await,
             Err(refusal) => self.refuse(refusal, tool, &call, id, arrived).await,
         }
     }
@@ -260,13 +271,49 @@ impl Gateway {
             Verdict::Allowed | Verdict::BadToken => {}
         }
         let up = self.peers.ledger.wait_up(PEER_WAIT).await;
-        up.map_err(|_| Refusal::from(PeerError::Unavailable("ledger")))?;
-        Ok(who)
+        let room = self.peers.ledger.waiting() + CALLS_MAX <= ROWS_WAITING_MAX;
+        match up {
+            Ok(()) if room => Ok(who),
+            _ => Err(PeerError::Unavailable("ledger").into()),
+        }
+    }
+
+    /// Circuit breaker and load shedder.
+    fn place(&self, who: &Who, tool: &'static Tool) -> Result<Place<'_>, Refusal> {
+        let held = self
+            .relief()
+            .admit(self.now_ms(), tool.name, &who.tenant_id);
+        let (code, detail, wait_ms) = match held {
+            Ok(was) => {
+                return Ok(Place {
+                    gateway: self,
+                    tool: tool.name,
+                    tenant: who.tenant_id.clone(),
+                    was,
+                    outcome: None,
+                });
+            }
+            Err(Held::Broken(ms)) => ("circuit_open", "the tool failed repeatedly", ms),
+            Err(Held::Shed) => ("gate", "other tenants want their share", 0),
+        };
+        self.refusals.add(who.clone(), tool.name, code);
+        let wait_s = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        Err(Refusal::new(code, detail).retry_after(wait_s))
+    }
+
+    fn relief(&self) -> MutexGuard<'_, Relief> {
+        // Counts that a panic left one off are better than none.
+        self.relief.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn admitted(
         &self,
         who: Who,
+        mut place: Place<'_>,
         tool: &'static Tool,
         call: Call,
         id: Value,
@@ -294,9 +341,11 @@ impl Gateway {
             }
         }
         let unkey = Unkey(self, key);
-        let answer = self
+        let mut answer = self
             .execute(&who, tool, call.params, &commitment, id, arrived)
             .await;
+        answer.execution_time_ms = arrived.elapsed().as_micros() as f64 / 1e3;
+        place.outcome = Some(outcome_of(&answer));
         // What was not recorded may be tried again under the same key.
         unkey.end(Some(&answer).filter(|a| a.event_id.is_some()));
         answer
@@ -547,6 +596,31 @@ impl Gateway {
     fn table(&self) -> MutexGuard<'_, Table> {
         // The table is whole after a panic: every change of it is one insertion or removal.
         self.idempotency.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// A place among the calls under way, given back however the call ends.
+struct Place<'g> {
+    gateway: &'g Gateway,
+    tool: &'static str,
+    tenant: String,
+    was: Admit,
+    outcome: Option<Outcome>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let now = self.gateway.now_ms();
+        let mut relief = self.gateway.relief();
+        relief.done(now, self.tool, &self.tenant, self.was, self.outcome);
+    }
+}
+
+/// Only what is wrong with the tool or its disk opens a breaker, never what a caller asked for.
+fn outcome_of(answer: &ToolResponse) -> Outcome {
+    match answer.error.as_ref().map(|f| f.code.as_str()) {
+        Some("io" | "internal" | "timeout" | "no_space") => Outcome::Failure,
+        _ => Outcome::Success,
     }
 }
 

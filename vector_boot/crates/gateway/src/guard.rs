@@ -224,7 +224,7 @@ mod tests {
             let mut guarded = Guarded::new(server, pulse.clone());
             client.write_all(b"head").await.unwrap();
             let mut buf = [0u8; 16];
-            guarded.read(&mut buf).await.unwrap();
+            assert_eq!(guarded.read(&mut buf).await.unwrap(), 4);
             drop(pulse.request());
             let start = Instant::now();
             guarded.read(&mut buf).await.unwrap_err();

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod peers;
 pub mod reality;
 pub mod refusals;
+pub mod relief;
 pub mod roots;
 pub mod row;
 pub mod serve;

@@ -20,8 +20,6 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use wire::{Frame, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, WireError};
 
-/// Unanswered questions of one link; at a few hundred bytes each, about a megabyte.
-pub const WAITING_MAX: usize = 4_096;
 /// Between two tries to connect, and between two probes of a peer that is not up.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// A peer that leaves a question unanswered this long is connected to anew.
@@ -52,8 +50,8 @@ pub enum LinkError {
     #[error("no answer in time")]
     Timeout,
     /// Too many questions wait already.
-    #[error("{WAITING_MAX} questions wait already")]
-    Full,
+    #[error("{0} questions wait already")]
+    Full(usize),
     /// The question does not fit a packet.
     #[error("question: {0}")]
     Wire(WireError),
@@ -96,6 +94,7 @@ struct Question {
 
 struct Queue {
     last_id: u64,
+    waiting_max: usize,
     waiting: BTreeMap<u64, Question>,
     unsent: VecDeque<u64>,
     buf: Box<[u8]>,
@@ -115,11 +114,13 @@ struct Shared {
 pub struct Link(Arc<Shared>);
 
 impl Link {
-    /// Makes a link to a socket; [`Link::run`] drives it.
+    /// Makes a link to a socket for at most `waiting_max` unanswered questions; [`Link::run`] drives
+    /// it.
     #[must_use]
-    pub fn new(name: &'static str, path: PathBuf, probe: Probe) -> Self {
+    pub fn new(name: &'static str, path: PathBuf, probe: Probe, waiting_max: usize) -> Self {
         let queue = Queue {
             last_id: 0,
+            waiting_max,
             waiting: BTreeMap::new(),
             unsent: VecDeque::new(),
             buf: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
@@ -222,8 +223,8 @@ impl Queue {
         abandoned: Abandoned,
         make: impl FnOnce(u64) -> M,
     ) -> Result<(u64, oneshot::Receiver<Answer>), LinkError> {
-        if self.waiting.len() >= WAITING_MAX {
-            return Err(LinkError::Full);
+        if self.waiting.len() >= self.waiting_max {
+            return Err(LinkError::Full(self.waiting_max));
         }
         let id = self.last_id + 1;
         let packet = wire::encode(id, &make(id), &mut self.buf).map_err(LinkError::Wire)?;

@@ -13,6 +13,12 @@ use wire::{Frame, Kind, Refused, WireError};
 /// How long a call waits for a peer that restarts, and for its answer. Then 503: fail closed.
 pub const PEER_WAIT: Duration = Duration::from_secs(2);
 
+/// Rows that may wait for the ledger: it recognises the latest 512 sequences of a producer, so any
+/// more could not be sent again after a reconnection without a doubt.
+pub const ROWS_WAITING_MAX: usize = 512;
+/// Questions that may wait for the capacity kernel: one a connection and one a call.
+const CHECKS_WAITING_MAX: usize = 4_096;
+
 /// Why a peer gave no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
@@ -109,8 +115,13 @@ impl Peers {
         let capacity = Probe::new(&StateGet, |f| f.body::<State>().is_ok())?;
         let ledger = Probe::new(&HeadGet, |f| f.body::<Head>().is_ok_and(|h| h.writable))?;
         Ok(Self {
-            capacity: Link::new("capacity", run.join("capacity.sock"), capacity),
-            ledger: Link::new("ledger", run.join("ledger.wire"), ledger),
+            capacity: Link::new(
+                "capacity",
+                run.join("capacity.sock"),
+                capacity,
+                CHECKS_WAITING_MAX,
+            ),
+            ledger: Link::new("ledger", run.join("ledger.wire"), ledger, ROWS_WAITING_MAX),
             boot_id,
             uid,
             sequence_base: started_ns,
@@ -215,7 +226,7 @@ impl Peers {
 fn unavailable(peer: &'static str, e: LinkError) -> PeerError {
     match e {
         LinkError::Wire(e) => PeerError::Refused(peer, e.to_string()),
-        LinkError::Timeout | LinkError::Full => PeerError::Unavailable(peer),
+        LinkError::Timeout | LinkError::Full(_) => PeerError::Unavailable(peer),
     }
 }
 

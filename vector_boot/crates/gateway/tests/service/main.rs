@@ -2,4 +2,6 @@
 
 mod calls;
 mod house;
+mod manners;
 mod peers;
+mod restarts;
