@@ -1,14 +1,11 @@
 //! The `ctl` role: the console's commands from a shell, over the same sockets.
 
 use crate::console::commands;
-use crate::console::context::{Context, Held, Site, Unattended};
+use crate::console::context::{Context, Held, Site, Unattended, run_folder};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Where the appliance has its sockets.
-const RUN_OF_APPLIANCE: &str = "/run/vb";
 
 /// Runs `ctl [--run DIR] CMD...` over the words behind its name.
 pub fn main(words: &[OsString]) -> ExitCode {
@@ -72,16 +69,4 @@ fn execute(command: &[String], context: &mut Context<'_>, sink: &mut dyn Write) 
 fn wrong(what: &str) -> ExitCode {
     eprintln!("ctl: {what}; usage: vector_boot ctl [--run DIR] CMD...");
     ExitCode::from(commands::USAGE)
-}
-
-/// `VB_RUN`; else that of an ordinary process of this user if it runs; else the appliance's.
-fn run_folder() -> PathBuf {
-    if let Some(run) = std::env::var_os("VB_RUN") {
-        return run.into();
-    }
-    let ordinary =
-        std::env::var_os("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("vector_boot/run"));
-    ordinary
-        .filter(|run| run.join("init.sock").exists())
-        .unwrap_or_else(|| PathBuf::from(RUN_OF_APPLIANCE))
 }

@@ -102,6 +102,22 @@ pub struct Site {
     pub held: Arc<Held>,
 }
 
+/// Where the appliance has its sockets.
+const RUN_OF_APPLIANCE: &str = "/run/vb";
+
+/// The folder of the sockets: `VB_RUN`; else that of an ordinary process of this user if it runs;
+/// else the appliance's.
+pub fn run_folder() -> PathBuf {
+    if let Some(run) = std::env::var_os("VB_RUN") {
+        return run.into();
+    }
+    let ordinary =
+        std::env::var_os("XDG_RUNTIME_DIR").map(|d| PathBuf::from(d).join("vector_boot/run"));
+    ordinary
+        .filter(|run| run.join("init.sock").exists())
+        .unwrap_or_else(|| PathBuf::from(RUN_OF_APPLIANCE))
+}
+
 /// A [`Site`], and who may interrupt the command at work there.
 pub struct Context<'a> {
     site: &'a Site,

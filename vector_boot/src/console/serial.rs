@@ -7,7 +7,7 @@
 //! Start with [`main`].
 
 use super::commands::{self, Completes, machine, model, services};
-use super::context::{Attention, Context, Held, Power, Site, readable};
+use super::context::{Attention, Context, Held, Power, Site, readable, run_folder};
 use super::editor::{Action, Editor};
 use super::programs::{self, Patient};
 use super::screen::{COLUMNS_DEFAULT, Screen};
@@ -71,7 +71,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
     let tty = inherited.remove("tty");
     let program = inherited.remove("machine");
     let held = Held::of(&mut inherited, &["token", "rts", "sensors"]);
-    let site = Site::new(ipc::run_folder(), held);
+    let site = Site::new(run_folder(), held);
     match (own, tty) {
         (true, _) => match io::stdin().as_fd().try_clone_to_owned() {
             Ok(stdin) => run(site, Some(stdin), program),

@@ -230,34 +230,40 @@ fn verify(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
             }
         }
     };
-    let report = result
-        .get("result")
-        .and_then(Value::as_object)
-        .unwrap_or(&result)
-        .clone();
-    let holds = ["valid", "holds", "verified", "intact"]
-        .iter()
-        .find_map(|n| report.get(*n)?.as_bool())
-        .unwrap_or(true);
-    let mut lines = vec![if holds {
-        "ledger holds".to_owned()
-    } else {
-        "ledger does NOT hold".to_owned()
-    }];
-    let hidden = ["id", "ok", "type"];
-    let shown: Vec<(&str, String)> = report
-        .iter()
-        .filter(|(n, v)| !hidden.contains(&n.as_str()) && !v.is_null())
-        .map(|(n, v)| (n.as_str(), plain(v)))
-        .collect();
-    lines.extend(text::pairs(&shown));
-    let mut value = report;
-    for name in hidden {
+    let (holds, lines) = verdict(&result);
+    let mut value = result;
+    for name in ["id", "ok", "type"] {
         value.remove(name);
     }
     value.insert("holds".to_owned(), json!(holds));
     out.either(&Value::Object(value), &lines)?;
     Ok(if holds { DONE } else { FAILED })
+}
+
+/// Whether the log holds, and what a person should know of it. A log that the ledger stopped writing
+/// because it found damage does not hold, even if everything before the damage does.
+fn verdict(report: &Map<String, Value>) -> (bool, Vec<String>) {
+    let of = |name: &str| report.get(name).filter(|v| !v.is_null());
+    let number = |name: &str| of(name).and_then(Value::as_u64).unwrap_or(0);
+    let verified = of("verified").and_then(Value::as_bool).unwrap_or(false);
+    let stopped = of("stopped").map(plain).unwrap_or_default();
+    let holds = verified && stopped.is_empty();
+    let word = if holds { "holds" } else { "does NOT hold" };
+    let (events, bytes) = (number("events"), text::bytes(number("bytes")));
+    let mut lines = vec![format!("ledger {word}: {events} events, {bytes} verified")];
+    let bad = of("bad").and_then(Value::as_object);
+    let bad = |name: &str| bad.and_then(|b| b.get(name)).map(plain).unwrap_or_default();
+    let shown = |name: &str| of(name).map(plain).unwrap_or_default();
+    lines.extend(text::pairs(&[
+        ("wrong", bad("what")),
+        ("event", bad("event_id")),
+        ("offset", bad("offset")),
+        ("place", bad("place")),
+        ("stopped", stopped),
+        ("chain", shown("chain")),
+        ("root", shown("root")),
+    ]));
+    (holds, lines)
 }
 
 fn head(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
@@ -268,7 +274,11 @@ fn head(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outco
     for name in ["id", "ok", "type"] {
         answer.remove(name);
     }
-    let shown: Vec<(&str, String)> = answer.iter().map(|(n, v)| (n.as_str(), plain(v))).collect();
+    let shown: Vec<(&str, String)> = answer
+        .iter()
+        .filter(|(_, v)| !v.is_null())
+        .map(|(n, v)| (n.as_str(), plain(v)))
+        .collect();
     let lines = text::pairs(&shown);
     out.either(&Value::Object(answer.clone()), &lines)?;
     Ok(DONE)
