@@ -357,6 +357,16 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
             // A line that is somebody else's terminal still serves for reading and writing.
             let _ = call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 1);
         }
+        // Rust ignores SIGPIPE, and what is ignored stays so over exec: give the program the default.
+        // All zeroes is SIG_DFL in the kernel's sigaction of every architecture (at most 32 bytes).
+        let default = [0u64; 4];
+        call!(
+            libc::SYS_rt_sigaction,
+            libc::SIGPIPE,
+            default.as_ptr(),
+            0usize,
+            size_of::<u64>()
+        )?;
         let none: u64 = 0;
         call!(
             libc::SYS_rt_sigprocmask,
@@ -510,10 +520,26 @@ mod tests {
     fn the_child_finds_its_descriptors_and_nothing_else() {
         let memory = crate::memfd::sealed("note", b"passed on").unwrap();
         let text = shell(
-            "echo $LISTEN_FDS $LISTEN_FDNAMES; [ $LISTEN_PID = $$ ] && echo mine; cat <&3; echo; ls /proc/$$/fd | tr '\\n' ' '",
+            "echo $LISTEN_FDS $LISTEN_FDNAMES; [ $LISTEN_PID = $$ ] && echo mine; cat <&3; echo; ls /proc/$$/fd",
             &[("note", memory.as_fd())],
         );
-        assert_eq!(text, "1 note\nmine\npassed on\n0 1 2 3 ");
+        assert_eq!(text, "1 note\nmine\npassed on\n0\n1\n2\n3\n");
+    }
+
+    #[test]
+    fn the_child_blocks_no_signal_and_dies_of_a_broken_pipe() {
+        let text = shell("grep -E '^Sig(Blk|Ign)' /proc/self/status", &[]);
+        let masks: Vec<u64> = text
+            .lines()
+            .filter_map(|l| u64::from_str_radix(l.split_whitespace().nth(1)?, 16).ok())
+            .collect();
+        assert_eq!(masks.first(), Some(&0), "{text}");
+        let broken_pipe = 1 << (libc::SIGPIPE - 1);
+        assert_eq!(
+            masks.get(1).map(|ignored| ignored & broken_pipe),
+            Some(0),
+            "{text}"
+        );
     }
 
     #[test]
