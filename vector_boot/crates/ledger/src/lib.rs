@@ -27,7 +27,7 @@ mod query;
 mod reader;
 mod serve;
 mod stats;
-mod verify;
+pub mod verify;
 mod wire_socket;
 
 use std::ffi::OsString;

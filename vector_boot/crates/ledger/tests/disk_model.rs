@@ -1,0 +1,473 @@
+//! A model of a disk in the device's place: power cuts at any write or sync, with any of the unsynced
+//! sectors dropped, written or torn; failing syncs; a full disk; damage.
+
+use ledger::committer::{Committer, Draft};
+use ledger::device::Device;
+use ledger::log::{Birth, Log, Recovery, Stopped};
+use ledger::scan::{self, Found};
+use ledger_core::{Body, Hash, Origin, SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+const SECTOR: usize = 512;
+/// Crash points: each seed is a sequence of lives, each cut at its own write or sync.
+const SEEDS: u64 = 300;
+const LIVES: u64 = 4;
+
+/// Reproducible choices: a linear congruential sequence.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n.max(1)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    durable: Vec<u8>,
+    /// Every content that an unsynced sector had, in order.
+    unsynced: BTreeMap<usize, Vec<[u8; SECTOR]>>,
+    /// Writes and syncs until the power goes.
+    left: Option<u64>,
+    fail_next_sync: bool,
+    syncs: u64,
+}
+
+#[derive(Clone)]
+struct Disk(Arc<Mutex<State>>);
+
+impl Disk {
+    fn new(segments: u64) -> Self {
+        let bytes = SEGMENTS_OFFSET + segments * SEGMENT_BYTES_MIN;
+        Self(Arc::new(Mutex::new(State {
+            durable: vec![0; usize::try_from(bytes).unwrap()],
+            ..State::default()
+        })))
+    }
+
+    /// The power comes back: each unsynced sector holds what it held, or any of its contents, or the
+    /// beginning of one with the rest of another.
+    fn after_cut(&self, chance: &mut Chance) -> Self {
+        let mut state = self.0.lock().unwrap();
+        let unsynced = std::mem::take(&mut state.unsynced);
+        for (n, contents) in unsynced {
+            let at = n * SECTOR;
+            let old: [u8; SECTOR] = state.durable[at..at + SECTOR].try_into().unwrap();
+            let pick = |chance: &mut Chance| {
+                let k = usize::try_from(chance.below(contents.len() as u64 + 1)).unwrap();
+                contents.get(k).copied().unwrap_or(old)
+            };
+            let mut new = pick(chance);
+            if chance.below(4) == 0 {
+                let cut = usize::try_from(chance.below(SECTOR as u64)).unwrap();
+                new[cut..].copy_from_slice(&old[cut..]);
+            }
+            state.durable[at..at + SECTOR].copy_from_slice(&new);
+        }
+        Self(Arc::new(Mutex::new(State {
+            durable: state.durable.clone(),
+            ..State::default()
+        })))
+    }
+
+    fn cut_after(&self, operations: u64) {
+        self.0.lock().unwrap().left = Some(operations);
+    }
+
+    fn flip(&self, at: u64) {
+        self.0.lock().unwrap().durable[usize::try_from(at).unwrap()] ^= 4;
+    }
+}
+
+impl State {
+    fn power(&mut self) -> io::Result<()> {
+        match &mut self.left {
+            Some(0) => Err(io::Error::other("no power")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn now(&self, sector: usize) -> [u8; SECTOR] {
+        let at = sector * SECTOR;
+        match self.unsynced.get(&sector).and_then(|c| c.last()) {
+            Some(content) => *content,
+            None => self.durable[at..at + SECTOR].try_into().unwrap(),
+        }
+    }
+}
+
+impl Device for Disk {
+    fn capacity(&self) -> u64 {
+        self.0.lock().unwrap().durable.len() as u64
+    }
+    fn sector_bytes(&self) -> u32 {
+        SECTOR as u32
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let state = self.0.lock().unwrap();
+        let offset = usize::try_from(offset).unwrap();
+        for (n, byte) in buf.iter_mut().enumerate() {
+            let at = offset + n;
+            *byte = if state.unsynced.is_empty() {
+                *state.durable.get(at).ok_or(io::ErrorKind::UnexpectedEof)?
+            } else {
+                state.now(at / SECTOR)[at % SECTOR]
+            };
+        }
+        Ok(())
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        assert_eq!(offset % SECTOR as u64, 0, "writes are whole sectors");
+        assert_eq!(bytes.len() % SECTOR, 0, "writes are whole sectors");
+        let power = state.power();
+        for (n, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+            let at = usize::try_from(offset).unwrap() / SECTOR + n;
+            assert!(
+                (at + 1) * SECTOR <= state.durable.len(),
+                "write past the device"
+            );
+            let sector: [u8; SECTOR] = sector.try_into().unwrap();
+            if state.now(at) != sector {
+                // The write that the power left under way may have arrived, too.
+                state.unsynced.entry(at).or_default().push(sector);
+            }
+        }
+        power
+    }
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.power()?;
+        state.syncs += 1;
+        if std::mem::take(&mut state.fail_next_sync) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for (n, contents) in std::mem::take(&mut state.unsynced) {
+            let at = n * SECTOR;
+            state.durable[at..at + SECTOR].copy_from_slice(contents.last().unwrap());
+        }
+        Ok(())
+    }
+    fn locate(&self, offset: u64) -> String {
+        format!("model at byte {offset}")
+    }
+}
+
+const BIRTH: Birth = Birth {
+    log_id: [4; 16],
+    tag_key: [5; 32],
+    wall_ns: 6,
+    segment_bytes_max: SEGMENT_BYTES_MIN,
+};
+
+fn body(payload: &str) -> Body<'_> {
+    Body {
+        timestamp_ns: 1,
+        wall_ns: 2,
+        ulid: [3; 16],
+        tenant_tag: [0; 8],
+        ns: "system",
+        actor: "service:init",
+        tenant_id: "system",
+        event_type: "note",
+        subject: "",
+        payload,
+        causation_id: None,
+        origin: None,
+        sig: None,
+    }
+}
+
+/// Opens and returns every durable event's chain value by id; ids must be gap-free.
+fn open(disk: &Disk) -> Result<(Log, Recovery, Vec<Hash>), String> {
+    let (mut all, mut whole) = (Vec::new(), 0);
+    let opened = Log::open(Arc::new(disk.clone()), &BIRTH, &mut |found| match found {
+        Found::Event { id, chain, .. } => {
+            all.push(chain);
+            assert_eq!(id, all.len() as u64, "ids are gap-free");
+        }
+        Found::Group { .. } => whole = all.len(),
+    });
+    all.truncate(whole);
+    opened
+        .map(|(log, recovery)| (log, recovery, all))
+        .map_err(|e| e.to_string())
+}
+
+/// Appends groups until the power goes or `groups` are durable; adds what was acknowledged.
+fn live(log: &mut Log, chance: &mut Chance, groups: u64, acknowledged: &mut Vec<Hash>) {
+    for _ in 0..groups {
+        let mut group = log.group();
+        let mut chains = Vec::new();
+        for _ in 0..=chance.below(4) {
+            let payload = format!(
+                "{{\"x\":\"{}\"}}",
+                "p".repeat(usize::try_from(chance.below(700)).unwrap())
+            );
+            match group.push(&body(&payload)) {
+                Some(committed) => chains.push(committed.chain),
+                None => break,
+            }
+        }
+        if chains.is_empty() {
+            if log.next_segment().is_err() {
+                return;
+            }
+            continue;
+        }
+        if log.commit(group).is_err() {
+            return;
+        }
+        acknowledged.extend(chains);
+    }
+}
+
+#[test]
+fn power_cuts_anywhere_lose_nothing_acknowledged() {
+    let (mut cuts, mut torn) = (0u64, 0u64);
+    for seed in 0..SEEDS {
+        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
+        let mut disk = Disk::new(6);
+        let mut acknowledged: Vec<Hash> = Vec::new();
+        for life in 0..LIVES {
+            disk.cut_after(chance.below(60));
+            if let Ok((mut log, recovery, found)) = open(&disk) {
+                torn += u64::from(recovery.torn_bytes > 0);
+                check(seed, life, &log, &found, &acknowledged);
+                // What recovery found is promised from here on: it was read to others.
+                acknowledged = found;
+                let groups = chance.below(30);
+                live(&mut log, &mut chance, groups, &mut acknowledged);
+            }
+            disk = disk.after_cut(&mut chance);
+            cuts += 1;
+        }
+        let (mut log, _, found) = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        check(seed, LIVES, &log, &found, &acknowledged);
+        let mut after = found.clone();
+        live(&mut log, &mut chance, 3, &mut after);
+        let (superblock, copy) = scan::superblock(&disk).unwrap().unwrap();
+        assert_eq!(copy, None, "seed {seed}");
+        let end = scan::scan(&disk, &superblock, None, &mut |_| ()).unwrap();
+        assert_eq!(
+            (end.head.id, end.fault),
+            (after.len() as u64, None),
+            "seed {seed}"
+        );
+        assert_eq!(end.head.tree.size(), end.head.id);
+    }
+    assert!(cuts >= 500, "{cuts} crash points");
+    assert!(
+        torn >= 20,
+        "only {torn} torn groups were met: the model cuts too gently"
+    );
+}
+
+fn check(seed: u64, life: u64, log: &Log, found: &[Hash], acknowledged: &[Hash]) {
+    assert_eq!(
+        log.stopped(),
+        None,
+        "seed {seed} life {life}: a cut is no damage"
+    );
+    assert!(
+        found.len() >= acknowledged.len(),
+        "seed {seed} life {life}: lost acknowledged events"
+    );
+    assert_eq!(
+        &found[..acknowledged.len()],
+        acknowledged,
+        "seed {seed} life {life}: history changed"
+    );
+}
+
+#[test]
+fn a_failed_sync_ends_writing_for_good() {
+    let disk = Disk::new(4);
+    let (mut log, ..) = open(&disk).unwrap();
+    let mut acknowledged = Vec::new();
+    live(&mut log, &mut Chance(1), 3, &mut acknowledged);
+    disk.0.lock().unwrap().fail_next_sync = true;
+    let mut group = log.group();
+    group.push(&body("{}")).unwrap();
+    let stopped = log.commit(group).unwrap_err();
+    assert!(
+        matches!(
+            &stopped,
+            Stopped::Device {
+                step: "sync group",
+                ..
+            }
+        ),
+        "{stopped:?}"
+    );
+    let syncs = disk.0.lock().unwrap().syncs;
+    // The device works again, yet nothing is tried on it.
+    let mut group = log.group();
+    group.push(&body("{}")).unwrap();
+    assert_eq!(log.commit(group).unwrap_err(), stopped);
+    assert_eq!(log.next_segment().unwrap_err(), stopped);
+    assert_eq!(disk.0.lock().unwrap().syncs, syncs);
+    assert_eq!(stopped.code(), "READ_ONLY");
+}
+
+fn draft(payload: &str) -> Draft {
+    Draft {
+        origin: None,
+        ns: "system".into(),
+        actor: "service:init".into(),
+        tenant_id: "system".into(),
+        event_type: "note".into(),
+        subject: String::new(),
+        payload: payload.into(),
+        causation_id: None,
+        timestamp_ns: None,
+        ulid: None,
+    }
+}
+
+#[test]
+fn a_full_log_refuses_with_quota_and_keeps_what_it_has() {
+    let disk = Disk::new(2);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    let mut durable = 0;
+    let refusal = loop {
+        match ledger.append_wait(vec![draft("{\"a\":1}"); 3]) {
+            Ok(receipts) => durable = receipts.last().unwrap().id,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal.code, "QUOTA");
+    assert!(
+        refusal.limit.contains("2 segments of 16384 bytes"),
+        "{}",
+        refusal.limit
+    );
+    assert!(durable > 20);
+    assert_eq!(
+        ledger.append_wait(vec![draft("{}")]).unwrap_err().code,
+        "QUOTA"
+    );
+    let read = ledger
+        .reader()
+        .event(durable, |id, _, body| (id, body.payload.to_owned()));
+    assert_eq!(read.unwrap(), (durable, "{\"a\":1}".to_owned()));
+    committer.stop();
+    assert_eq!(open(&disk).unwrap().2.len() as u64, durable);
+}
+
+#[test]
+fn an_event_larger_than_a_segment_is_refused_and_the_next_is_taken() {
+    let disk = Disk::new(3);
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    let big = format!("{{\"x\":\"{}\"}}", "y".repeat(20_000));
+    let refusal = committer
+        .ledger()
+        .append_wait(vec![draft(&big)])
+        .unwrap_err();
+    assert_eq!(refusal.code, "TOO_LARGE");
+    assert_eq!(
+        committer.ledger().append_wait(vec![draft("{}")]).unwrap()[0].id,
+        1
+    );
+    committer.stop();
+}
+
+#[test]
+fn an_origin_is_recognised_again_also_after_a_restart() {
+    let disk = Disk::new(4);
+    let origin = |sequence| Draft {
+        origin: Some(Origin {
+            boot_id: [1; 16],
+            producer: 0,
+            sequence,
+        }),
+        ..draft("{}")
+    };
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let both = committer
+        .ledger()
+        .append_wait(vec![origin(1), origin(1), origin(2)])
+        .unwrap();
+    assert_eq!(
+        both.iter().map(|r| (r.id, r.repeated)).collect::<Vec<_>>(),
+        [(1, false), (1, true), (2, false)]
+    );
+    committer.stop();
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    let again = committer
+        .ledger()
+        .append_wait(vec![origin(2), origin(3)])
+        .unwrap();
+    assert_eq!(
+        (again[0].id, again[0].repeated, again[0].commit_id),
+        (2, true, both[2].commit_id)
+    );
+    assert_eq!((again[1].id, again[1].repeated), (3, false));
+    committer.stop();
+}
+
+#[test]
+fn damage_before_a_later_group_is_read_only_and_named() {
+    let disk = Disk::new(3);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    for _ in 0..3 {
+        committer.ledger().append_wait(vec![draft("{}")]).unwrap();
+    }
+    committer.stop();
+    // The second group's sector.
+    let at = SEGMENTS_OFFSET + 2 * SECTOR as u64;
+    disk.flip(at + 70);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let refusal = committer
+        .ledger()
+        .append_wait(vec![draft("{}")])
+        .unwrap_err();
+    assert_eq!(refusal.code, "CORRUPT");
+    assert!(
+        refusal.limit.contains(&format!("model at byte {at}")),
+        "{}",
+        refusal.limit
+    );
+    assert!(refusal.limit.contains("event 2"), "{}", refusal.limit);
+    assert!(committer.ledger().reader().event(1, |_, _, _| ()).is_ok());
+    committer.stop();
+    disk.flip(at + 70);
+    assert_eq!(open(&disk).unwrap().2.len(), 3, "nothing was cut off");
+}
+
+#[test]
+fn every_flipped_byte_of_a_small_log_is_detected_by_verify() {
+    let disk = Disk::new(2);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    for n in 0..3 {
+        committer
+            .ledger()
+            .append_wait(vec![draft("{}"); n + 1])
+            .unwrap();
+    }
+    let end = committer.ledger().standing().end;
+    committer.stop();
+    let check = || ledger::verify::verify(&disk, None, &mut |_| ()).map(|r| r.bad);
+    assert_eq!(check().unwrap(), None);
+    // Behind the end lie the zeros of the next group.
+    for at in 0..end + 4 * SECTOR as u64 {
+        disk.flip(at);
+        if let Ok(bad) = check() {
+            let bad = bad.unwrap_or_else(|| panic!("byte {at} went unseen"));
+            assert!(bad.offset <= at, "byte {at}: {bad:?}");
+        }
+        disk.flip(at);
+    }
+    assert_eq!(check().unwrap(), None);
+}
