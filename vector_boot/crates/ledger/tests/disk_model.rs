@@ -116,13 +116,17 @@ impl Device for Disk {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let state = self.0.lock().unwrap();
         let offset = usize::try_from(offset).unwrap();
-        for (n, byte) in buf.iter_mut().enumerate() {
-            let at = offset + n;
-            *byte = if state.unsynced.is_empty() {
-                *state.durable.get(at).ok_or(io::ErrorKind::UnexpectedEof)?
-            } else {
-                state.now(at / SECTOR)[at % SECTOR]
-            };
+        let durable = state.durable.get(offset..offset + buf.len());
+        buf.copy_from_slice(durable.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let end = (offset + buf.len()).div_ceil(SECTOR);
+        for (n, contents) in state.unsynced.range(offset / SECTOR..end) {
+            for (k, byte) in contents.last().unwrap().iter().enumerate() {
+                if let Some(at) = (n * SECTOR + k).checked_sub(offset)
+                    && at < buf.len()
+                {
+                    buf[at] = *byte;
+                }
+            }
         }
         Ok(())
     }
