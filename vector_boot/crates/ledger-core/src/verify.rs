@@ -77,6 +77,9 @@ pub struct Fault {
 }
 
 /// What one step found.
+///
+/// An event is large beside the rest, and by far the most frequent; a box would be an allocation each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<'b> {
     /// This many bytes from the current offset are needed to go on; they lie inside the segment.

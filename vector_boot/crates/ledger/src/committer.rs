@@ -226,6 +226,12 @@ impl Committer {
         &self.ledger
     }
 
+    /// Whether the thread has ended by itself: a bug, and nothing can be appended any more.
+    #[must_use]
+    pub fn died(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Finishes what is queued, then ends the thread. Those who wait are woken.
     pub fn stop(self) {
         // A committer that is gone already has nothing to finish.

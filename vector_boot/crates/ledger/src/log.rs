@@ -358,10 +358,12 @@ impl Log {
             .map_err(|e| self.device_failed("sync group", &e))?;
         self.zeroed = zeroing;
         (self.offset, self.head) = (end, head);
-        // The next group's sync makes these durable; a failure stops the log then.
-        self.zero_ahead()
-            .map_err(|e| self.device_failed("zero ahead", &e))
-            .or_else(|_| Ok(()))
+        // The next group's sync makes these durable. This group is: a failure stops the log for the
+        // next one.
+        if let Err(e) = self.zero_ahead() {
+            self.device_failed("zero ahead", &e);
+        }
+        Ok(())
     }
 
     fn writable(&self) -> Result<(), Stopped> {

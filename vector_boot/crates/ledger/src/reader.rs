@@ -81,7 +81,7 @@ impl Reader {
                     self.at = base + group_frame_end(offset, self.superblock.sector_bytes);
                 }
                 Peek::Zero
-                    if offset % u64::from(self.superblock.sector_bytes) == 0
+                    if offset.is_multiple_of(u64::from(self.superblock.sector_bytes))
                         && !self.padding(base, offset)? =>
                 {
                     self.at = self.next_segment(segment)?;

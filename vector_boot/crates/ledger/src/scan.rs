@@ -43,13 +43,14 @@ pub struct End {
     pub damaged: bool,
 }
 
+/// Which superblock copy does not hold, and why.
+pub type BadCopy = (usize, &'static str);
+
 /// Reads the superblock: the first copy that holds, and what is wrong with the other.
 ///
 /// # Errors
 /// As the device's; `Ok(None)` if the log is blank (its first copy is zero and the second does not hold).
-pub fn superblock(
-    device: &dyn Device,
-) -> io::Result<Option<(Superblock, Option<(usize, &'static str)>)>> {
+pub fn superblock(device: &dyn Device) -> io::Result<Option<(Superblock, Option<BadCopy>)>> {
     let mut first = vec![0; SUPERBLOCK_BYTES];
     let mut second = vec![0; SUPERBLOCK_BYTES];
     device.read_at(0, &mut first)?;

@@ -73,7 +73,7 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     notify(&ready).map_err(|e| format!("notify: {e}"))?;
     eprintln!("ledger ready: {}", status(&ledger));
     let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
-    serve(&ledger, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| format!("poll: {e}"))?;
+    serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");
     committer.stop();
@@ -165,12 +165,13 @@ fn status(ledger: &Ledger) -> String {
 }
 
 fn serve(
-    ledger: &Ledger,
+    committer: &Committer,
     wire: &PacketListener,
     jsonl: &UnixListener,
     signals: &mut Signals,
     stats: &mut Option<crate::stats::Page>,
 ) -> io::Result<()> {
+    let ledger = committer.ledger();
     let mut poller = Poller::new()?;
     poller.add(signals.as_fd(), TOKEN_SIGNAL, Interest::Read)?;
     poller.add(wire.as_fd(), TOKEN_WIRE, Interest::Read)?;
@@ -199,6 +200,9 @@ fn serve(
                 }
                 _ => {}
             }
+        }
+        if committer.died() {
+            return Err(io::Error::other("the committer thread died"));
         }
         if let Some(page) = stats {
             page.publish(ledger, gate.out());
