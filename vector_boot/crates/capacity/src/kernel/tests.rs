@@ -1,3 +1,5 @@
+//! What the kernel promises: who may ask for what, tokens over their life, events and their bounds.
+
 use super::*;
 use crate::measure::Meter;
 use std::path::Path;

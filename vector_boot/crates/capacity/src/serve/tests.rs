@@ -1,3 +1,5 @@
+//! The service over its real socket: a client at work, rude peers, bounds, restarts.
+
 use super::*;
 use ipc::IpcError;
 use ipc::capacity::Client;
