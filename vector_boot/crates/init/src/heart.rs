@@ -1130,7 +1130,9 @@ impl Heart {
         if !self.degraded.is_empty() || failed {
             return MachineState::Degraded;
         }
-        if (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped)) {
+        // Whoever sees the machine ready finds the phase `ready` too: the next beat notes it.
+        let noted = self.ready_said || (0..self.units.len()).any(|i| phase(i) == Phase::Stopped);
+        if noted && (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped)) {
             MachineState::Ready
         } else {
             MachineState::Starting
