@@ -2,6 +2,7 @@
 //!
 //! Composition only: each role lives in its own room. Start with [`ROLES`].
 //! A word that belongs to `vb-services` is handed to that executable, so people type one name.
+#![forbid(unsafe_code)]
 
 mod cli;
 mod console;
@@ -32,6 +33,10 @@ const SERVICES: &[&str] = &["ledger", "capacity", "gateway"];
 fn main() -> ExitCode {
     if let Some(code) = standalone::machine() {
         return code;
+    }
+    if let Ok(name) = std::env::var("VB_NAME") {
+        // The kernel names a process that was exec'd by descriptor after the number.
+        sys::process::set_name(&name);
     }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some((first, rest)) = words.split_first() else {

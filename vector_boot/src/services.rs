@@ -1,4 +1,5 @@
 //! `vb-services`: ledger, capacity and gateway, apart from PID 1 so that what they link stays out of its memory.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,6 +15,10 @@ const ROLES: &[(&str, Role)] = &[
 ];
 
 fn main() -> ExitCode {
+    if let Ok(name) = std::env::var("VB_NAME") {
+        // The kernel names a process that was exec'd by descriptor after the number.
+        sys::process::set_name(&name);
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some((word, rest)) = words.split_first() else {
         eprintln!("vb-services: no role named; one of ledger, capacity, gateway");

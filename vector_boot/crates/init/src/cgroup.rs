@@ -151,30 +151,13 @@ pub fn apply(plan: &CgroupPlan) -> Result<(), String> {
 
 fn apply_below(lease: &Path, plan: &CgroupPlan) -> Result<(), String> {
     let mut undo: Vec<(PathBuf, String)> = Vec::new();
-    let writes = plan.shrinks.iter().chain(&plan.grows);
-    for Write { slot, knob } in writes.clone() {
-        let leaf = lease.join(slot.to_string());
-        make(&leaf).map_err(|e| format!("{}: {e}", leaf.display()))?;
-        let (name, value) = text_of(*knob);
-        let path = leaf.join(name);
-        let old = read_knob(&path);
-        let written = fs::write(&path, &value);
-        undo.push((path.clone(), old));
-        if let Err(e) = written {
-            for (path, old) in undo.iter().rev() {
-                // The old value was in force a moment ago; there is nothing better to fall back to.
-                let _ = fs::write(path, old);
-            }
-            return Err(format!("{}={value}: {e}", path.display()));
+    let result = write_and_read_back(lease, plan, &mut undo);
+    if result.is_err() {
+        for (path, old) in undo.iter().rev() {
+            // The old value was in force a moment ago; there is nothing better to fall back to.
+            let _ = fs::write(path, old);
         }
-    }
-    for Write { slot, knob } in writes {
-        let (name, value) = text_of(*knob);
-        let path = lease.join(slot.to_string()).join(name);
-        let now = read_knob(&path);
-        if !same(*knob, &now, &value) {
-            return Err(format!("{}: reads {now}, written {value}", path.display()));
-        }
+        return result;
     }
     for slot in &plan.removed {
         let leaf = lease.join(slot.to_string());
@@ -182,6 +165,32 @@ fn apply_below(lease: &Path, plan: &CgroupPlan) -> Result<(), String> {
             // A leaf without processes takes the kill as no work.
             let _ = fs::write(leaf.join("cgroup.kill"), "1");
             fs::remove_dir(&leaf).map_err(|e| format!("{}: {e}", leaf.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the plan's knobs, noting what each held before, and checks that all took their values.
+fn write_and_read_back(
+    lease: &Path,
+    plan: &CgroupPlan,
+    undo: &mut Vec<(PathBuf, String)>,
+) -> Result<(), String> {
+    let writes = plan.shrinks.iter().chain(&plan.grows);
+    for Write { slot, knob } in writes.clone() {
+        let leaf = lease.join(slot.to_string());
+        make(&leaf).map_err(|e| format!("{}: {e}", leaf.display()))?;
+        let (name, value) = text_of(*knob);
+        let path = leaf.join(name);
+        undo.push((path.clone(), read_knob(&path)));
+        fs::write(&path, &value).map_err(|e| format!("{}={value}: {e}", path.display()))?;
+    }
+    for Write { slot, knob } in writes {
+        let (name, value) = text_of(*knob);
+        let path = lease.join(slot.to_string()).join(name);
+        let now = read_knob(&path);
+        if !same(*knob, &now, &value) {
+            return Err(format!("{}: reads {now}, written {value}", path.display()));
         }
     }
     Ok(())
