@@ -131,19 +131,26 @@ fn check_ids(events: &[Value]) {
     assert_eq!(ulids.len(), events.len(), "an event was recorded twice");
 }
 
-/// Each death of each service is in the ledger with its reason.
+/// Each death of each service is in the ledger, once and with its reason.
 fn check_reasons(events: &[Value], services: &BTreeMap<String, Seen>) {
     for (name, seen) in services {
-        let deaths = events
-            .iter()
-            .filter(|event| event["subject"] == **name && is_death(event))
-            .count();
-        assert_eq!(deaths as u64, seen.restarts, "recorded deaths of {name}");
+        let died =
+            |event: &&Value| event["event_type"] == "service_exited" && event["subject"] == **name;
+        let deaths: Vec<&Value> = events.iter().filter(died).collect();
+        assert_eq!(
+            deaths.len() as u64,
+            seen.restarts,
+            "recorded deaths of {name}: {deaths:?}"
+        );
+        for death in deaths {
+            assert!(
+                death["payload"]["cause"]
+                    .as_str()
+                    .is_some_and(|cause| cause.contains("KILL")),
+                "{death}"
+            );
+        }
     }
-}
-
-fn is_death(event: &Value) -> bool {
-    event["actor"] == "service:init" && event["payload"].to_string().contains("KILL")
 }
 
 /// Fisher and Yates, over xorshift64.

@@ -58,7 +58,8 @@ fn banned() -> Vec<String> {
         ("unimpl", "emented!("),
         ("#[ig", "nore"),
         ("/tmp", "/w/"),
-        ("/wo", "rk/"),
+        ("/wo", "rk/main"),
+        ("/wo", "rk/shared"),
         ("/root", "/.c"),
         ("lorem", " ipsum"),
     ];
