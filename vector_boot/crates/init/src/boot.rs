@@ -3,18 +3,23 @@
 //! Runs once. What fails is said, named and passed over; the heart beats in every case.
 //! Start with [`run`].
 
-use crate::cgroup::Leaf;
+mod equip;
+mod storage;
+mod tables;
+
+pub use equip::prepare_unit;
+pub use storage::{needs_storage, open_roots, queue_storage};
+use tables::{policy_of, table_of_images, table_of_units};
+
 use crate::early::{self, Initramfs, Report};
-use crate::heart::{Heart, Held, Image, Parts};
-use crate::helper_link::Purpose;
+use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
 use crate::package::{self, Found, Trust};
 use crate::params::Params;
 use crate::state::{Level, State};
-use crate::supervisor::{Policy, Restart, Strategy, Supervisor};
-use crate::unit::Unit;
+use crate::supervisor::{Policy, Supervisor};
 use crate::{BeatWork, Mode, NoWork, Setup, disks};
-use rts::manifest::{self, Cap, Manifest, Pass, RootMode, Service};
+use rts::manifest::{self, Manifest, Pass};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,19 +27,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sys::packet::{Mode as Blocking, PacketListener};
-use sys::spawn::{Capability, Spawn};
-use wire::helper::Task;
 
-/// Open files of one service (RLIMIT_NOFILE): the gateway's 512 connections with a file each.
-const OPEN_FILES_MAX: u64 = 2048;
 /// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
 const PACKAGE_TRIES: u32 = 20;
 const PACKAGE_PAUSE_MS: u64 = 50;
 /// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
 const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
 const TOKEN_BYTES: usize = 64;
-/// What a new gateway root greets with.
-const WELCOME: &str = "This is the folder `work` of a Vector Boot machine.\nTools read and write here; every call is in the ledger.\n";
 
 /// Boots and beats; returns only as an ordinary process.
 pub fn run(setup: Setup) -> ExitCode {
@@ -450,98 +449,6 @@ fn open_watchdog() -> Option<(File, String)> {
     ))
 }
 
-/// `vector_boot` and `vb-services` first, then the added ones in the order of their first use.
-fn table_of_images(initramfs: Initramfs, found: Option<&Found>, manifest: &Manifest) -> Vec<Image> {
-    let held = |fd: Option<OwnedFd>, name: &str| match fd {
-        Some(fd) => Held::Yes(fd),
-        None => Held::No(format!("image {name}: not in the initramfs")),
-    };
-    let packed = |name: &str| {
-        found
-            .and_then(|f| f.images.iter().find(|(n, _)| n == name))
-            .map(|(_, hex)| hex.as_str())
-    };
-    let ours = initramfs
-        .digests
-        .iter()
-        .find(|(n, _)| n == "vb-services")
-        .map(|(_, hex)| hex.as_str());
-    let own = initramfs.services;
-    let mut images = vec![Image {
-        name: "vector_boot".to_owned(),
-        held: held(initramfs.vector_boot, "vector_boot"),
-        fallback: None,
-    }];
-    images.push(match packed("vb-services") {
-        // The package brings other services than the initramfs: those are meant.
-        Some(theirs) if ours.is_some_and(|o| o != theirs) || own.is_none() => Image {
-            name: "vb-services".to_owned(),
-            held: Held::Loading,
-            fallback: own,
-        },
-        _ => Image {
-            name: "vb-services".to_owned(),
-            held: held(own, "vb-services"),
-            fallback: None,
-        },
-    });
-    for service in &manifest.services {
-        let name = service.image.as_str();
-        if images.iter().all(|i| i.name != name) {
-            images.push(Image {
-                name: name.to_owned(),
-                held: Held::Loading,
-                fallback: None,
-            });
-        }
-    }
-    images
-}
-
-fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit> {
-    let place = |name: &str| images.iter().position(|i| i.name == name).unwrap_or(0);
-    let units = manifest.services.iter().enumerate().map(|(i, service)| {
-        let image = place(service.image.as_str());
-        let uid = manifest.uid(i).unwrap_or(manifest::UID_ASSIGNED_FIRST);
-        Unit::new(service.clone(), uid, image)
-    });
-    units.collect()
-}
-
-fn policy_of(service: &Service, manifest: &Manifest) -> Policy {
-    const MS: u64 = 1_000_000;
-    const S: u64 = 1_000_000_000;
-    let needs = service
-        .needs
-        .iter()
-        .filter_map(|n| manifest.index_of(n.as_str()));
-    Policy {
-        needs: needs
-            .filter_map(|i| 1u32.checked_shl(u32::try_from(i).ok()?))
-            .fold(0, |all, bit| all | bit),
-        restart: match service.restart {
-            manifest::Restart::Always => Restart::Always,
-            manifest::Restart::OnFailure => Restart::OnFailure,
-            manifest::Restart::Never => Restart::Never,
-        },
-        core: service.core,
-        reports_ready: service.notify,
-        backoff_first_ns: u64::from(service.backoff_ms_first) * MS,
-        backoff_max_ns: u64::from(service.backoff_ms_max) * MS,
-        healthy_ns: u64::from(service.backoff_reset_s) * S,
-        intensity_max: service.intensity_max,
-        intensity_ns: u64::from(service.intensity_s) * S,
-        start_limit_ns: u64::from(service.start_timeout_ms) * MS,
-        stop_limit_ns: u64::from(service.stop_timeout_ms) * MS,
-        watchdog_ns: u64::from(service.watchdog_ms) * MS,
-        strategy: match service.strategy {
-            manifest::Strategy::OneForOne => Strategy::OneForOne,
-            manifest::Strategy::RestForOne => Strategy::RestForOne,
-            manifest::Strategy::OneForAll => Strategy::OneForAll,
-        },
-    }
-}
-
 fn open_descriptors(setup: &Setup, terminal: &str, degraded: &mut Vec<String>) -> Open {
     let mut open = Open::default();
     match &setup.mode {
@@ -604,332 +511,4 @@ fn bind_sockets(heart: &mut Heart) {
         }
     }
     heart.watch_notify_sockets();
-}
-
-/// Whether a service waits for the data disk.
-#[must_use]
-pub fn needs_storage(service: &Service) -> bool {
-    service.data
-        || service
-            .pass
-            .iter()
-            .any(|p| matches!(p, Pass::Roots | Pass::Root(_)))
-}
-
-/// Asks the helper for everything that lies on disks.
-pub fn queue_storage(heart: &mut Heart) {
-    let data = heart.setup.data_folder();
-    let data_text = data.display().to_string();
-    let devices = if heart.setup.is_appliance() {
-        disks::devices()
-    } else {
-        Vec::new()
-    };
-    if heart.setup.is_appliance() {
-        let named = heart.params.get("vb.data").to_owned();
-        let device = match named.as_str() {
-            "auto" => disks::partition(&devices, "data"),
-            "off" => None,
-            path => devices.iter().find(|d| d.path == Path::new(path)),
-        };
-        match device {
-            Some(device) => {
-                let source = device.path.display().to_string();
-                let task = Task::Mount {
-                    source: &source,
-                    target: &data_text,
-                    fstype: "ext4",
-                    read_only: device.read_only,
-                };
-                heart.helper.ask(Purpose::MountData, &task, None);
-                heart.mounted.push(data_text.clone());
-            }
-            None => {
-                heart.degrade("data: no partition named data; files end with this boot".to_owned())
-            }
-        }
-    } else {
-        heart.helper.ask(
-            Purpose::Provision,
-            &Task::Folder {
-                path: &data_text,
-                uid: u32::MAX,
-                mode: 0o700,
-            },
-            None,
-        );
-    }
-    let owner = heart
-        .units
-        .iter()
-        .find(|u| {
-            u.service
-                .pass
-                .iter()
-                .any(|p| matches!(p, Pass::Roots | Pass::Root(_)))
-        })
-        .map(|u| u.uid);
-    let roots: Vec<_> = heart.manifest.roots.iter().cloned().collect();
-    for (i, root) in roots.iter().enumerate() {
-        let path = root_path(&data, root.path.as_str()).display().to_string();
-        if let Some(device) = disks::partition(&devices, root.name.as_str()) {
-            let (source, target) = (
-                device.path.display().to_string(),
-                format!("/{}", root.name.as_str()),
-            );
-            let read_only = root.mode == RootMode::Ro || device.read_only;
-            heart.helper.ask(
-                Purpose::MountRoot(i),
-                &Task::Mount {
-                    source: &source,
-                    target: &target,
-                    fstype: "ext4",
-                    read_only,
-                },
-                None,
-            );
-            heart.mounted.push(target);
-        } else if root.mode == RootMode::Rw {
-            let uid = if heart.setup.is_appliance() {
-                owner.unwrap_or(0)
-            } else {
-                u32::MAX
-            };
-            heart.helper.ask(
-                Purpose::Provision,
-                &Task::Folder {
-                    path: &path,
-                    uid,
-                    mode: 0o755,
-                },
-                None,
-            );
-            let welcome = format!("{path}/welcome.txt");
-            heart.helper.ask(
-                Purpose::Provision,
-                &Task::Seed {
-                    path: &welcome,
-                    uid,
-                    content: WELCOME,
-                },
-                None,
-            );
-        }
-    }
-    for i in 0..heart.units.len() {
-        let Some(unit) = heart.units.get(i).filter(|u| u.service.data) else {
-            continue;
-        };
-        let path = service_folder(&data, unit.name()).display().to_string();
-        let uid = if heart.setup.is_appliance() {
-            unit.uid
-        } else {
-            u32::MAX
-        };
-        heart.helper.ask(
-            Purpose::Provision,
-            &Task::Folder {
-                path: &path,
-                uid,
-                mode: 0o700,
-            },
-            None,
-        );
-    }
-    // Answers come in order: when this one is there, all above are.
-    let (mode, uid) = if heart.setup.is_appliance() {
-        (0o711, 0)
-    } else {
-        (0o700, u32::MAX)
-    };
-    heart.helper.ask(
-        Purpose::StorageReady,
-        &Task::Folder {
-            path: &data_text,
-            uid,
-            mode,
-        },
-        None,
-    );
-}
-
-fn service_folder(data: &Path, name: &str) -> PathBuf {
-    data.join(format!("service.{name}"))
-}
-
-fn root_path(data: &Path, path: &str) -> PathBuf {
-    // An absolute path replaces the folder: `join` does that.
-    data.join(path)
-}
-
-/// Opens the gateway's roots once the disks are there.
-pub fn open_roots(heart: &mut Heart) {
-    let data = heart.setup.data_folder();
-    if let Ok(folder) = File::open(&data) {
-        heart.work.take_data(folder.into());
-    }
-    let roots: Vec<_> = heart.manifest.roots.iter().cloned().collect();
-    for root in roots {
-        let name = root.name.as_str();
-        let mounted = PathBuf::from(format!("/{name}"));
-        let own_disk = heart.mounted.iter().any(|m| Path::new(m) == mounted);
-        let path = if own_disk {
-            mounted
-        } else {
-            root_path(&data, root.path.as_str())
-        };
-        match File::open(&path) {
-            Ok(folder) => heart
-                .open
-                .roots
-                .push((format!("root.{name}"), folder.into())),
-            // A read-only root is there when somebody brought it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && root.mode == RootMode::Ro => {}
-            Err(e) => heart.degrade(format!("root {name}: {}: {e}", path.display())),
-        }
-    }
-}
-
-/// Gathers what a service is started with.
-///
-/// # Errors
-/// One sentence naming the service and what is missing.
-pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
-    let appliance = heart.setup.is_appliance();
-    let (run, data) = (heart.setup.run_folder(), heart.setup.data_folder());
-    let Some(unit) = heart.units.get(i) else {
-        return Ok(());
-    };
-    let (service, uid, image) = (unit.service.clone(), unit.uid, unit.image);
-    let name = service.name.as_str();
-    let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
-    let added = matches!(service.image, manifest::Image::Added(_));
-    let mut passed = Vec::new();
-    for pass in service.pass.iter() {
-        collect(heart, name, pass, &mut passed).map_err(|e| failed(pass.as_str(), e))?;
-    }
-    if added {
-        let fd = match heart.images.get(image).map(|i| &i.held) {
-            Some(Held::Yes(fd)) => fd.try_clone().map_err(|e| failed("image", e))?,
-            _ => return Err(format!("service {name}: image not in hand")),
-        };
-        passed.push(("image".to_owned(), fd));
-    }
-    let leaf = if appliance {
-        match Leaf::new(
-            name,
-            service.memory_max_bytes,
-            service.pids_max,
-            service.cpu_weight,
-        ) {
-            Ok((leaf, complaints)) => {
-                complaints
-                    .iter()
-                    .for_each(|c| heart.journal.say(Level::Warn, format_args!("{c}")));
-                Some(leaf)
-            }
-            Err(e) => {
-                heart
-                    .journal
-                    .say(Level::Warn, format_args!("service {name}: cgroup: {e}"));
-                None
-            }
-        }
-    } else {
-        None
-    };
-    let boot_id: String = heart
-        .journal
-        .state
-        .boot_id()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let network = heart.params.get("vb.net").to_owned();
-    let Some(unit) = heart.units.get_mut(i) else {
-        return Ok(());
-    };
-    unit.passed = passed;
-    unit.leaf = leaf;
-    let notify = run.join("notify").join(name).display().to_string();
-    let (run, data) = (
-        run.display().to_string(),
-        service_folder(&data, name).display().to_string(),
-    );
-    let mut env = vec![
-        ("VB_RUN", run.as_str()),
-        ("VB_BOOT_ID", &boot_id),
-        ("VB_NAME", name),
-        ("VB_NET", &network),
-    ];
-    if unit.notify().is_some() {
-        env.push(("NOTIFY_SOCKET", &notify));
-    }
-    if service.data {
-        env.push(("VB_DATA", &data));
-    }
-    let mut argv = match &service.image {
-        manifest::Image::VectorBoot => vec!["vector_boot"],
-        manifest::Image::Services => vec!["vb-services"],
-        manifest::Image::Added(added) => vec!["vector_boot", "jail", added.as_str()],
-    };
-    argv.extend(service.args.iter().map(|a| a.as_str()));
-    let mut spawn =
-        Spawn::new(&argv, &env, &unit.descriptor_names()).map_err(|e| failed("command", e))?;
-    if appliance {
-        spawn.identity = sys::spawn::Identity::Uid(uid);
-        spawn.capabilities = service.caps.iter().fold(0, |bits, cap| {
-            bits | match cap {
-                Cap::NetAdmin => 1 << Capability::NetAdmin as u32,
-                Cap::NetRaw => 1 << Capability::NetRaw as u32,
-            }
-        });
-        spawn.open_files_max = Some(OPEN_FILES_MAX);
-    } else {
-        spawn.dies_with_parent = true;
-    }
-    unit.spawn = Some(spawn);
-    Ok(())
-}
-
-fn collect(
-    heart: &mut Heart,
-    service: &str,
-    pass: &Pass,
-    passed: &mut Vec<(String, OwnedFd)>,
-) -> io::Result<()> {
-    let open = &heart.open;
-    let one = match pass {
-        Pass::Log => open.log.as_ref(),
-        Pass::Rts => heart.rts.as_ref(),
-        Pass::Token => Some(&heart.token),
-        Pass::Sensors => heart.sensors.as_ref(),
-        Pass::Tty => open.tty.as_ref(),
-        Pass::Machine => open.machine.as_ref(),
-        Pass::Proc => {
-            passed.push(("proc".to_owned(), File::open("/proc")?.into()));
-            return Ok(());
-        }
-        Pass::Stats => {
-            let (page, _) = sys::seqlock::Writer::create("stats", wire::stats::MAGIC)?;
-            heart.work.take_stats(service, page.as_fd());
-            passed.push(("stats".to_owned(), page.into()));
-            return Ok(());
-        }
-        Pass::Roots | Pass::Root(_) => {
-            let wanted = |name: &str| match pass {
-                Pass::Root(root) => name.strip_prefix("root.") == Some(root.as_str()),
-                _ => true,
-            };
-            for (name, fd) in open.roots.iter().filter(|(name, _)| wanted(name)) {
-                passed.push((name.clone(), fd.try_clone()?));
-            }
-            return Ok(());
-        }
-    };
-    // What this machine does not have is simply not passed.
-    if let Some(fd) = one {
-        passed.push((pass.as_str().to_owned(), fd.try_clone()?));
-    }
-    Ok(())
 }

@@ -1,0 +1,158 @@
+//! What a service is started with: descriptors, environment, identity, its leaf in the cgroup tree.
+
+use super::storage::service_folder;
+use crate::cgroup::Leaf;
+use crate::heart::{Heart, Held};
+use crate::state::Level;
+use rts::manifest::{self, Cap, Pass};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use sys::spawn::{Capability, Spawn};
+
+/// Open files of one service (RLIMIT_NOFILE): the gateway's 512 connections with a file each.
+const OPEN_FILES_MAX: u64 = 2048;
+
+/// Gathers what a service is started with.
+///
+/// # Errors
+/// One sentence naming the service and what is missing.
+pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
+    let appliance = heart.setup.is_appliance();
+    let (run, data) = (heart.setup.run_folder(), heart.setup.data_folder());
+    let Some(unit) = heart.units.get(i) else {
+        return Ok(());
+    };
+    let (service, uid, image) = (unit.service.clone(), unit.uid, unit.image);
+    let name = service.name.as_str();
+    let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
+    let added = matches!(service.image, manifest::Image::Added(_));
+    let mut passed = Vec::new();
+    for pass in service.pass.iter() {
+        collect(heart, name, pass, &mut passed).map_err(|e| failed(pass.as_str(), e))?;
+    }
+    if added {
+        let fd = match heart.images.get(image).map(|i| &i.held) {
+            Some(Held::Yes(fd)) => fd.try_clone().map_err(|e| failed("image", e))?,
+            _ => return Err(format!("service {name}: image not in hand")),
+        };
+        passed.push(("image".to_owned(), fd));
+    }
+    let leaf = if appliance {
+        match Leaf::new(
+            name,
+            service.memory_max_bytes,
+            service.pids_max,
+            service.cpu_weight,
+        ) {
+            Ok((leaf, complaints)) => {
+                complaints
+                    .iter()
+                    .for_each(|c| heart.journal.say(Level::Warn, format_args!("{c}")));
+                Some(leaf)
+            }
+            Err(e) => {
+                heart
+                    .journal
+                    .say(Level::Warn, format_args!("service {name}: cgroup: {e}"));
+                None
+            }
+        }
+    } else {
+        None
+    };
+    let boot_id: String = heart
+        .journal
+        .state
+        .boot_id()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let network = heart.params.get("vb.net").to_owned();
+    let Some(unit) = heart.units.get_mut(i) else {
+        return Ok(());
+    };
+    unit.passed = passed;
+    unit.leaf = leaf;
+    let notify = run.join("notify").join(name).display().to_string();
+    let (run, data) = (
+        run.display().to_string(),
+        service_folder(&data, name).display().to_string(),
+    );
+    let mut env = vec![
+        ("VB_RUN", run.as_str()),
+        ("VB_BOOT_ID", &boot_id),
+        ("VB_NAME", name),
+        ("VB_NET", &network),
+    ];
+    if unit.notify().is_some() {
+        env.push(("NOTIFY_SOCKET", &notify));
+    }
+    if service.data {
+        env.push(("VB_DATA", &data));
+    }
+    let mut argv = match &service.image {
+        manifest::Image::VectorBoot => vec!["vector_boot"],
+        manifest::Image::Services => vec!["vb-services"],
+        manifest::Image::Added(added) => vec!["vector_boot", "jail", added.as_str()],
+    };
+    argv.extend(service.args.iter().map(|a| a.as_str()));
+    let mut spawn =
+        Spawn::new(&argv, &env, &unit.descriptor_names()).map_err(|e| failed("command", e))?;
+    if appliance {
+        spawn.identity = sys::spawn::Identity::Uid(uid);
+        spawn.capabilities = service.caps.iter().fold(0, |bits, cap| {
+            bits | match cap {
+                Cap::NetAdmin => 1 << Capability::NetAdmin as u32,
+                Cap::NetRaw => 1 << Capability::NetRaw as u32,
+            }
+        });
+        spawn.open_files_max = Some(OPEN_FILES_MAX);
+    } else {
+        spawn.dies_with_parent = true;
+    }
+    unit.spawn = Some(spawn);
+    Ok(())
+}
+
+fn collect(
+    heart: &mut Heart,
+    service: &str,
+    pass: &Pass,
+    passed: &mut Vec<(String, OwnedFd)>,
+) -> io::Result<()> {
+    let open = &heart.open;
+    let one = match pass {
+        Pass::Log => open.log.as_ref(),
+        Pass::Rts => heart.rts.as_ref(),
+        Pass::Token => Some(&heart.token),
+        Pass::Sensors => heart.sensors.as_ref(),
+        Pass::Tty => open.tty.as_ref(),
+        Pass::Machine => open.machine.as_ref(),
+        Pass::Proc => {
+            passed.push(("proc".to_owned(), File::open("/proc")?.into()));
+            return Ok(());
+        }
+        Pass::Stats => {
+            let (page, _) = sys::seqlock::Writer::create("stats", wire::stats::MAGIC)?;
+            heart.work.take_stats(service, page.as_fd());
+            passed.push(("stats".to_owned(), page.into()));
+            return Ok(());
+        }
+        Pass::Roots | Pass::Root(_) => {
+            let wanted = |name: &str| match pass {
+                Pass::Root(root) => name.strip_prefix("root.") == Some(root.as_str()),
+                _ => true,
+            };
+            for (name, fd) in open.roots.iter().filter(|(name, _)| wanted(name)) {
+                passed.push((name.clone(), fd.try_clone()?));
+            }
+            return Ok(());
+        }
+    };
+    // What this machine does not have is simply not passed.
+    if let Some(fd) = one {
+        passed.push((pass.as_str().to_owned(), fd.try_clone()?));
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! Services under the heart: what the policy decides is done here, and what they do is told to it.
+
+use super::tasks::HELPER_RETRY_NS;
+use super::{Heart, Held, VECTOR_BOOT, Watch};
+use crate::state::{Fixed, Json, Level, UnitRow, Weight};
+use crate::supervisor::{Action, Actions, Event, Phase};
+use std::os::fd::AsFd;
+use sys::events::Interest;
+use sys::process::{Exit, Reaped};
+use sys::spawn::Child;
+use wire::control::Power;
+
+/// Dead children that are taken in one turn, so that ten thousand make no beat late.
+const REAP_A_TURN: usize = 512;
+
+impl Heart {
+    /// Asks the policy and does what it says.
+    pub(crate) fn decide(&mut self, event: Event) {
+        let mut next = Some(event);
+        let mut later: heapless::Deque<Event, 64> = heapless::Deque::new();
+        while let Some(event) = next {
+            let mut actions = Actions::new();
+            self.supervisor
+                .step(sys::clock::monotonic_ns(), event, &mut actions);
+            for action in actions {
+                if let Some(follow) = self.perform(action) {
+                    // At most one follow-up a start, and fewer services than places.
+                    let _ = later.push_back(follow);
+                }
+            }
+            next = later.pop_front();
+        }
+    }
+
+    pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Start(i) => Some(self.start(i)),
+            Action::Terminate(i) => {
+                const SIGTERM: i32 = 15;
+                if let Some(unit) = self.units.get(i) {
+                    // One that is gone already will be reaped.
+                    let _ = unit.signal(SIGTERM);
+                }
+                None
+            }
+            Action::Kill(i, cause) => {
+                if let Some(unit) = self.units.get(i) {
+                    self.journal.say(
+                        Level::Warn,
+                        format_args!(
+                            "service killed: name={} cause=\"{}\"",
+                            unit.name(),
+                            cause.as_str()
+                        ),
+                    );
+                    unit.kill();
+                }
+                None
+            }
+            Action::Changed { unit, from, to } => {
+                self.note_change(unit, from, to);
+                None
+            }
+            Action::AllStopped => {
+                self.all_stopped();
+                None
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, i: usize) -> Event {
+        let now = sys::clock::monotonic_ns();
+        let Some(unit) = self.units.get_mut(i) else {
+            return Event::StartFailed(i);
+        };
+        // A user's program is exec'd by the jail, which is one of our roles.
+        let runs = if matches!(unit.service.image, rts::manifest::Image::Added(_)) {
+            VECTOR_BOOT
+        } else {
+            unit.image
+        };
+        let result = match self.images.get(runs).map(|image| &image.held) {
+            Some(Held::Yes(image)) => unit.start(image.as_fd(), self.null.as_fd(), now),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        match result {
+            Ok(()) => {
+                if let Some(output) = &unit.output {
+                    // Without a place in the poller its output is lost, the service is not.
+                    let _ =
+                        self.poller
+                            .add(output.as_fd(), Watch::Output(i).token(), Interest::Read);
+                }
+                Event::Started(i)
+            }
+            Err(e) => {
+                unit.last_exit = Fixed::of(format_args!("start: {e}"));
+                self.journal.say(
+                    Level::Error,
+                    format_args!("service not started: name={} cause=\"{e}\"", unit.name()),
+                );
+                Event::StartFailed(i)
+            }
+        }
+    }
+
+    pub(super) fn note_change(&mut self, i: usize, from: Phase, to: Phase) {
+        let now = sys::clock::monotonic_ns();
+        let restarts = self.supervisor.restarts(i);
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
+        let pid = unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs());
+        let row = UnitRow {
+            name: unit.service.name.as_str(),
+            pid,
+            started_ns: unit.started_ns,
+            restarts,
+            phase: to as u8,
+        };
+        self.journal.state.set_unit(i, &row);
+        let name = unit.service.name.as_str();
+        match to {
+            Phase::Up => {
+                unit.ready_ns = now.saturating_sub(unit.started_ns);
+                let ms = unit.ready_ns / 1_000_000;
+                self.journal.say(
+                    Level::Info,
+                    format_args!("service up: name={name} pid={pid} ready_ms={ms}"),
+                );
+                self.journal.event(
+                    Weight::Routine,
+                    ["service_ready", name, ""],
+                    format_args!(
+                        "\"pid\":{pid},\"ready_us\":{},\"restarts\":{restarts}",
+                        unit.ready_ns / 1000
+                    ),
+                );
+                if name == "console" {
+                    self.journal.console_is_up = true;
+                }
+                let label = Fixed::<48>::of(format_args!("ready:{name}"));
+                if !self.ready_said
+                    && self
+                        .phases
+                        .iter()
+                        .all(|p| p.name.as_str() != label.as_str())
+                {
+                    let begin = unit.started_ns;
+                    self.phase(label.as_str(), begin, now, String::new());
+                }
+            }
+            Phase::Starting => {}
+            Phase::Backoff | Phase::Failed | Phase::Waiting
+                if matches!(from, Phase::Starting | Phase::Up) =>
+            {
+                if name == "console" {
+                    self.journal.console_is_up = false;
+                }
+                let (word, level) = match to {
+                    Phase::Failed => ("service failed", Level::Error),
+                    _ => ("service died", Level::Warn),
+                };
+                self.journal.say(
+                    level,
+                    format_args!(
+                        "{word}: name={name} cause=\"{}\" restarts={restarts}",
+                        unit.last_exit
+                    ),
+                );
+                let kind = if to == Phase::Failed {
+                    "service_failed"
+                } else {
+                    "service_restarted"
+                };
+                self.journal.event(
+                    Weight::Important,
+                    [kind, name, ""],
+                    format_args!(
+                        "\"cause\":\"{}\",\"restarts\":{restarts}",
+                        Json(unit.last_exit.as_str())
+                    ),
+                );
+            }
+            Phase::Stopped => {
+                self.journal.say(
+                    Level::Info,
+                    format_args!("service stopped: name={name} cause=\"{}\"", unit.last_exit),
+                );
+                self.journal.event(
+                    Weight::Important,
+                    ["service_stopped", name, ""],
+                    format_args!("\"cause\":\"{}\"", Json(unit.last_exit.as_str())),
+                );
+            }
+            Phase::Waiting | Phase::Backoff | Phase::Failed | Phase::Stopping => {}
+        }
+    }
+
+    /// Lets a service start once everything that it needs from outside the other services is there.
+    pub(crate) fn unblock(&mut self, i: usize) {
+        let Some(unit) = self.units.get(i) else {
+            return;
+        };
+        if unit.spawn.is_some() {
+            return;
+        }
+        let image = match self.images.get(unit.image).map(|image| &image.held) {
+            Some(Held::Yes(_)) => true,
+            Some(Held::Loading) | None => false,
+            Some(Held::No(why)) => {
+                let reason = format!("service {}: {why}", unit.name());
+                self.degrade(reason);
+                return;
+            }
+        };
+        let storage = self.storage_ready || !crate::boot::needs_storage(&unit.service);
+        if !image || !storage {
+            return;
+        }
+        match crate::boot::prepare_unit(self, i) {
+            Ok(()) => self.decide(Event::Unblocked(i)),
+            Err(e) => self.degrade(e),
+        }
+    }
+
+    pub(super) fn read_output(&mut self, i: usize) {
+        let now = sys::clock::monotonic_ns();
+        let by = u8::try_from(i).unwrap_or(u8::MAX);
+        if let Some(unit) = self.units.get_mut(i) {
+            // At its end the descriptor is closed, which takes it out of the poller.
+            unit.read_output(by, now, &mut self.journal.state);
+        }
+    }
+
+    pub(super) fn read_notes(&mut self, i: usize) {
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
+        let notes = unit.read_notes();
+        if notes.ready {
+            self.decide(Event::Ready(i));
+        }
+        if notes.ready || notes.alive {
+            self.decide(Event::Alive(i));
+        }
+    }
+
+    /// True if more dead children wait.
+    pub(super) fn take_signals(&mut self) -> bool {
+        const SIGINT: i32 = 2;
+        const SIGUSR1: i32 = 10;
+        const SIGUSR2: i32 = 12;
+        const SIGTERM: i32 = 15;
+        // Bounded: a standard signal is pending once.
+        for _ in 0..16 {
+            let Some((signal, _)) = self.signals.take() else {
+                break;
+            };
+            match signal {
+                SIGTERM | SIGINT if self.setup.is_appliance() => {
+                    self.begin_shutdown(Power::Reboot, "user:signal")
+                }
+                SIGTERM | SIGINT | SIGUSR2 => self.begin_shutdown(Power::Poweroff, "user:signal"),
+                SIGUSR1 => self.begin_shutdown(Power::Halt, "user:signal"),
+                _ => {}
+            }
+        }
+        self.reap()
+    }
+
+    pub(super) fn reap(&mut self) -> bool {
+        for _ in 0..REAP_A_TURN {
+            match sys::process::reap() {
+                Ok(Some(reaped)) => self.child_ended(&reaped),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    pub(super) fn child_ended(&mut self, reaped: &Reaped) {
+        let now = sys::clock::monotonic_ns();
+        let of_child = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == reaped.pid);
+        if let Some(i) = self.units.iter().position(|u| of_child(&u.child)) {
+            // What it said last belongs to the post-mortem: read it before the restart.
+            self.read_output(i);
+            let Some(unit) = self.units.get_mut(i) else {
+                return;
+            };
+            let ran_ms = now.saturating_sub(unit.started_ns) / 1_000_000;
+            unit.ended(reaped, now);
+            if unit.leaf.is_some() {
+                // What it left behind in its leaf would be a second instance of it.
+                unit.kill();
+            }
+            let name = unit.service.name.as_str();
+            self.journal.event(
+                Weight::Important,
+                ["service_exited", name, ""],
+                format_args!(
+                    "\"pid\":{},\"cause\":\"{}\",\"ran_ms\":{ran_ms},\"user_us\":{},\"system_us\":{},\"peak_kib\":{}",
+                    reaped.pid,
+                    Json(Fixed::<48>::of(format_args!("{}", reaped.exit)).as_str()),
+                    reaped.user_us,
+                    reaped.system_us,
+                    reaped.peak_kib,
+                ),
+            );
+            self.decide(Event::Exited {
+                unit: i,
+                success: reaped.exit == Exit::Code(0),
+            });
+        } else if of_child(&self.helper_process.child) {
+            self.helper_process.child = None;
+            self.helper_process.retry_at_ns = now + HELPER_RETRY_NS;
+            self.journal.say(
+                Level::Warn,
+                format_args!("helper died: cause=\"{}\"", reaped.exit),
+            );
+        } else {
+            self.beat.orphans += 1;
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How the machine stands: events on their way to the ledger, the degraded state, the boot's record.
+
+use super::{Ending, Heart, PhaseRecord, Watch};
+use crate::state::{Fixed, Json, Level, Weight};
+use crate::supervisor::Phase;
+use sys::events::Interest;
+use wire::control::MachineState;
+
+/// Sentences of [`Heart::degrade`]; each cause is said once.
+const REASONS_MAX: usize = 16;
+/// A service that was started so often without getting up is a cause of the degraded state.
+const SETTLED_RESTARTS: u32 = 3;
+
+impl Heart {
+    pub(super) fn pump_ledger(&mut self, hung_up: bool) {
+        let mut well = !hung_up;
+        if self.ledger.socket().is_none() {
+            if self.ledger.connect(&self.journal.state)
+                && let Some(socket) = self.ledger.socket()
+            {
+                // Unwatched it is still looked at on every beat.
+                let _ = self
+                    .poller
+                    .add(socket, Watch::Ledger.token(), Interest::Read);
+            }
+            return;
+        }
+        well &= self.ledger.read(&mut self.journal.state);
+        well &= self.ledger.write(&self.journal.state);
+        if !well {
+            if let Some(socket) = self.ledger.socket() {
+                let _ = self.poller.remove(socket);
+            }
+            self.ledger.drop_connection();
+        }
+    }
+
+    /// Notes a cause of the degraded state, once.
+    pub(crate) fn degrade(&mut self, reason: String) {
+        if self.degraded.len() >= REASONS_MAX || self.degraded.contains(&reason) {
+            return;
+        }
+        self.journal
+            .say(Level::Error, format_args!("degraded: {reason}"));
+        self.journal.event(
+            Weight::Important,
+            ["machine_degraded", "machine", ""],
+            format_args!("\"reason\":\"{}\"", Json(&reason)),
+        );
+        self.degraded.push(reason);
+    }
+
+    /// How the machine is.
+    pub(crate) fn machine_state(&self) -> MachineState {
+        if !matches!(self.ending, Ending::No) {
+            return MachineState::Stopping;
+        }
+        let phase = |i| self.supervisor.phase(i);
+        // One that dies for the first time is only starting again.
+        let failed = (0..self.units.len()).any(|i| match phase(i) {
+            Phase::Failed => true,
+            Phase::Backoff => self.ready_said || self.supervisor.restarts(i) >= SETTLED_RESTARTS,
+            _ => false,
+        });
+        if !self.degraded.is_empty() || failed {
+            return MachineState::Degraded;
+        }
+        // Whoever sees the machine ready finds the phase `ready` too: the next beat notes it.
+        let noted = self.ready_said || (0..self.units.len()).any(|i| phase(i) == Phase::Stopped);
+        if noted && (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped)) {
+            MachineState::Ready
+        } else {
+            MachineState::Starting
+        }
+    }
+
+    /// Why it is degraded.
+    pub(crate) fn reasons(&self) -> String {
+        let mut text = self.degraded.join("; ");
+        for (i, unit) in self.units.iter().enumerate() {
+            if matches!(self.supervisor.phase(i), Phase::Failed | Phase::Backoff) {
+                let gap = if text.is_empty() { "" } else { "; " };
+                text.push_str(&format!("{gap}service {}: {}", unit.name(), unit.last_exit));
+            }
+        }
+        text
+    }
+
+    /// Notes a phase of the boot.
+    pub(crate) fn phase(&mut self, name: &str, begin: u64, end: u64, note: String) {
+        const PHASES_MAX: usize = 64;
+        if self.phases.len() < PHASES_MAX {
+            let since = |at: u64| at.saturating_sub(self.handoff_ns);
+            self.phases.push(PhaseRecord {
+                name: Fixed::of(format_args!("{name}")),
+                begin_ns: since(begin),
+                end_ns: since(end),
+                note,
+            });
+        }
+    }
+
+    pub(super) fn say_when_ready(&mut self, now: u64) {
+        if self.ready_said || !(0..self.units.len()).all(|i| self.supervisor.phase(i) == Phase::Up)
+        {
+            return;
+        }
+        self.ready_said = true;
+        // The last service to get ready made it so.
+        let last = (0..self.units.len())
+            .filter_map(|i| self.units.get(i))
+            .map(|u| u.started_ns + u.ready_ns)
+            .max()
+            .unwrap_or(now);
+        self.phase("ready", self.handoff_ns, last, String::new());
+        let ms = last.saturating_sub(self.handoff_ns) / 1_000_000;
+        self.journal.say(
+            Level::Info,
+            format_args!("ready: services={} ms={ms}", self.units.len()),
+        );
+        self.journal.event(
+            Weight::Important,
+            ["machine_ready", "machine", ""],
+            format_args!("\"ms\":{ms}"),
+        );
+    }
+}
