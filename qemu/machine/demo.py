@@ -120,8 +120,9 @@ def refuse_escape(stage: Stage) -> None:
 
 
 def kill_gateway(stage: Stage) -> None:
-    """SIGKILL to the gateway while calls come in: none may fail"""
-    good, failed, over = [0], [""], threading.Event()
+    """SIGKILL to the gateway while calls come in: only a call in its hands may be lost"""
+    failed: list[str] = []
+    good, over = [0], threading.Event()
 
     def caller() -> None:
         while not over.is_set():
@@ -141,7 +142,8 @@ def kill_gateway(stage: Stage) -> None:
     finally:
         over.set()
         thread.join()
-    show(f"{good[0]} calls answered, {len(failed) - 1} failed {'; '.join(failed[1:4])}")
+    show(f"{good[0]} calls answered, {len(failed)} failed {'; '.join(failed[:3])}")
+    expect(good[0] > 0 and len(failed) <= 1, "one caller lost at most the call that was under way")
     row = next(row for row in stage.quietly("services")["services"] if row["name"] == "gateway")
     show(f"gateway: {row['state']}, {row['restarts']} restarts, last exit {row['last_exit']}")
     expect(row["state"] == "up" and row["restarts"] >= 1, "the gateway came back")

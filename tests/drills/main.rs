@@ -5,17 +5,35 @@
 
 mod kills;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+
+use system_tests::inputs::{inputs, repository};
 
 /// A drill takes nothing; everything that it chooses by chance comes from a fixed seed.
 type Drill = fn();
 
 /// Every drill, by name, with what it shows.
-const DRILLS: &[(&str, &str, Drill)] = &[(
-    "kills",
-    "20 rounds of SIGKILL to every service in random order: each comes back, nothing else is touched or lost",
-    kills::drill,
-)];
+const DRILLS: &[(&str, &str, Drill)] = &[
+    (
+        "kills",
+        "20 rounds of SIGKILL to every service in random order: each comes back, nothing else is touched or lost",
+        kills::drill,
+    ),
+    (
+        "demo",
+        "qemu/demo holds every step: read, refusal, kill, power cut, verify, a flipped byte",
+        demo,
+    ),
+];
+
+/// The demonstration checks its own steps.
+fn demo() {
+    let mut demo = Command::new(repository().join("qemu/demo"));
+    print!(
+        "{}",
+        system_tests::stdout_of(demo.arg("--bin").arg(&inputs().bin))
+    );
+}
 
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_else(|| "list".to_owned());
