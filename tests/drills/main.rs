@@ -3,6 +3,7 @@
 //! A drill panics where its promise does not hold, and prints what it did. Start with [`DRILLS`].
 #![forbid(unsafe_code)]
 
+mod figures;
 mod kills;
 
 use std::process::{Command, ExitCode};
@@ -23,6 +24,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "demo",
         "qemu/demo holds every step: read, refusal, kill, power cut, verify, a flipped byte",
         demo,
+    ),
+    (
+        "figures",
+        "sizes, memory and boot phases of the appliance build, as the tables of docs/benchmarks.md",
+        figures::drill,
     ),
 ];
 

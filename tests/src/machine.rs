@@ -31,6 +31,8 @@ pub struct Options {
     pub share: Option<PathBuf>,
     /// More words for the kernel's command line.
     pub append: String,
+    /// Executables other than the tested ones, for the initramfs.
+    pub bin: Option<PathBuf>,
 }
 
 /// What a console command printed, and its exit code.
@@ -73,7 +75,7 @@ impl Machine {
         command.args(["--http", "0"]).arg("--machine").arg(&socket);
         command
             .arg("--bin")
-            .arg(&inputs().bin)
+            .arg(options.bin.as_ref().unwrap_or(&inputs().bin))
             .arg("--data")
             .arg(&options.data);
         match &options.package {
