@@ -222,7 +222,7 @@ fn helper(golden: &mut Golden) {
     golden.variant(
         "folder",
         &Task::Folder {
-            path: "/data/work",
+            path: "/data/notes",
             uid: 903,
             mode: 0o755,
         },
@@ -230,7 +230,7 @@ fn helper(golden: &mut Golden) {
     golden.variant(
         "seed",
         &Task::Seed {
-            path: "/data/work/welcome.txt",
+            path: "/data/notes/welcome.txt",
             uid: 903,
             content: "hello\n",
         },
