@@ -25,6 +25,8 @@ pub const BOOT_TENANT: &str = "default";
 pub const BOOT_WORKLOAD: &str = "agents";
 /// Actor of the boot token.
 pub const BOOT_ACTOR: &str = "agent:boot";
+/// Actor of the machine's owner at the gateway's Unix socket.
+pub const OWNER_ACTOR: &str = "user:operator";
 /// Every permission there is.
 const PERMISSIONS: u32 =
     permission::TOOLS | permission::LEDGER | permission::CAPACITY | permission::ADMIN;
@@ -395,6 +397,30 @@ impl Kernel {
 
     /// Decides over one operation, and charges for it if it may run.
     pub fn check(&mut self, now_ns: u64, check: &Check<'_>) -> Decision {
+        let identity = self.resolve(now_ns, check.token, Some(check.operation));
+        self.decide(now_ns, check, identity)
+    }
+
+    /// The same for the owner of the machine, who carries no token: the gateway knows him by his
+    /// uid, and he spends from the appliance's own lease.
+    pub fn check_owner(&mut self, now_ns: u64, check: &Check<'_>) -> Decision {
+        let slot = self.table.find(BOOT_TENANT, BOOT_WORKLOAD);
+        let identity = slot.ok_or_else(|| "lease of the appliance: absent".to_owned());
+        let identity = identity.map(|slot| Identity {
+            actor: OWNER_ACTOR.to_owned(),
+            tenant: BOOT_TENANT.to_owned(),
+            permissions: permission::TOOLS,
+            slot,
+        });
+        self.decide(now_ns, check, identity)
+    }
+
+    fn decide(
+        &mut self,
+        now_ns: u64,
+        check: &Check<'_>,
+        identity: Result<Identity, String>,
+    ) -> Decision {
         self.counters.checks += 1;
         let denied = |verdict, reason: String| Decision {
             verdict,
@@ -405,7 +431,7 @@ impl Kernel {
             tenant: String::new(),
             reason,
         };
-        let (slot, decision) = match self.resolve(now_ns, check.token, Some(check.operation)) {
+        let (slot, decision) = match identity {
             Err(reason) => (None, denied(Verdict::BadToken, reason)),
             Ok(identity) => {
                 let slot = identity.slot;

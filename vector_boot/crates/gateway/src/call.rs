@@ -246,10 +246,8 @@ impl Gateway {
             .check(token, &operation, tool.cpu_us, tool.memory_bytes)
             .await?;
         let who = match (bearer, admission.verdict) {
-            // The owner of the machine carries no token; the kernel was asked all the same, and its
-            // buckets and gates hold.
-            (Bearer::Operator, Verdict::Allowed | Verdict::BadToken) => Who::operator(),
-            (Bearer::Operator, _) | (_, Verdict::Allowed) => admission.who.clone(),
+            // The owner of the machine carries no token: the kernel takes our word for him.
+            (_, Verdict::Allowed) => admission.who.clone(),
             (_, Verdict::BadToken) => {
                 self.refusals.add(Who::gateway(), tool.name, "unauthorized");
                 return Err(Refusal::new("unauthorized", "the token is not in force"));

@@ -59,6 +59,20 @@ fn types(kernel: &mut Kernel) -> Vec<&'static str> {
 }
 
 #[test]
+fn the_owner_needs_no_token_and_spends_from_the_appliances_lease() {
+    let mut kernel = kernel();
+    let decision = kernel.check_owner(0, &operation("", "tool:fs_read"));
+    assert_eq!(decision.verdict, Verdict::Allowed);
+    assert_eq!(decision.actor, OWNER_ACTOR);
+    let slot = kernel.table().find(BOOT_TENANT, BOOT_WORKLOAD).unwrap();
+    assert_eq!(kernel.table().get(slot).unwrap().1.checks, 1);
+    let decision = kernel.check_owner(0, &operation("", "admin:ctl"));
+    assert_eq!(decision.verdict, Verdict::NotPermitted);
+    let decision = kernel.check(0, &operation("", "tool:fs_read"));
+    assert_eq!(decision.verdict, Verdict::BadToken, "nobody vouches");
+}
+
+#[test]
 fn the_boot_token_calls_tools_and_nothing_else() {
     let mut kernel = kernel();
     let decision = kernel.check(0, &operation(BOOT_TOKEN, "tool:fs_read"));
