@@ -30,6 +30,11 @@ pub fn pack_default(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     pack_model(&model, folder, name, words)
 }
 
+/// The same with a file that the packer would refuse as a model.
+pub fn pack_unchecked(model: &Path, folder: &Path, name: &str) -> PathBuf {
+    pack_model(model, folder, name, &["--unchecked"])
+}
+
 fn pack_model(model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     let out = folder.join(name);
     let mut pack = Command::new(inputs().vector_boot());

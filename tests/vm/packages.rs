@@ -26,6 +26,10 @@ fn degraded(folder: &Path, package: &Path, named: &[&str]) {
         ..options(folder)
     };
     let mut machine = Machine::boot(&options);
+    // What is hashed only once the services are up is found a moment after the machine was ready.
+    machine.until("status --json", |text| {
+        text.contains("\"degraded\"").then_some(())
+    });
     let ready = machine.run("ready 60");
     assert_eq!(ready.code, 1, "{package:?}: {}", ready.text);
     let status = machine.json("status");
@@ -119,6 +123,58 @@ fn a_model_that_is_none_or_is_refused_leaves_the_machine_up() {
     std::fs::copy(&good, &refused).unwrap();
     patch(&refused, tensors, b"GGUX");
     degraded(folder, &refused, &["GGUF"]);
+}
+
+/// Where a part of the package begins, as `rts inspect` says.
+fn offset_of(package: &Path, section: &str) -> u64 {
+    let mut inspect = std::process::Command::new(system_tests::inputs::inputs().vector_boot());
+    let text = system_tests::stdout_of(inspect.args(["rts", "inspect", "--json"]).arg(package));
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let sections = value["sections"].as_array().expect("sections");
+    let found = sections.iter().find(|row| row["name"] == section);
+    found
+        .and_then(|row| row["offset"].as_u64())
+        .unwrap_or_else(|| panic!("no {section} in {text}"))
+}
+
+#[test]
+fn a_flipped_bit_outside_the_tensors_is_named_and_what_runs_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let good = small(folder, "good.rts", &[]);
+    disk_with_a_past(folder, &good);
+    let bytes = std::fs::read(&good).unwrap();
+    // Behind the tensors, since the executable has these four bytes among its constants too.
+    let field = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let behind = (field(24) + field(32)) as usize;
+    let magic = bytes[behind..]
+        .windows(4)
+        .position(|window| window == b"VBM\x01");
+    let manifest = (behind + magic.expect("a manifest")) as u64;
+    let services = offset_of(&good, "vb-services");
+    for (name, at, named) in [
+        ("binary", 512 + 4096, "elf_blake3"),
+        ("manifest", manifest + 64, "manifest"),
+        ("services", services + 4096, "vb-services"),
+    ] {
+        let flipped = folder.join(format!("{name}.rts"));
+        std::fs::copy(&good, &flipped).unwrap();
+        patch(&flipped, at, &[bytes[at as usize] ^ 1]);
+        degraded(folder, &flipped, &[named]);
+        std::fs::remove_file(&flipped).unwrap();
+    }
+}
+
+#[test]
+fn a_package_whose_model_is_no_model_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let good = small(folder, "good.rts", &[]);
+    disk_with_a_past(folder, &good);
+    let text = folder.join("text.gguf");
+    std::fs::write(&text, "no model\n").unwrap();
+    let package = package::pack_unchecked(&text, folder, "text.rts");
+    degraded(folder, &package, &["model"]);
 }
 
 #[test]
