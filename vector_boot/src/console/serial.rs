@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use sys::inherit::Inherited;
 use sys::terminal::{LineFeeds, Raw};
@@ -476,38 +476,48 @@ impl Notice {
 fn watch(site: &Site, notices: &SyncSender<Notice>) {
     let mut settled = false;
     let mut degraded_looks = 0;
-    let mut last = None;
+    let (mut last, mut dropped) = (None, 0u64);
     loop {
-        if !settled {
-            let look = machine::look(site);
-            degraded_looks = if matches!(look, Ok(machine::Look::Degraded(_))) {
-                degraded_looks + 1
-            } else {
-                0
-            };
-            settled = matches!(look, Ok(machine::Look::Ready)) || degraded_looks >= SETTLED_LOOKS;
-            if settled && notices.send(Notice::Settled(settled_notice(site))).is_err() {
-                return;
-            }
-        }
+        // Where the log stands comes before the look: what is written after it is not missed.
         match warnings(site, last) {
             Ok((lines, seen)) => {
                 last = Some(seen);
-                // Before the machine has settled, PID 1 itself writes to the line.
-                if settled
-                    && lines
-                        .iter()
-                        .any(|line| notices.try_send(Notice::Warning(line.clone())).is_err())
-                {
-                    eprintln!(
-                        "console: warning: over {NOTICES_MAX} notices waited, some were dropped"
-                    );
+                // Before the machine has settled, the summary will say what is wrong.
+                for line in lines.into_iter().filter(|_| settled) {
+                    match notices.try_send(Notice::Warning(line)) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(_)) => dropped += 1,
+                        Err(TrySendError::Disconnected(_)) => return,
+                    }
                 }
-                std::thread::sleep(if settled { WATCH } else { TICK });
+                if dropped > 0 && notices.try_send(missed(dropped)).is_ok() {
+                    dropped = 0;
+                }
             }
-            Err(_) => std::thread::sleep(RETRY),
+            Err(_) => {
+                std::thread::sleep(RETRY);
+                continue;
+            }
         }
+        if !settled {
+            let look = machine::look(site);
+            degraded_looks = match look {
+                Ok(machine::Look::Degraded(_)) => degraded_looks + 1,
+                _ => 0,
+            };
+            settled = matches!(look, Ok(machine::Look::Ready)) || degraded_looks >= SETTLED_LOOKS;
+            let ended = settled && notices.send(Notice::Settled(settled_notice(site))).is_err();
+            if ended {
+                return;
+            }
+        }
+        std::thread::sleep(if settled { WATCH } else { TICK });
     }
+}
+
+/// Says how many warnings nobody saw.
+fn missed(dropped: u64) -> Notice {
+    Notice::Warning(format!("{dropped} more warnings: log\n"))
 }
 
 /// The summary, and how to go on.

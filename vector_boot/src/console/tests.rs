@@ -809,6 +809,16 @@ fn a_readonly_console_looks_and_changes_nothing() {
     assert!(fixture.told().is_empty());
 }
 
+/// The result of a thread that is about to end, with a deadline.
+fn ended<T>(thread: std::thread::JoinHandle<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    while !thread.is_finished() {
+        assert!(Instant::now() < until, "the console does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.join().unwrap()
+}
+
 /// Reads until the text is there, with a deadline.
 fn expect(far: &mut File, seen: &mut String, wanted: &str) {
     let until = Instant::now() + PATIENCE;
@@ -866,13 +876,19 @@ fn a_person_sees_the_summary_the_prompt_and_warnings_above_the_line() {
     seen.clear();
     far.write_all(b"tensor tok\t\r").unwrap();
     expect(&mut far, &mut seen, "tensor token_embd.weight");
+    expect(
+        &mut far,
+        &mut seen,
+        "first   NaN 1.000000 2.000000 3.000000\r\nvb> ",
+    );
     seen.clear();
     far.write_all(b"log -f\r").unwrap();
-    expect(&mut far, &mut seen, "eth0 down");
+    expect(&mut far, &mut seen, "eth0 down\r\n");
     far.write_all(b"q").unwrap();
-    expect(&mut far, &mut seen, "vb> ");
+    // The prompt follows the last line at once: the key ended the command and was not typed.
+    expect(&mut far, &mut seen, "eth0 down\r\nvb> ");
     far.write_all(b"\x04").unwrap();
-    console.join().unwrap().unwrap();
+    ended(console).unwrap();
 }
 
 #[test]
@@ -887,7 +903,7 @@ fn a_hung_up_terminal_ends_the_console_cleanly() {
     expect(&mut far, &mut seen, "vb> ");
     drop(far);
     // Linux answers a hung-up pseudo-terminal with an end of file or with EIO; both end it.
-    let _ = console.join().unwrap();
+    let _ = ended(console);
 }
 
 #[test]
@@ -933,7 +949,7 @@ fn a_program_gets_output_and_exit_code_and_nothing_else() {
     expect(&mut far, &mut seen, "\u{1e}0\n{\"params\"");
     expect(&mut far, &mut seen, "]}\n\u{1e}0\n");
     drop((far, ours));
-    console.join().unwrap().unwrap();
+    ended(console).unwrap();
 }
 
 #[test]
@@ -947,7 +963,7 @@ fn a_console_that_is_off_answers_programs_with_a_refusal() {
     expect(&mut far, &mut seen, "\u{1e}1\n");
     assert_eq!(seen, "console is off: vb.console_mode is off\n\u{1e}1\n");
     drop(far);
-    console.join().unwrap().unwrap();
+    ended(console).unwrap();
 }
 
 /// Any bytes as command lines without servers: never a panic, always an exit code, never a control.

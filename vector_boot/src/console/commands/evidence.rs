@@ -167,7 +167,7 @@ fn list(events: &[Value], next: Option<Value>, out: &mut Out<'_>) -> Outcome {
         out.line("no events")?;
     }
     if let Some(next) = next {
-        out.line(&format!("more: ledger query --from {}", plain(&next)))?;
+        out.line(&format!("more: the same with --from {}", plain(&next)))?;
     }
     Ok(DONE)
 }
