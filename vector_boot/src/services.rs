@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         // The kernel names a process that was exec'd by descriptor after the number.
         sys::process::set_name(&name);
     }
+    log_to_stderr();
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some((word, rest)) = words.split_first() else {
         eprintln!("vb-services: no role named; one of ledger, capacity, gateway");
@@ -34,4 +35,27 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// One line an event. Under PID 1 each begins with its level as `<4>`, which its ring understands.
+fn log_to_stderr() {
+    use std::io::Write;
+    let supervised = std::env::var_os("VB_NAME").is_some();
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Info)
+        .parse_default_env()
+        .format(move |out, record| {
+            if supervised {
+                let syslog = match record.level() {
+                    log::Level::Error => 3,
+                    log::Level::Warn => 4,
+                    log::Level::Info => 6,
+                    log::Level::Debug | log::Level::Trace => 7,
+                };
+                return writeln!(out, "<{syslog}>{}", record.args());
+            }
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "{level}: {}", record.args())
+        })
+        .init();
 }

@@ -27,16 +27,6 @@ use std::process::ExitCode;
 
 /// Runs the role over the words behind its name: none to serve, else a command of the client.
 pub fn main(words: &[OsString]) -> ExitCode {
-    // Another logger that is already in place is as good.
-    let _ = env_logger::Builder::new()
-        .filter_level(log::LevelFilter::Info)
-        .parse_default_env()
-        .format(|out, record| {
-            use std::io::Write;
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "{level}: {}", record.args())
-        })
-        .try_init();
     if words.is_empty() {
         serve::main()
     } else {

@@ -50,9 +50,6 @@ pub fn main(words: &[OsString]) -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    let environment = env_logger::Env::default().default_filter_or("info");
-    // A logger that is set already is as good.
-    let _ = env_logger::Builder::from_env(environment).try_init();
     match serve::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

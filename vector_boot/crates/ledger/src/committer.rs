@@ -634,7 +634,7 @@ impl Writer {
                 }
             }
             Ok(()) => {}
-            Err(stopped) => eprintln!("ledger stopped writing: reason=\"{stopped}\""),
+            Err(stopped) => ::log::error!("stopped writing: reason=\"{stopped}\""),
         }
         self.publish(false);
         for Placed {

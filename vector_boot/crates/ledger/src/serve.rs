@@ -41,7 +41,7 @@ pub fn main(log_path: Option<&Path>) -> ExitCode {
     match run(log_path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("ledger failed: reason={why:?}");
+            ::log::error!("failed: reason={why:?}");
             // PID 1 shows this line.
             let _ = notify(&format!("STATUS={why}"));
             ExitCode::FAILURE
@@ -71,13 +71,13 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     after_recovery(&ledger, &recovery);
     let ready = format!("READY=1\nSTATUS={}", status(&ledger));
     notify(&ready).map_err(|e| format!("notify: {e}"))?;
-    eprintln!("ledger ready: {}", status(&ledger));
+    ::log::info!("ready: {}", status(&ledger));
     let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
     serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");
     committer.stop();
-    eprintln!("ledger stopped: {}", status(&ledger));
+    ::log::info!("stopped: {}", status(&ledger));
     Ok(())
 }
 
@@ -125,13 +125,13 @@ fn jsonl_listener(inherited: &mut Inherited) -> io::Result<UnixListener> {
 /// Tells the log what recovery did.
 fn after_recovery(ledger: &Ledger, recovery: &Recovery) {
     if let Some(stopped) = ledger.standing().stopped {
-        eprintln!("ledger read-only: reason=\"{stopped}\"");
+        ::log::error!("read-only: reason=\"{stopped}\"");
         return;
     }
     if recovery.torn_bytes == 0 && !recovery.superblock_repaired {
         return;
     }
-    eprintln!("ledger recovered: bytes={}", recovery.torn_bytes);
+    ::log::info!("recovered: bytes={}", recovery.torn_bytes);
     let payload = format!(
         "{{\"bytes\":{},\"superblock_repaired\":{}}}",
         recovery.torn_bytes, recovery.superblock_repaired
@@ -149,10 +149,7 @@ fn after_recovery(ledger: &Ledger, recovery: &Recovery) {
         ulid: None,
     };
     if let Err(refusal) = ledger.append_wait(vec![draft]) {
-        eprintln!(
-            "ledger recovered event refused: reason={:?}",
-            refusal.reason()
-        );
+        ::log::warn!("recovered event refused: reason={:?}", refusal.reason());
     }
 }
 
@@ -184,7 +181,7 @@ fn serve(
             match poller.ready(n).map(|r| r.token) {
                 Some(TOKEN_SIGNAL) => {
                     if let Some((signal, pid)) = signals.take() {
-                        eprintln!("ledger stopping: signal={signal} from={pid}");
+                        ::log::info!("stopping: signal={signal} from={pid}");
                         return Ok(());
                     }
                 }
@@ -224,7 +221,7 @@ enum Stream {
 /// Starts a connection's thread; past the limit the connection is closed at once.
 fn start(ledger: &Ledger, gate: &Arc<Gate>, stream: Stream) {
     let Some(permit) = gate.try_enter() else {
-        eprintln!("ledger connection refused: limit={CONNECTIONS_MAX}");
+        ::log::warn!("connection refused: limit={CONNECTIONS_MAX}");
         return;
     };
     let ledger = ledger.clone();
@@ -238,6 +235,6 @@ fn start(ledger: &Ledger, gate: &Arc<Gate>, stream: Stream) {
             }
         });
     if let Err(e) = spawned {
-        eprintln!("ledger connection refused: error=\"{e}\"");
+        ::log::warn!("connection refused: error=\"{e}\"");
     }
 }

@@ -14,7 +14,7 @@ impl Page {
         match Writer::over(fd, wire::stats::MAGIC) {
             Ok(writer) => Some(Self(writer)),
             Err(e) => {
-                eprintln!("ledger without stats page: error=\"{e}\"");
+                ::log::warn!("without stats page: error=\"{e}\"");
                 None
             }
         }

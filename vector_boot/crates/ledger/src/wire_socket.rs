@@ -210,7 +210,7 @@ fn send<M: Message>(socket: &PacketSocket, id: u64, body: &M, buf: &mut [u8]) ->
     match wire::encode(id, body, buf) {
         Ok(packet) => socket.send(packet, None).is_ok(),
         Err(e) => {
-            eprintln!("ledger answer too long: error=\"{e}\"");
+            ::log::warn!("answer too long: error=\"{e}\"");
             true
         }
     }
