@@ -194,7 +194,13 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         "uids, cgroups, mounts: not as an ordinary process"
     };
     let (mut work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
-        Ok((work, page)) => (work, Some(OwnedFd::from(page))),
+        Ok((work, page)) => match read_only(&page) {
+            Ok(page) => (work, Some(page)),
+            Err(e) => {
+                degraded.push(format!("sensor page: {e}"));
+                (work, None)
+            }
+        },
         Err(e) => {
             degraded.push(format!("sensor page: {e}"));
             (Box::new(NoWork), None)
@@ -423,6 +429,14 @@ fn boot_token(appliance: bool) -> io::Result<Vec<u8>> {
         .iter()
         .flat_map(|b| format!("{b:02x}").into_bytes())
         .collect())
+}
+
+/// A handle of a memfd through which nobody can write, nor open it again for writing.
+fn read_only(page: &File) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+    page.set_permissions(fs::Permissions::from_mode(0o444))?;
+    File::open(format!("/proc/self/fd/{}", page.as_raw_fd())).map(OwnedFd::from)
 }
 
 fn open_to_all(path: &Path) -> io::Result<()> {

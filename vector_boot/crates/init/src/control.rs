@@ -550,7 +550,13 @@ impl Heart {
             "rts" => self.rts.as_ref().map(AsFd::as_fd),
             "sensors" => self.sensors.as_ref().map(AsFd::as_fd),
             "token" => Some(self.token.as_fd()),
-            _ => None,
+            other => other.strip_prefix("stats.").and_then(|service| {
+                let unit = self.units.iter().find(|u| u.name() == service)?;
+                unit.passed
+                    .iter()
+                    .find(|(n, _)| n == "stats")
+                    .map(|(_, fd)| fd.as_fd())
+            }),
         };
         // Another handle, since the answer below borrows all of us.
         match found.and_then(|fd| fd.try_clone_to_owned().ok()) {
@@ -562,7 +568,7 @@ impl Heart {
                     code: "NOT_FOUND",
                     field: "name",
                     value: name,
-                    limit: "rts, sensors or token, where there is one",
+                    limit: "rts, sensors, token or stats.NAME, where there is one",
                 },
             ),
         }

@@ -225,6 +225,7 @@ pub struct Heart {
     pub(crate) storage_ready: bool,
     verified: bool,
     scrub_next: Option<u64>,
+    tensors_verified: bool,
     ready_said: bool,
     ending: Ending,
     power: Power,
@@ -340,6 +341,8 @@ impl Heart {
             unconfined: parts.unconfined,
             token: parts.token,
             sensors: parts.sensors,
+            // Without a list of blocks there is nothing to hold the tensors against.
+            tensors_verified: parts.found.as_ref().is_none_or(|f| f.plain),
             found: parts.found,
             manifest: parts.manifest,
             open: parts.open,
@@ -419,9 +422,7 @@ impl Heart {
     fn begin(&mut self) {
         self.start_helper();
         self.queue_boot_tasks();
-        for i in 0..self.units.len() {
-            self.unblock(i);
-        }
+        self.unblock_all();
         let boot = self.setup.is_appliance();
         self.journal.event(
             Weight::Important,

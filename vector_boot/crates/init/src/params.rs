@@ -89,6 +89,16 @@ const KEYS: &[(&str, &str, Rule)] = &[
     ("vb.watchdog", "auto", Rule::Text(32)),
 ];
 
+/// Keys that count before there is a manifest: only the command line can set them.
+const EARLY: &[&str] = &[
+    "vb.rts",
+    "vb.manifest",
+    "vb.console",
+    "vb.modules",
+    "vb.require_signature",
+    "vb.emergency",
+];
+
 /// All parameters, and what was wrong with the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
@@ -198,6 +208,12 @@ impl Params {
             }
             return;
         };
+        if source == Source::Manifest && EARLY.contains(&key) {
+            self.complain(format!(
+                "parameter {key}: from the manifest, limit the command line"
+            ));
+            return;
+        }
         match rule.check(value) {
             Ok(()) => {
                 if let Some(entry) = self.entries.iter_mut().find(|p| p.key == key) {
@@ -294,6 +310,16 @@ mod tests {
             (50, "debug", "auto")
         );
         assert!(p.complaints.is_empty());
+    }
+
+    #[test]
+    fn what_counts_before_the_manifest_cannot_be_set_by_it() {
+        let p = Params::new([("vb.modules", "off"), ("vb.log", "debug")], "");
+        assert_eq!((p.get("vb.modules"), p.get("vb.log")), ("auto", "debug"));
+        assert_eq!(
+            p.complaints,
+            ["parameter vb.modules: from the manifest, limit the command line"]
+        );
     }
 
     #[test]

@@ -39,10 +39,10 @@ const UIDS: &[(u32, Role)] = &[
     (908, Role::Cortex),
 ];
 
-/// First uid of users' services; the next thousand belong to them.
+/// First uid of users' services; the manifest gives none above [`USER_UID_END`].
 pub const USER_UID_FIRST: u32 = 30_000;
 /// One past the last uid of users' services.
-pub const USER_UID_END: u32 = 31_000;
+pub const USER_UID_END: u32 = 60_000;
 
 impl Role {
     /// Names the role behind a peer's uid, seen by a process that itself runs as `own_uid`.

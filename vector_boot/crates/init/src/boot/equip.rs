@@ -68,7 +68,13 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect();
-    let network = heart.params.get("vb.net").to_owned();
+    // The links of a host are not ours.
+    let network = if appliance {
+        heart.params.get("vb.net")
+    } else {
+        "off"
+    }
+    .to_owned();
     let Some(unit) = heart.units.get_mut(i) else {
         return Ok(());
     };

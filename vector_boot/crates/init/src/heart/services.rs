@@ -4,6 +4,7 @@ use super::tasks::HELPER_RETRY_NS;
 use super::{Heart, Held, VECTOR_BOOT, Watch};
 use crate::state::{Fixed, Json, Level, UnitRow, Weight};
 use crate::supervisor::{Action, Actions, Event, Phase};
+use rts::manifest::{Pass, Verify};
 use std::os::fd::AsFd;
 use sys::events::Interest;
 use sys::process::{Exit, Reaped};
@@ -91,6 +92,7 @@ impl Heart {
                         self.poller
                             .add(output.as_fd(), Watch::Output(i).token(), Interest::Read);
                 }
+                self.write_row(i);
                 Event::Started(i)
             }
             Err(e) => {
@@ -104,21 +106,29 @@ impl Heart {
         }
     }
 
+    /// Writes how a service stands into the state that outlives this image.
+    fn write_row(&mut self, i: usize) {
+        let Some(unit) = self.units.get(i) else {
+            return;
+        };
+        let row = UnitRow {
+            name: unit.service.name.as_str(),
+            pid: unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs()),
+            started_ns: unit.started_ns,
+            restarts: self.supervisor.restarts(i),
+            phase: self.supervisor.phase(i) as u8,
+        };
+        self.journal.state.set_unit(i, &row);
+    }
+
     pub(super) fn note_change(&mut self, i: usize, from: Phase, to: Phase) {
         let now = sys::clock::monotonic_ns();
         let restarts = self.supervisor.restarts(i);
+        self.write_row(i);
         let Some(unit) = self.units.get_mut(i) else {
             return;
         };
         let pid = unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs());
-        let row = UnitRow {
-            name: unit.service.name.as_str(),
-            pid,
-            started_ns: unit.started_ns,
-            restarts,
-            phase: to as u8,
-        };
-        self.journal.state.set_unit(i, &row);
         let name = unit.service.name.as_str();
         match to {
             Phase::Up => {
@@ -197,6 +207,13 @@ impl Heart {
         }
     }
 
+    /// Lets every service start that waits for nothing outside of the others any more.
+    pub(super) fn unblock_all(&mut self) {
+        for i in 0..self.units.len() {
+            self.unblock(i);
+        }
+    }
+
     /// Lets a service start once everything that it needs from outside the other services is there.
     pub(crate) fn unblock(&mut self, i: usize) {
         let Some(unit) = self.units.get(i) else {
@@ -215,7 +232,15 @@ impl Heart {
             }
         };
         let storage = self.storage_ready || !crate::boot::needs_storage(&unit.service);
-        if !image || !storage {
+        // A manifest may want every tensor checked before anything runs but what tells a person.
+        let trusted = self.manifest.verify == Verify::Lazy
+            || self.tensors_verified
+            || unit
+                .service
+                .pass
+                .iter()
+                .any(|p| matches!(p, Pass::Tty | Pass::Machine));
+        if !image || !storage || !trusted {
             return;
         }
         match crate::boot::prepare_unit(self, i) {

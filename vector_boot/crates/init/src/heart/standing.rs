@@ -8,6 +8,8 @@ use wire::control::MachineState;
 
 /// Sentences of [`Heart::degrade`]; each cause is said once.
 const REASONS_MAX: usize = 16;
+/// Bytes of all sentences in one answer.
+const REASON_BYTES_MAX: usize = 3072;
 /// A service that was started so often without getting up is a cause of the degraded state.
 const SETTLED_RESTARTS: u32 = 3;
 
@@ -77,6 +79,13 @@ impl Heart {
     /// Why it is degraded.
     pub(crate) fn reasons(&self) -> String {
         let mut text = self.degraded.join("; ");
+        // The answer must fit its packet, however long the sentences are.
+        if text.len() > REASON_BYTES_MAX {
+            let end = (0..=REASON_BYTES_MAX)
+                .rev()
+                .find(|i| text.is_char_boundary(*i));
+            text.truncate(end.unwrap_or(0));
+        }
         for (i, unit) in self.units.iter().enumerate() {
             if matches!(self.supervisor.phase(i), Phase::Failed | Phase::Backoff) {
                 let gap = if text.is_empty() { "" } else { "; " };

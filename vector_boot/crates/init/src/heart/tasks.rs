@@ -3,6 +3,7 @@
 use super::{Ending, Heart, Held, VECTOR_BOOT, Watch};
 use crate::helper_link::{Answer, Purpose};
 use crate::state::{BY_HELPER, Level};
+use rts::manifest::Verify;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
@@ -144,6 +145,8 @@ impl Heart {
                     Level::Info,
                     format_args!("tensors verified: blocks={first}"),
                 );
+                self.tensors_verified = true;
+                self.unblock_all();
             }
             (Purpose::Scrub(first), Ok(held)) => self.scrub_next = Some(first + held),
             (Purpose::Scrub(_), Err(e)) => self.degrade(format!("tensors: {e}")),
@@ -157,9 +160,7 @@ impl Heart {
                 self.storage_ready = true;
                 self.phase("storage", self.handoff_ns, now, String::new());
                 crate::boot::open_roots(self);
-                for i in 0..self.units.len() {
-                    self.unblock(i);
-                }
+                self.unblock_all();
             }
             (Purpose::MountData, Err(e)) => {
                 self.degrade(format!("data disk: {e}; files of this boot end with it"));
@@ -180,7 +181,8 @@ impl Heart {
 
     /// Asks for the next piece of the scrub once every service is up.
     pub(super) fn scrub(&mut self) {
-        if !self.ready_said || !self.helper.is_idle() {
+        let due = self.ready_said || self.manifest.verify == Verify::Eager;
+        if !due || !self.helper.is_idle() {
             return;
         }
         let Some(first) = self.scrub_next.take() else {
