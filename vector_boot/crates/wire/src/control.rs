@@ -246,7 +246,7 @@ pub enum Power {
 /// Asks for a descriptor, answered by [`Descriptor`] with it in SCM_RIGHTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorGet<'a> {
-    /// `rts`, `sensors`, `token`, or `notify`: what LISTEN_FDNAMES would call it; `stats.NAME` is the
+    /// `rts`, `sensors` or `token`, as LISTEN_FDNAMES would call it; `stats.NAME` is the
     /// stats page of the service NAME, to be mapped read-only.
     pub name: &'a str,
 }
