@@ -1,5 +1,6 @@
-//! The product on the host: the same runtime as an ordinary process, and the tools for packages and models.
+//! The product on the host: the same runtime as an ordinary process, the tools for packages and models, the library.
 #![forbid(unsafe_code)]
 
+mod c_abi;
 mod ordinary;
 mod packages;

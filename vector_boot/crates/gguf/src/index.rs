@@ -173,11 +173,18 @@ impl<'a> Index<'a> {
     /// The tensor with this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'a>> {
+        self.tensor_at(self.place_of(name)?)
+    }
+
+    /// The place in the file's order of the tensor with this name.
+    #[must_use]
+    pub fn place_of(&self, name: &str) -> Option<usize> {
         let found = self
             .entries_by_name
             .binary_search_by(|place| self.name_at(*place).cmp(name.as_bytes()))
             .ok()?;
-        self.tensor_at(*self.entries_by_name.get(found)? as usize)
+        // There are at most `TENSORS_MAX` of them.
+        Some(*self.entries_by_name.get(found)? as usize)
     }
 
     /// A tensor's data. `None` only where the index was made by [`Self::parse_head`] from a head that

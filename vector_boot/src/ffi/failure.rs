@@ -1,0 +1,183 @@
+//! Why a call failed: its code, its message, and the border that no panic crosses.
+//!
+//! Owns: the codes (`NEURAL_*` in the header) and each thread's last message. Never here: what can go wrong in a
+//! format. Start with [`guarded`].
+
+use gguf::Tensor;
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::handles::OPEN_MAX;
+
+/// Bytes of a message at most; a path of 4 KiB is the longest part of any.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// What a call returns in place of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Code {
+    /// A pointer is null or not aligned, a length impossible, a text not UTF-8 or too long.
+    Argument = -1,
+    /// The handle was never given out, or is closed.
+    Handle = -2,
+    /// No tensor or key of this name or place.
+    NotFound = -3,
+    /// A struct of the caller's is shorter than the one of the library.
+    Short = -4,
+    /// The file cannot be opened or mapped.
+    Io = -5,
+    /// The file is no model or package, or breaks a rule of its format.
+    Format = -6,
+    /// Values of this tensor type cannot be read.
+    Type = -7,
+    /// Too many models are open.
+    Limit = -8,
+    /// A defect of the library, caught.
+    Internal = -9,
+}
+
+/// A failed call.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: Code,
+    pub message: String,
+}
+
+impl Failure {
+    fn new(code: Code, message: fmt::Arguments<'_>) -> Self {
+        Self {
+            code,
+            // Names of files, keys and tensors are anyone's; a message stays one line.
+            message: message.to_string().replace(char::is_control, "\u{fffd}"),
+        }
+    }
+
+    pub fn argument(field: &'static str, problem: &'static str) -> Self {
+        Self::new(Code::Argument, format_args!("{field}: {problem}"))
+    }
+
+    pub fn handle(handle: u64) -> Self {
+        let message = format_args!("handle {handle:#x}: closed, or never opened");
+        Self::new(Code::Handle, message)
+    }
+
+    pub fn not_found(what: &'static str, name: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, format_args!("{what} {name}: not there"))
+    }
+
+    pub fn short(field: &'static str, given: usize, needed: usize) -> Self {
+        let message = format_args!("{field}: {given}; at least {needed}");
+        Self::new(Code::Short, message)
+    }
+
+    pub fn io(path: &Path, error: &std::io::Error) -> Self {
+        Self::new(Code::Io, format_args!("{}: {error}", path.display()))
+    }
+
+    pub fn format(subject: impl fmt::Display, error: &dyn fmt::Display) -> Self {
+        Self::new(Code::Format, format_args!("{subject}: {error}"))
+    }
+
+    pub fn unsupported(tensor: &Tensor<'_>) -> Self {
+        let (name, of) = (tensor.name, tensor.ggml_type);
+        let message = format_args!("tensor {name}: values of type {of} cannot be read");
+        Self::new(Code::Type, message)
+    }
+
+    pub fn too_many() -> Self {
+        let message = format_args!("open models: {OPEN_MAX}; at most {OPEN_MAX}");
+        Self::new(Code::Limit, message)
+    }
+
+    fn internal(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref().copied());
+        let cause = text.unwrap_or("without a message");
+        Self::new(Code::Internal, format_args!("internal error: {cause}"))
+    }
+}
+
+thread_local! {
+    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs the body of an export: a failure or a panic becomes its code, and this thread's message.
+pub fn guarded<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>) -> R {
+    settle(body, keep)
+}
+
+/// The same for the export that reads the message, which a failure then leaves as it is.
+pub fn quietly<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>) -> R {
+    settle(body, |_| ())
+}
+
+fn settle<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>, keep: impl FnOnce(String)) -> R {
+    // What outlives a panic is the table of handles, whole at every step, and memory of the caller, of which
+    // nothing is promised when a call fails.
+    let outcome = catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|payload| Err(Failure::internal(payload.as_ref())));
+    outcome.unwrap_or_else(|failure| {
+        keep(failure.message);
+        R::from(failure.code as i32)
+    })
+}
+
+fn keep(mut message: String) {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    // A thread whose end has begun has no place for messages any more; its codes still say what happened.
+    let _ = MESSAGE.try_with(|place| {
+        if let Ok(mut place) = place.try_borrow_mut() {
+            *place = message;
+        }
+    });
+}
+
+/// Shows this thread's message.
+pub fn with_message(show: impl FnOnce(&str)) {
+    // As above: without a place there is no message.
+    let _ = MESSAGE.try_with(|place| {
+        if let Ok(place) = place.try_borrow() {
+            show(&place);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> String {
+        let mut seen = String::new();
+        with_message(|message| seen = message.to_owned());
+        seen
+    }
+
+    #[test]
+    fn a_panic_becomes_a_code_and_a_message() {
+        let code: i64 = guarded(|| panic!("torn {}", "page"));
+        assert_eq!(code, -9);
+        assert_eq!(message(), "internal error: torn page");
+        let code: i32 = guarded(|| panic!("plain"));
+        assert_eq!((code, message().as_str()), (-9, "internal error: plain"));
+        let code: i32 = guarded(|| std::panic::panic_any(7));
+        assert_eq!(code, -9);
+    }
+
+    #[test]
+    fn a_success_leaves_the_message_and_threads_do_not_share_it() {
+        let refused: i32 = guarded(|| Err(Failure::argument("path", "null")));
+        assert_eq!(refused, -1);
+        assert_eq!(guarded(|| Ok(5i32)), 5);
+        assert_eq!(message(), "path: null");
+        assert_eq!(std::thread::spawn(message).join().unwrap(), "");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        keep(format!("x{}", "é".repeat(MESSAGE_BYTES_MAX)));
+        assert_eq!(message().len(), MESSAGE_BYTES_MAX - 1);
+    }
+}

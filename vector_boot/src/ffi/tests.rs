@@ -1,0 +1,402 @@
+//! The exports as a C caller uses and misuses them.
+
+use super::*;
+use gguf::GgmlType;
+use gguf::writer::Writer;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut};
+use tempfile::TempDir;
+
+/// One block of Q4_1: scale 0.5, minimum -1, and nibbles of which value `i` is `i % 16`.
+fn q4_1_block() -> Vec<u8> {
+    let mut block = vec![0x00, 0x38, 0x00, 0xbc];
+    block.extend((0..16u8).map(|i| i | i << 4));
+    block
+}
+
+fn model_bytes() -> Vec<u8> {
+    Writer::new()
+        .text("general.architecture", "vector")
+        .u32("vector.width", 4)
+        .f32_tensor(
+            "plain",
+            &[4, 2],
+            &[0.0, 1.0, -2.5, f32::MAX, 4.0, 5.0, 6.0, 7.0],
+        )
+        .tensor(
+            "quantised",
+            GgmlType::Q4_1,
+            &[32, 3],
+            q4_1_block().repeat(3),
+        )
+        .tensor("closed book", GgmlType::IQ2_S, &[256], vec![0; 82])
+        .finish()
+        .unwrap()
+}
+
+struct Site {
+    folder: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn model(&self) -> u64 {
+        open(&self.file("m.gguf", &model_bytes())).unwrap()
+    }
+}
+
+fn c(text: impl AsRef<[u8]>) -> CString {
+    CString::new(text.as_ref()).unwrap()
+}
+
+fn open(path: &Path) -> Result<u64, i32> {
+    let mut handle = 7;
+    // SAFETY: the string ends with a NUL, the handle is ours.
+    let code = unsafe { neural_open(c(path.as_os_str().as_bytes()).as_ptr(), &mut handle) };
+    assert_eq!(code == 0, handle != 0, "{code} {handle}");
+    if code == 0 { Ok(handle) } else { Err(code) }
+}
+
+fn find(handle: u64, name: &str) -> i64 {
+    // SAFETY: the string ends with a NUL.
+    unsafe { neural_tensor_find(handle, c(name).as_ptr()) }
+}
+
+fn info(handle: u64, index: u64) -> Result<NeuralTensorInfo, i32> {
+    let mut info = model::row(
+        &gguf::Index::parse(&model_bytes())
+            .unwrap()
+            .tensor_at(2)
+            .unwrap(),
+    );
+    // SAFETY: the struct is ours and as long as said.
+    let code = unsafe { neural_tensor_info(handle, index, &mut info, size_of_val(&info)) };
+    if code == 0 { Ok(info) } else { Err(code) }
+}
+
+fn values(handle: u64, index: u64, room: usize) -> (i64, Vec<f32>) {
+    let mut out = vec![f32::NAN; room];
+    // SAFETY: `room` floats of ours.
+    let needed = unsafe { neural_dequantize(handle, index, out.as_mut_ptr(), room) };
+    (needed, out)
+}
+
+fn view(handle: u64, index: u64) -> Result<(*const c_void, usize), i32> {
+    let (mut data, mut bytes) = (std::ptr::dangling(), 9);
+    // SAFETY: both are ours.
+    let code = unsafe { neural_tensor_view(handle, index, &mut data, &mut bytes) };
+    if code == 0 {
+        Ok((data, bytes))
+    } else {
+        assert_eq!((data, bytes), (null(), 0));
+        Err(code)
+    }
+}
+
+fn metadata(handle: u64, key: &str, room: usize) -> (i64, Vec<u8>) {
+    let mut out = vec![b'.'; room];
+    // SAFETY: the string ends with a NUL, the buffer has `room` bytes.
+    let needed = unsafe { neural_metadata(handle, c(key).as_ptr(), out.as_mut_ptr().cast(), room) };
+    (needed, out)
+}
+
+fn message() -> String {
+    let mut out = vec![0u8; 4096];
+    // SAFETY: the buffer has as many bytes.
+    let needed = unsafe { neural_last_error(out.as_mut_ptr().cast(), out.len()) };
+    out.truncate(usize::try_from(needed).unwrap());
+    String::from_utf8(out).unwrap()
+}
+
+const ARGUMENT: i32 = Code::Argument as i32;
+const HANDLE: i32 = Code::Handle as i32;
+const NOT_FOUND: i32 = Code::NotFound as i32;
+const FORMAT: i32 = Code::Format as i32;
+
+#[test]
+fn a_model_is_read_through_its_handle() {
+    let site = Site::new();
+    let handle = site.model();
+    assert_eq!(neural_tensor_count(handle), 3);
+    assert_eq!(find(handle, "quantised"), 1);
+    let row = info(handle, 1).unwrap();
+    assert_eq!(
+        (row.bytes, row.values, row.shape, row.dims),
+        (60, 96, [32, 3, 1, 1], 2)
+    );
+    assert_eq!(
+        (row.type_id, row.block_values, row.block_bytes),
+        (3, 32, 20)
+    );
+    assert_eq!(&row.type_name, b"Q4_1\0\0\0\0\0\0\0\0");
+    assert_eq!((&row.name[..10], row.name_len), (&b"quantised\0"[..], 9));
+    assert_eq!(
+        metadata(handle, "general.architecture", 8),
+        (8, b"\"vector\"".to_vec())
+    );
+    assert_eq!(metadata(handle, "vector.width", 3), (1, b"4..".to_vec()));
+    let (data, bytes) = view(handle, 1).unwrap();
+    // SAFETY: a view of a model that is closed below.
+    let seen = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), bytes) };
+    assert_eq!(seen, q4_1_block().repeat(3));
+    assert_eq!(
+        values(handle, 0, 8),
+        (8, vec![0.0, 1.0, -2.5, f32::MAX, 4.0, 5.0, 6.0, 7.0])
+    );
+    let expected: Vec<f32> = (0..96u8).map(|i| f32::from(i % 16) * 0.5 - 1.0).collect();
+    assert_eq!(values(handle, 1, 96), (96, expected));
+    assert_eq!(neural_close(handle), 0);
+}
+
+#[test]
+fn a_short_buffer_gets_the_first_part_and_the_whole_length() {
+    let site = Site::new();
+    let handle = site.model();
+    let (needed, out) = values(handle, 1, 33);
+    assert_eq!((needed, out[31], out[32]), (96, 6.5, -1.0));
+    assert_eq!(values(handle, 1, 0), (96, vec![]));
+    let (needed, out) = values(handle, 0, 10);
+    assert_eq!((needed, out[7]), (8, 7.0));
+    assert!(out[8].is_nan() && out[9].is_nan());
+    assert_eq!(
+        metadata(handle, "general.architecture", 3),
+        (8, b"\"ve".to_vec())
+    );
+    // SAFETY: no room is promised, so nothing is written.
+    unsafe {
+        assert_eq!(neural_dequantize(handle, 1, null_mut(), 0), 96);
+        assert_eq!(
+            neural_metadata(handle, c("vector.width").as_ptr(), null_mut(), 0),
+            1
+        );
+    }
+    assert_eq!(neural_close(handle), 0);
+}
+
+#[test]
+fn packages_give_their_model_also_where_it_lies_unaligned() {
+    let site = Site::new();
+    let binary = rts::sample::program(rts::Machine::NATIVE);
+    for padding in [0, 1, 3] {
+        let mut binary = binary.clone();
+        binary.resize(binary.len() + padding, 0);
+        let package = rts::sample::plain(&binary, &model_bytes());
+        let handle = open(&site.file("p.rts", &package)).unwrap();
+        assert_eq!(values(handle, 0, 8).1[2], -2.5);
+        assert_eq!(values(handle, 1, 96).1[95], 6.5);
+        assert_eq!(neural_close(handle), 0);
+        let cut = site.file("cut.rts", &package[..package.len() - 1]);
+        assert_eq!(open(&cut), Err(FORMAT));
+        assert!(message().contains("cut.rts: tensor_size"), "{}", message());
+    }
+}
+
+#[test]
+fn what_is_no_model_is_refused_with_its_path() {
+    let site = Site::new();
+    let whole = model_bytes();
+    for len in 0..whole.len() - 64 {
+        let refused = open(&site.file("cut", &whole[..len]));
+        assert_eq!(refused, Err(FORMAT), "cut at {len}");
+    }
+    assert!(message().contains("cut: "), "{}", message());
+    assert_eq!(
+        open(&site.folder.path().join("absent")),
+        Err(Code::Io as i32)
+    );
+    assert!(message().contains("absent: "), "{}", message());
+    for path in [site.folder.path(), Path::new("/dev/null")] {
+        assert_eq!(open(path), Err(Code::Io as i32), "{}", path.display());
+    }
+    assert_eq!(open(Path::new(&"d/".repeat(3000))), Err(ARGUMENT));
+}
+
+#[test]
+fn bad_handles_are_codes_from_every_export() {
+    let site = Site::new();
+    let closed = site.model();
+    assert_eq!(neural_close(closed), 0);
+    let other = site.model();
+    for handle in [0, closed, u64::MAX, other + 1, other ^ (1 << 40)] {
+        assert_eq!(neural_close(handle), HANDLE);
+        assert_eq!(neural_tensor_count(handle), i64::from(HANDLE));
+        assert_eq!(find(handle, "plain"), i64::from(HANDLE));
+        assert_eq!(info(handle, 0), Err(HANDLE));
+        assert_eq!(view(handle, 0), Err(HANDLE));
+        assert_eq!(values(handle, 0, 8).0, i64::from(HANDLE));
+        assert_eq!(metadata(handle, "vector.width", 8).0, i64::from(HANDLE));
+        assert_eq!(
+            message(),
+            format!("handle {handle:#x}: closed, or never opened")
+        );
+    }
+    assert_eq!(neural_close(other), 0);
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let site = Site::new();
+    let handle = site.model();
+    for index in [3, u64::from(u32::MAX), u64::MAX] {
+        assert_eq!(info(handle, index), Err(NOT_FOUND));
+        assert_eq!(view(handle, index), Err(NOT_FOUND));
+        assert_eq!(values(handle, index, 1).0, i64::from(NOT_FOUND));
+    }
+    for name in ["", "Plain", "plain ", &"n".repeat(100)] {
+        assert_eq!(find(handle, name), i64::from(NOT_FOUND));
+        assert_eq!(metadata(handle, name, 1).0, i64::from(NOT_FOUND));
+    }
+    assert_eq!(values(handle, 2, 1).0, i64::from(Code::Type as i32));
+    assert!(message().contains("IQ2_S"), "{}", message());
+    assert_eq!(neural_close(handle), 0);
+}
+
+#[test]
+fn null_misaligned_and_impossible_arguments_are_codes() {
+    let site = Site::new();
+    let handle = site.model();
+    let path = c(site.folder.path().join("m.gguf").as_os_str().as_bytes());
+    let mut room = [0u64; 64];
+    let at = room.as_mut_ptr();
+    let odd = at.cast::<u8>().wrapping_add(1);
+    let whole = size_of::<NeuralTensorInfo>();
+    let (mut data, mut bytes) = (null(), 0usize);
+    // SAFETY: strings end with a NUL; every pointer is null, misaligned, or one of ours with its length, or it comes
+    // with a length that no object has; the library refuses these before it uses them.
+    unsafe {
+        let wide = [
+            neural_tensor_find(handle, null()),
+            neural_tensor_find(handle, c"\xff".as_ptr()),
+            neural_metadata(handle, null(), null_mut(), 0),
+            neural_metadata(handle, c"\xff".as_ptr(), null_mut(), 0),
+            neural_metadata(handle, c"vector.width".as_ptr(), null_mut(), 1),
+            neural_metadata(handle, c"vector.width".as_ptr(), at.cast(), usize::MAX),
+            neural_dequantize(handle, 0, null_mut(), 1),
+            neural_dequantize(handle, 0, odd.cast(), 1),
+            neural_dequantize(handle, 0, at.cast(), usize::MAX / 4),
+            neural_dequantize(handle, 0, at.cast(), usize::MAX / 4 + 2),
+            neural_last_error(null_mut(), 1),
+            neural_last_error(at.cast(), usize::MAX),
+        ];
+        assert_eq!(wide, [i64::from(ARGUMENT); 12]);
+        let narrow = [
+            neural_open(null(), at),
+            neural_open(path.as_ptr(), null_mut()),
+            neural_open(path.as_ptr(), odd.cast()),
+            neural_tensor_info(handle, 0, null_mut(), whole),
+            neural_tensor_info(handle, 0, odd.cast(), whole),
+            neural_tensor_view(handle, 0, null_mut(), &mut bytes),
+            neural_tensor_view(handle, 0, &mut data, null_mut()),
+            neural_tensor_view(handle, 0, odd.cast(), &mut bytes),
+            neural_tensor_view(handle, 0, &mut data, odd.cast()),
+        ];
+        assert_eq!(narrow, [ARGUMENT; 9]);
+        for short in [0, 1, whole - 1] {
+            let code = neural_tensor_info(handle, 0, at.cast(), short);
+            assert_eq!(code, Code::Short as i32);
+        }
+        assert_eq!(room, [0; 64]);
+        let at = room.as_mut_ptr();
+        assert_eq!(neural_tensor_info(handle, 0, at.cast(), whole + 8), 0);
+    }
+    assert_eq!(room[whole / 8..], [0; 64][whole / 8..]);
+    assert_eq!(neural_close(handle), 0);
+}
+
+#[test]
+fn the_last_error_is_cut_to_the_room_and_survives_its_own_misuse() {
+    const WHOLE: &str = "handle 0x0: closed, or never opened";
+    assert_eq!(neural_close(0), HANDLE);
+    let mut out = [0u8; 6];
+    // SAFETY: six bytes of ours.
+    let needed = unsafe { neural_last_error(out.as_mut_ptr().cast(), 6) };
+    assert_eq!((&out, needed), (b"handle", WHOLE.len() as i64));
+    // SAFETY: no room is promised, then room at null, which the library refuses before it uses it.
+    unsafe {
+        assert_eq!(neural_last_error(null_mut(), 0), WHOLE.len() as i64);
+        assert_eq!(neural_last_error(null_mut(), 5), i64::from(ARGUMENT));
+    }
+    assert_eq!(message(), WHOLE);
+}
+
+#[test]
+fn a_call_under_way_keeps_what_another_thread_closes() {
+    let site = Site::new();
+    let handle = site.model();
+    let held = super::model(handle).unwrap();
+    assert_eq!(neural_close(handle), 0);
+    let tensor = held.tensor(0).unwrap();
+    assert_eq!(held.data(&tensor).unwrap().len(), 32);
+    assert_eq!(neural_tensor_count(handle), i64::from(HANDLE));
+}
+
+#[test]
+fn threads_open_read_and_close_side_by_side() {
+    let site = Site::new();
+    let path = site.file("m.gguf", &model_bytes());
+    let shared = site.model();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let own = open(&path).unwrap();
+                    assert_eq!(values(own, 1, 96).1, values(shared, 1, 96).1);
+                    assert_eq!(neural_close(own), 0);
+                    assert_eq!(neural_close(own), HANDLE);
+                    assert!(message().starts_with(&format!("handle {own:#x}")));
+                }
+            });
+        }
+    });
+    assert_eq!(neural_close(shared), 0);
+}
+
+/// `#define NAME value` of the header.
+fn defined(name: &str) -> i64 {
+    let header = include_str!("../../include/vector_boot.h");
+    let line = header
+        .lines()
+        .find(|line| line.starts_with(&format!("#define {name} ")));
+    let value = line
+        .and_then(|line| line.split_whitespace().nth(2))
+        .unwrap();
+    let value = value.trim_matches(['(', ')']);
+    match value.strip_prefix("0x") {
+        Some(hex) => i64::from_str_radix(hex, 16).unwrap(),
+        None => value.parse().unwrap(),
+    }
+}
+
+#[test]
+fn the_header_has_the_same_numbers() {
+    assert_eq!(
+        defined("NEURAL_ABI_VERSION"),
+        i64::from(neural_abi_version())
+    );
+    for (name, code) in [
+        ("NEURAL_ARGUMENT", Code::Argument),
+        ("NEURAL_HANDLE", Code::Handle),
+        ("NEURAL_NOT_FOUND", Code::NotFound),
+        ("NEURAL_SHORT", Code::Short),
+        ("NEURAL_IO", Code::Io),
+        ("NEURAL_FORMAT", Code::Format),
+        ("NEURAL_TYPE", Code::Type),
+        ("NEURAL_LIMIT", Code::Limit),
+        ("NEURAL_INTERNAL", Code::Internal),
+    ] {
+        assert_eq!(defined(name), code as i64, "{name}");
+    }
+    assert_eq!(defined("NEURAL_OK"), 0);
+}
