@@ -1,11 +1,10 @@
 //! SOCK_SEQPACKET Unix sockets: whole frames, the peer's credentials, descriptors along with bytes.
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    UnixAddr, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, socketpair,
-    sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    connect, getsockopt, listen, sendmsg, socket, socketpair, sockopt,
 };
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -13,6 +12,13 @@ use std::path::Path;
 const DESCRIPTORS_MAX: usize = 4;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 128;
+
+/// Words of a control message with that many descriptors: a header of 16 bytes, then 4 bytes each.
+const CONTROL_WORDS: usize = 2 + DESCRIPTORS_MAX / 2;
+
+/// Where the kernel puts descriptors, aligned as `cmsghdr` is.
+#[repr(C, align(8))]
+struct ControlSpace([u64; CONTROL_WORDS]);
 
 /// Whether calls wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,28 +111,32 @@ impl PacketSocket {
     /// # Errors
     /// As `recvmsg(2)`; a packet longer than `buf` is `InvalidData` and is gone.
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-        let fd = self.0.as_raw_fd();
-        let mut iov = [IoSliceMut::new(buf)];
-        let message = loop {
-            match recvmsg::<()>(fd, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                other => break other?,
+        let mut space = ControlSpace([0; CONTROL_WORDS]);
+        let mut iov = libc::iovec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
+        // SAFETY: all zeroes is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = space.0.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<ControlSpace>();
+        let bytes = loop {
+            // SAFETY: `message` points to `buf` and `space`, both alive, with their true lengths.
+            let received = unsafe {
+                libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
+            };
+            match usize::try_from(received) {
+                Ok(bytes) => break bytes,
+                Err(_) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
             }
         };
-        let (bytes, flags) = (message.bytes, message.flags);
-        let mut first = None;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = control {
-                for raw in fds {
-                    // SAFETY: the kernel just installed `raw` in our table for this message; nobody
-                    // else knows the number. All but the first are dropped, which closes them.
-                    let owned = unsafe { OwnedFd::from_raw_fd(raw) };
-                    first.get_or_insert(owned);
-                }
-            }
-        }
-        if flags.contains(MsgFlags::MSG_TRUNC) {
+        let first = take_descriptors(&message);
+        if message.msg_flags & libc::MSG_TRUNC != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "packet longer than its buffer",
@@ -271,6 +281,37 @@ pub fn remove_socket(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Takes every descriptor that came into our table, keeps the first and closes the others. This holds
+/// for a control message that was cut too (MSG_CTRUNC): what did fit is installed all the same.
+fn take_descriptors(message: &libc::msghdr) -> Option<OwnedFd> {
+    let mut first = None;
+    // SAFETY: the kernel filled the control buffer and its length; the macros of cmsg(3) stay inside.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !header.is_null() {
+        // SAFETY: not null, so a whole header that the kernel wrote.
+        let (level, kind, length) = unsafe {
+            let h = &*header;
+            (h.cmsg_level, h.cmsg_type, h.cmsg_len)
+        };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: CMSG_LEN is arithmetic.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            for i in 0..length.saturating_sub(head) / size_of::<RawFd>() {
+                // SAFETY: `length` counts the descriptors that the kernel wrote and just installed in
+                // our table; nobody else knows their numbers, and each is taken once.
+                let owned = unsafe {
+                    let at = libc::CMSG_DATA(header).cast::<RawFd>().add(i);
+                    OwnedFd::from_raw_fd(at.read_unaligned())
+                };
+                first.get_or_insert(owned);
+            }
+        }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
+    }
+    first
+}
+
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -305,6 +346,30 @@ mod tests {
         assert_eq!(server.peer().unwrap().uid, own_uid());
         drop(client);
         assert_eq!(server.receive(&mut buf).unwrap().0, 0);
+    }
+
+    /// A descriptor that nobody took lives on: the writer of its pipe would never see the end.
+    #[test]
+    fn no_descriptor_stays_behind_however_many_come() {
+        for count in [1, DESCRIPTORS_MAX, DESCRIPTORS_MAX + 1, 200] {
+            let (a, b) = PacketSocket::pair(Mode::Blocking).unwrap();
+            let (read, mut write) = io::pipe().unwrap();
+            let fds = vec![read.as_raw_fd(); count];
+            sendmsg::<()>(
+                a.0.as_raw_fd(),
+                &[IoSlice::new(b"x")],
+                &[ControlMessage::ScmRights(&fds)],
+                MsgFlags::empty(),
+                None,
+            )
+            .unwrap();
+            drop(read);
+            let (bytes, first) = b.receive(&mut [0u8; 8]).unwrap();
+            assert_eq!((bytes, first.is_some()), (1, true));
+            drop(first);
+            let error = io::Write::write(&mut write, b"y").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{count}");
+        }
     }
 
     #[test]
