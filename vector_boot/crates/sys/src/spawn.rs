@@ -11,8 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Where passed descriptors begin, after stdin, stdout and stderr.
 const FIRST_PASSED: RawFd = 3;
-/// Descriptors are parked from here on while their final numbers are being filled.
-const PARKING: RawFd = 512;
+/// Descriptors are parked from here on while their final numbers are being filled: above all of those,
+/// and low, since fcntl(2) refuses a number from RLIMIT_NOFILE on.
+const PARKING: RawFd = FIRST_PASSED + PASSED_MAX as RawFd;
 /// Descriptors that one child may get.
 pub const PASSED_MAX: usize = 24;
 /// Bytes of the child's stack; it holds one frame of [`child`] and the kernel's signal frame.
