@@ -9,6 +9,8 @@ use wire::{Frame, PACKET_BYTES_MAX};
 
 /// Tasks that may wait: the boot asks for about three a service.
 const QUEUE_MAX: usize = 160;
+/// Helpers that may die over one task, which a disk that cannot be read would go on with for ever.
+const DEATHS_MAX: u32 = 5;
 
 /// What a task was for, so that its answer finds its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ struct Job {
     purpose: Purpose,
     packet: Vec<u8>,
     descriptor: Option<OwnedFd>,
+    /// Helpers that died while it was under way.
+    deaths: u32,
 }
 
 /// The queue and the socket.
@@ -44,6 +48,8 @@ pub struct HelperLink {
     socket: Option<PacketSocket>,
     queue: VecDeque<Job>,
     current: Option<Job>,
+    /// What is not tried again, until its answer is taken.
+    given_up: Option<Purpose>,
     next_id: u64,
 }
 
@@ -65,20 +71,26 @@ impl HelperLink {
             socket: None,
             queue: VecDeque::with_capacity(QUEUE_MAX),
             current: None,
+            given_up: None,
             next_id: 1,
         }
     }
 
     /// Makes a fresh pair: ours is kept, the other is the new helper's. A task that was under way
-    /// when the last helper died is given again, since every task may be repeated.
+    /// when the last helper died is given again, since every task may be repeated, but not for ever.
     ///
     /// # Errors
     /// As `socketpair(2)`.
     pub fn renew(&mut self) -> io::Result<OwnedFd> {
         let (ours, theirs) = PacketSocket::pair(Mode::NonBlocking)?;
         self.socket = Some(ours);
-        if let Some(job) = self.current.take() {
-            self.queue.push_front(job);
+        if let Some(mut job) = self.current.take() {
+            job.deaths += 1;
+            if job.deaths < DEATHS_MAX {
+                self.queue.push_front(job);
+            } else {
+                self.given_up = Some(job.purpose);
+            }
         }
         let theirs = OwnedFd::from(theirs);
         // Non-blocking is a property of each end; the helper waits.
@@ -114,6 +126,7 @@ impl HelperLink {
             purpose,
             packet,
             descriptor,
+            deaths: 0,
         });
         self.pump();
         true
@@ -136,6 +149,13 @@ impl HelperLink {
 
     /// Takes an answer, if one came.
     pub fn take(&mut self) -> Option<Answer> {
+        if let Some(purpose) = self.given_up.take() {
+            return Some(Answer {
+                purpose,
+                result: Err(format!("given up: {DEATHS_MAX} helpers died over it")),
+                descriptor: None,
+            });
+        }
         let mut buf = [0u8; 8192];
         let (bytes, descriptor) = self
             .socket
@@ -156,5 +176,34 @@ impl HelperLink {
             result,
             descriptor,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_kills_every_helper_is_given_up_and_the_next_one_runs() {
+        let mut link = HelperLink::new();
+        assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
+        assert!(link.ask(Purpose::Load(0), &Task::Load { name: "x" }, None));
+        let mut buf = [0u8; 8192];
+        for _ in 0..DEATHS_MAX {
+            let helper = PacketSocket::from_fd(link.renew().unwrap());
+            link.pump();
+            let (bytes, _) = helper.receive(&mut buf).unwrap();
+            let frame = Frame::open(buf.get(..bytes).unwrap()).unwrap();
+            assert_eq!(frame.body::<Task<'_>>().unwrap(), Task::VerifyPackage);
+            assert!(link.take().is_none(), "no answer came");
+        }
+        let helper = PacketSocket::from_fd(link.renew().unwrap());
+        let answer = link.take().expect("an answer in its place");
+        assert_eq!(answer.purpose, Purpose::Verify);
+        assert!(answer.result.unwrap_err().contains("given up"));
+        link.pump();
+        let (bytes, _) = helper.receive(&mut buf).unwrap();
+        let frame = Frame::open(buf.get(..bytes).unwrap()).unwrap();
+        assert_eq!(frame.body::<Task<'_>>().unwrap(), Task::Load { name: "x" });
     }
 }

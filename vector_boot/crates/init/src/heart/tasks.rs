@@ -68,6 +68,8 @@ impl Heart {
     pub(super) fn retry_helper(&mut self, now: u64) {
         if self.helper_process.child.is_none() && now >= self.helper_process.retry_at_ns {
             self.start_helper();
+            // Its predecessors may have left a task that is given up.
+            self.read_helper(false);
         }
         self.helper.pump();
     }
