@@ -5,6 +5,7 @@ use crate::state::{Fixed, Level, State};
 use rts::manifest::{ListenKind, Service};
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -15,10 +16,14 @@ use sys::spawn::{Child, Descriptors, Spawn};
 
 /// Bytes of output that are read of one service in one turn of the loop.
 const OUTPUT_TURN_BYTES: usize = 16 * 1024;
+/// Turns that empty a pipe, whose capacity is 64 KiB (pipe(7)).
+const LAST_WORDS_TURNS: usize = 4;
 /// A line that is longer is taken in pieces.
 const PARTIAL_BYTES_MAX: usize = 1024;
 /// Messages of one service that are read in one turn.
 const NOTES_A_TURN: usize = 16;
+/// Messages that a process left behind: no more than a sysctl lets wait (net.unix.max_dgram_qlen).
+const STALE_NOTES_MAX: usize = 1024;
 /// Longest `sd_notify` message; the reference implementation's own limit is a page.
 const NOTE_BYTES_MAX: usize = 4096;
 
@@ -115,7 +120,11 @@ impl Unit {
                     } else {
                         listen.address.as_str()
                     };
-                    std::net::TcpListener::bind(address)
+                    // Parsed first: binding a name would ask a name server, and wait for it.
+                    address
+                        .parse::<SocketAddr>()
+                        .map_err(io::Error::other)
+                        .and_then(TcpListener::bind)
                         .map(OwnedFd::from)
                         .map_err(|e| format!("listen {name} on {address}: {e}"))?
                 }
@@ -174,6 +183,14 @@ impl Unit {
         let Some(spawn) = &mut self.spawn else {
             return Err(io::ErrorKind::NotFound.into());
         };
+        if let Some(socket) = &self.notify {
+            // What the last process left would speak for this one.
+            for _ in 0..STALE_NOTES_MAX {
+                if socket.recv(&mut [0]).is_err() {
+                    break;
+                }
+            }
+        }
         let (read, write) = io::pipe()?;
         let read = OwnedFd::from(read);
         sys::inherit::set_nonblocking(read.as_fd())?;
@@ -315,6 +332,16 @@ impl Unit {
             }
         }
         true
+    }
+
+    /// Reads what a process that ended left in its pipe, whether or not its last line has an end.
+    pub fn read_last_words(&mut self, by: u8, now: u64, state: &mut State) {
+        for _ in 0..LAST_WORDS_TURNS {
+            if !self.read_output(by, now, state) {
+                break;
+            }
+        }
+        self.flush(by, now, state);
     }
 
     /// Stores the line that was gathered, unless the service has had its share of this second.

@@ -308,11 +308,12 @@ impl Heart {
         let now = sys::clock::monotonic_ns();
         let of_child = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == reaped.pid);
         if let Some(i) = self.units.iter().position(|u| of_child(&u.child)) {
-            // What it said last belongs to the post-mortem: read it before the restart.
-            self.read_output(i);
             let Some(unit) = self.units.get_mut(i) else {
                 return;
             };
+            // What it said last belongs to the post-mortem: read it before the restart.
+            let by = u8::try_from(i).unwrap_or(u8::MAX);
+            unit.read_last_words(by, now, &mut self.journal.state);
             let ran_ms = now.saturating_sub(unit.started_ns) / 1_000_000;
             unit.ended(reaped, now);
             if unit.leaf.is_some() {
