@@ -286,15 +286,11 @@ fn of_process(params: &Params, report: &mut Report) -> Initramfs {
             })
             .ok()
     };
-    let wanted = params.get("vb.manifest");
+    let (vector_boot, services) = (open(&own), open(&own.with_file_name("vb-services")));
     Initramfs {
-        vector_boot: open(&own),
-        services: open(&own.with_file_name("vb-services")),
-        manifest: if wanted.is_empty() {
-            None
-        } else {
-            fs::read(wanted).ok()
-        },
+        vector_boot,
+        services,
+        manifest: early::wanted_manifest(params, report),
         ..Initramfs::default()
     }
 }
@@ -335,7 +331,7 @@ fn find_package(
             }
         },
         "off" => return (None, "none".to_owned()),
-        path => match File::open(path) {
+        path => match early::open_readable(Path::new(path)) {
             Ok(file) => (file, path.to_owned()),
             Err(e) => {
                 degraded.push(format!("package: vb.rts={path}: {e}"));

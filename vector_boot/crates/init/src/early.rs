@@ -99,23 +99,14 @@ pub fn command_line() -> String {
 
 /// Takes what the initramfs holds into our hands and loads its modules.
 pub fn take_initramfs(params: &Params, report: &mut Report) -> Initramfs {
-    let mut found = Initramfs {
+    let found = Initramfs {
         vector_boot: held("/init", report),
         services: held("/vb-services", report),
         package: File::open("/rts").ok(),
         digests: digests(),
         keys: keys(report),
-        manifest: None,
+        manifest: wanted_manifest(params, report),
     };
-    let wanted = params.get("vb.manifest");
-    if !wanted.is_empty() {
-        match read_small(Path::new(wanted)) {
-            Ok(bytes) => found.manifest = Some(bytes),
-            Err(e) => report
-                .complaints
-                .push(format!("vb.manifest: {wanted}: {e}")),
-        }
-    }
     load_modules(params, report);
     report.modules_ns = sys::clock::monotonic_ns();
     found
@@ -128,8 +119,36 @@ fn held(path: &str, report: &mut Report) -> Option<OwnedFd> {
         .ok()
 }
 
+/// The manifest that `vb.manifest` names, if it does.
+pub fn wanted_manifest(params: &Params, report: &mut Report) -> Option<Vec<u8>> {
+    let wanted = params.get("vb.manifest");
+    if wanted.is_empty() {
+        return None;
+    }
+    read_small(Path::new(wanted))
+        .inspect_err(|e| {
+            report
+                .complaints
+                .push(format!("vb.manifest: {wanted}: {e}"));
+        })
+        .ok()
+}
+
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    sys::memfd::read_small(&File::open(path)?, 2 * SMALL_FILE_BYTES_MAX)
+    sys::memfd::read_small(&open_readable(path)?, 2 * SMALL_FILE_BYTES_MAX)
+}
+
+/// Opens what a parameter names for reading.
+///
+/// # Errors
+/// As `open(2)`; never waits for the writer of a FIFO.
+pub fn open_readable(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    const O_NONBLOCK: i32 = 0o4000;
+    File::options()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path)
 }
 
 fn digests() -> Vec<(String, String)> {
