@@ -21,6 +21,12 @@ use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Connections at once: every service, a console and a few `ctl`.
 pub const CONNECTIONS_MAX: usize = 48;
+/// Of these, those of one uid that may only ask: the rest stay free for the operator and the console.
+const CONNECTIONS_A_UID: usize = 4;
+/// Items of a list that are sent in one turn of the loop, so that a fast reader makes no beat late.
+const ITEMS_A_TURN: usize = 64;
+/// Complaints about peers that are worth a line in one second; the others are counted.
+const COMPLAINTS_A_SECOND: u32 = 4;
 /// Packets of one connection that are taken in one turn of the loop.
 const PACKETS_A_TURN: usize = 8;
 /// The largest frame that PID 1 reads: a plan of the capacity kernel.
@@ -52,6 +58,30 @@ enum Listed {
     Log(u64, u64, Option<u8>),
 }
 
+/// Complaints about peers, which anybody can cause: few a second, the rest as a number.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    second: u64,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Complaints {
+    /// Whether one more may be said, and how many were not since the last one.
+    fn allow(&mut self, now: u64) -> Option<u64> {
+        let second = now / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.said) = (second, 0);
+        }
+        if self.said >= COMPLAINTS_A_SECOND {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 /// How one step of an answer went.
 enum Sent {
     /// It is on its way.
@@ -74,21 +104,36 @@ impl Heart {
     /// Takes new peers.
     pub fn accept_control(&mut self) {
         for _ in 0..PACKETS_A_TURN {
-            let Ok(socket) = self.control.accept(Mode::NonBlocking) else {
-                return;
+            let socket = match self.control.accept(Mode::NonBlocking) {
+                Ok(socket) => socket,
+                Err(e) => {
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        // Out of descriptors: the peer still waits, and the poller would say so for
+                        // ever. The next beat looks again.
+                        self.control_rests = self.poller.remove(self.control.as_fd()).is_ok();
+                    }
+                    return;
+                }
             };
             let Ok(served) = Served::of(&socket) else {
                 continue;
             };
+            let pid = served.peer.pid;
+            let of_uid = |c: &&Connection| c.served.peer.uid == served.peer.uid;
+            let theirs = self.connections.iter().flatten().filter(of_uid).count();
+            if !matches!(served.role, Role::Operator | Role::Console) && theirs >= CONNECTIONS_A_UID
+            {
+                let uid = served.peer.uid;
+                self.complain(format_args!(
+                    "refused pid={pid}: {CONNECTIONS_A_UID} connections of uid {uid}"
+                ));
+                continue;
+            }
             let Some(slot) = self.connections.iter().position(Option::is_none) else {
                 // Dropping the socket is the answer: the peer sees the end.
-                self.journal.say(
-                    Level::Warn,
-                    format_args!(
-                        "init.sock: refused pid={}: {CONNECTIONS_MAX} connections",
-                        served.peer.pid
-                    ),
-                );
+                self.complain(format_args!(
+                    "refused pid={pid}: {CONNECTIONS_MAX} connections"
+                ));
                 continue;
             };
             if self
@@ -113,6 +158,28 @@ impl Heart {
                     generation: self.generation,
                 });
             }
+        }
+    }
+
+    /// Looks at new peers again after a rest.
+    pub fn resume_control(&mut self) {
+        if self.control_rests {
+            let token = Watch::Control.token();
+            let added = self.poller.add(self.control.as_fd(), token, Interest::Read);
+            self.control_rests = added.is_err();
+        }
+    }
+
+    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
+        match self.complaints.allow(sys::clock::monotonic_ns()) {
+            None => {}
+            Some(0) => self
+                .journal
+                .say(Level::Warn, format_args!("init.sock: {what}")),
+            Some(unsaid) => self.journal.say(
+                Level::Warn,
+                format_args!("init.sock: {what} (and {unsaid} more before it)"),
+            ),
         }
     }
 
@@ -172,13 +239,10 @@ impl Heart {
             Err(refused) => {
                 if !std::mem::replace(&mut connection.refused_once, true) {
                     let (name, pid) = (served.role.name(), served.peer.pid);
-                    self.journal.say(
-                        Level::Warn,
-                        format_args!(
-                            "init.sock: refused role={name} pid={pid}: {} {}",
-                            refused.code, refused.limit
-                        ),
-                    );
+                    self.complain(format_args!(
+                        "refused role={name} pid={pid}: {} {}",
+                        refused.code, refused.limit
+                    ));
                 }
                 let id = Frame::open(packet).map_or(0, |f| f.id);
                 self.reply(slot, id, &refused)
@@ -367,7 +431,7 @@ impl Heart {
 
     /// Sends as much of a list as the peer takes; `false` ends the connection.
     fn go_on(&mut self, slot: usize) -> bool {
-        loop {
+        for _ in 0..ITEMS_A_TURN {
             let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
                 return true;
             };
@@ -386,7 +450,7 @@ impl Heart {
                     connection.list = Some(list);
                     return self
                         .poller
-                        .change(connection.socket.as_fd(), token, Interest::ReadWrite)
+                        .change(connection.socket.as_fd(), token, Interest::Write)
                         .is_ok();
                 }
                 Sent::Yes => match next {
@@ -406,6 +470,16 @@ impl Heart {
                 },
             }
         }
+        // There is more, and room for it: the poller comes back to it after everybody else.
+        let token = Watch::Connection(slot).token();
+        self.connections
+            .get(slot)
+            .and_then(Option::as_ref)
+            .is_none_or(|c| {
+                self.poller
+                    .change(c.socket.as_fd(), token, Interest::Write)
+                    .is_ok()
+            })
     }
 
     /// The next frame of a list, and where the list goes on; after [`Done`] nowhere.
@@ -668,5 +742,19 @@ fn actor_of(role: Role) -> &'static str {
     match role {
         Role::Console => "user:console",
         _ => "user:operator",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_few_a_second_and_none_is_lost_from_the_count() {
+        let mut complaints = Complaints::default();
+        let allowed = (0..100).filter_map(|_| complaints.allow(1)).count();
+        assert_eq!(allowed, COMPLAINTS_A_SECOND as usize);
+        assert_eq!(complaints.allow(2_000_000_000), Some(96));
+        assert_eq!(complaints.allow(2_000_000_001), Some(0));
     }
 }

@@ -9,7 +9,7 @@ mod standing;
 mod tasks;
 
 use crate::boot::Open;
-use crate::control::{CONNECTIONS_MAX, Connection};
+use crate::control::{CONNECTIONS_MAX, Complaints, Connection};
 use crate::helper_link::HelperLink;
 use crate::journal::Journal;
 use crate::ledger_link::LedgerLink;
@@ -199,6 +199,9 @@ pub struct Heart {
     pub(crate) control: PacketListener,
     pub(crate) connections: Vec<Option<Connection>>,
     pub(crate) generation: u64,
+    /// New peers are not looked at until the next beat.
+    pub(crate) control_rests: bool,
+    pub(crate) complaints: Complaints,
     pub(crate) helper: HelperLink,
     pub(crate) beat: BeatRecord,
     pub(crate) phases: Vec<PhaseRecord>,
@@ -348,6 +351,8 @@ impl Heart {
             open: parts.open,
             work: parts.work,
             generation: 0,
+            control_rests: false,
+            complaints: Complaints::default(),
             helper: HelperLink::new(),
             helper_process: HelperProcess::default(),
             poller,
@@ -393,7 +398,8 @@ impl Heart {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let woken_cpu = sys::clock::thread_cpu_ns();
-            more = false;
+            // What the last turn left: no signal says it again.
+            more = more && self.reap();
             let mut index = 0;
             let mut beat = false;
             while let Some(ready) = self.poller.ready(index) {
@@ -471,6 +477,7 @@ impl Heart {
         }
         self.decide(Event::Tick);
         self.retry_helper(now);
+        self.resume_control();
         self.pump_ledger(false);
         self.scrub();
         self.go_on_ending(now);

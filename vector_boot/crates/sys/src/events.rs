@@ -18,6 +18,8 @@ pub enum Interest {
     Read,
     /// Readable or writable.
     ReadWrite,
+    /// Writable: while an answer waits for room, further questions must not wake us.
+    Write,
     /// Priority events: PSI triggers, `memory.events`.
     Priority,
 }
@@ -27,6 +29,7 @@ impl Interest {
         match self {
             Self::Read => EpollFlags::EPOLLIN,
             Self::ReadWrite => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+            Self::Write => EpollFlags::EPOLLOUT,
             Self::Priority => EpollFlags::EPOLLPRI,
         }
     }
