@@ -32,6 +32,10 @@ const TESTS: &[(&str, fn())] = &[
 
 fn main() {
     if let Some(words) = std::env::var_os(ROLE) {
+        // The executable `vb-services` sets a logger for its roles; here we are that executable.
+        env_logger::Builder::new()
+            .filter_level(log::LevelFilter::Info)
+            .init();
         let words = words.into_string().unwrap();
         let words: Vec<_> = words
             .split('\n')
