@@ -478,6 +478,7 @@ impl Heart {
         self.decide(Event::Tick);
         self.retry_helper(now);
         self.resume_control();
+        self.renew_turns();
         self.pump_ledger(false);
         self.scrub();
         self.go_on_ending(now);

@@ -16,6 +16,9 @@ use sys::spawn::{Child, Descriptors, Spawn};
 
 /// Bytes of output that are read of one service in one turn of the loop.
 const OUTPUT_TURN_BYTES: usize = 16 * 1024;
+/// Turns of output and of messages that one service gets in one beat: 256 KiB are far over every
+/// sensible `log_rate`, and what waits longer slows the writer down instead of PID 1.
+const TURNS_A_BEAT: u32 = 16;
 /// Turns that empty a pipe, whose capacity is 64 KiB (pipe(7)).
 const LAST_WORDS_TURNS: usize = 4;
 /// A line that is longer is taken in pieces.
@@ -57,6 +60,8 @@ pub struct Unit {
     notify: Option<UnixDatagram>,
     /// Read end of its stdout and stderr.
     pub output: Option<File>,
+    /// Turns that output and messages have had since the last beat.
+    turns: [u32; 2],
     partial: Vec<u8>,
     lines_this_second: u32,
     second: u64,
@@ -88,6 +93,7 @@ impl Unit {
             spawn: None,
             notify: None,
             output: None,
+            turns: [0; 2],
             partial: Vec::with_capacity(PARTIAL_BYTES_MAX),
             lines_this_second: 0,
             second: 0,
@@ -261,6 +267,25 @@ impl Unit {
         self.child = None;
         self.started_ns = 0;
         self.ready_ns = 0;
+    }
+
+    /// Counts a turn of output; true with the last one before the next beat.
+    pub fn output_is_over(&mut self) -> bool {
+        let [output, _] = &mut self.turns;
+        *output += 1;
+        *output == TURNS_A_BEAT
+    }
+
+    /// Counts a turn of messages; true with the last one before the next beat.
+    pub fn notes_are_over(&mut self) -> bool {
+        let [_, notes] = &mut self.turns;
+        *notes += 1;
+        *notes == TURNS_A_BEAT
+    }
+
+    /// Begins the next beat: which of output and messages had used theirs up.
+    pub fn renew_turns(&mut self) -> [bool; 2] {
+        std::mem::take(&mut self.turns).map(|turns| turns >= TURNS_A_BEAT)
     }
 
     /// Reads what it reported.

@@ -255,6 +255,30 @@ impl Heart {
         if let Some(unit) = self.units.get_mut(i) {
             // At its end the descriptor is closed, which takes it out of the poller.
             unit.read_output(by, now, &mut self.journal.state);
+            if unit.output_is_over()
+                && let Some(output) = &unit.output
+            {
+                // Out of the poller until the next beat; staying in it only costs time.
+                let _ = self.poller.remove(output.as_fd());
+            }
+        }
+    }
+
+    /// Looks again at the output and the messages that had more than their share.
+    pub(super) fn renew_turns(&mut self) {
+        for (i, unit) in self.units.iter_mut().enumerate() {
+            let [output, notes] = unit.renew_turns();
+            if output && let Some(fd) = unit.output.as_ref().map(AsFd::as_fd) {
+                // A new process's output is in the poller already.
+                let _ = self
+                    .poller
+                    .add(fd, Watch::Output(i).token(), Interest::Read);
+            }
+            if notes && let Some(fd) = unit.notify() {
+                let _ = self
+                    .poller
+                    .add(fd, Watch::Notify(i).token(), Interest::Read);
+            }
         }
     }
 
@@ -263,6 +287,12 @@ impl Heart {
             return;
         };
         let notes = unit.read_notes();
+        if unit.notes_are_over()
+            && let Some(socket) = unit.notify()
+        {
+            // As with output.
+            let _ = self.poller.remove(socket);
+        }
         if notes.ready {
             self.decide(Event::Ready(i));
         }
