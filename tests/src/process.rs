@@ -27,10 +27,17 @@ pub struct Process {
 impl Process {
     /// Starts it on a state folder and waits until every service is up.
     pub fn ready(state: &Path, words: &[&str]) -> Self {
+        let process = Self::start(&inputs().vector_boot(), state, words);
+        process.ok(&["ready", "60"]);
+        process
+    }
+
+    /// Starts this executable of PID 1, with the services that lie beside it, and waits until it answers.
+    pub fn start(executable: &Path, state: &Path, words: &[&str]) -> Self {
         // A port that was free a moment ago: the kernel gives another one to the next who asks.
         let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let http_port = free.expect("a free port").port();
-        let mut command = Command::new(inputs().vector_boot());
+        let mut command = Command::new(executable);
         command.args([
             "init",
             "--param",
@@ -59,8 +66,17 @@ impl Process {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
-        process.ok(&["ready", "60"]);
         process
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Folder of its sockets.
+    pub fn run(&self) -> &Path {
+        &self.run
     }
 
     /// Runs a console command over the control socket.

@@ -1,6 +1,7 @@
 //! The product on the host: the same runtime as an ordinary process, the tools for packages and models, the library.
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod c_abi;
 mod ordinary;
 mod packages;

@@ -17,7 +17,7 @@ fn may_import(room: &str, other: &str) -> Option<bool> {
         "sys" => Some(pure),
         "ipc" => Some(pure || other == "sys"),
         "vector_boot" => Some(other != "system-tests"),
-        "system-tests" => Some(pure),
+        "system-tests" => Some(pure || other == "sys"),
         _ if PURE.contains(&room) => Some(pure),
         _ if SUBSYSTEMS.contains(&room) => Some(pure || other == "sys" || other == "ipc"),
         _ => None,
