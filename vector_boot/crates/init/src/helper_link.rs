@@ -35,12 +35,17 @@ pub enum Purpose {
     Unmount,
 }
 
+/// A journal replay of a large disk is the longest task there is; twice what a slow one takes.
+const TASK_LIMIT_NS: u64 = 120_000_000_000;
+
 struct Job {
     purpose: Purpose,
     packet: Vec<u8>,
     descriptor: Option<OwnedFd>,
     /// Helpers that died while it was under way.
     deaths: u32,
+    /// When it was sent.
+    sent_ns: u64,
 }
 
 /// The queue and the socket.
@@ -127,6 +132,7 @@ impl HelperLink {
             packet,
             descriptor,
             deaths: 0,
+            sent_ns: 0,
         });
         self.pump();
         true
@@ -137,14 +143,25 @@ impl HelperLink {
         let (None, Some(socket)) = (&self.current, &self.socket) else {
             return;
         };
-        let Some(job) = self.queue.pop_front() else {
+        let Some(mut job) = self.queue.pop_front() else {
             return;
         };
         match socket.send(&job.packet, job.descriptor.as_ref().map(AsFd::as_fd)) {
-            Ok(()) => self.current = Some(job),
+            Ok(()) => {
+                job.sent_ns = sys::clock::monotonic_ns();
+                self.current = Some(job);
+            }
             // The helper is gone or not there yet: its successor gets the task.
             Err(_) => self.queue.push_front(job),
         }
+    }
+
+    /// Whether the task under way has taken so long that its helper must be stuck.
+    #[must_use]
+    pub fn is_stuck(&self, now: u64) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|job| now.saturating_sub(job.sent_ns) > TASK_LIMIT_NS)
     }
 
     /// Takes an answer, if one came.
@@ -182,6 +199,17 @@ impl HelperLink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_without_an_answer_makes_its_helper_stuck() {
+        let mut link = HelperLink::new();
+        let _theirs = link.renew().unwrap();
+        assert!(!link.is_stuck(u64::MAX));
+        assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
+        let now = sys::clock::monotonic_ns();
+        assert!(!link.is_stuck(now));
+        assert!(link.is_stuck(now + TASK_LIMIT_NS + 1));
+    }
 
     #[test]
     fn a_task_that_kills_every_helper_is_given_up_and_the_next_one_runs() {

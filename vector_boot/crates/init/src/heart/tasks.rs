@@ -71,6 +71,13 @@ impl Heart {
             // Its predecessors may have left a task that is given up.
             self.read_helper(false);
         }
+        if self.helper.is_stuck(now)
+            && let Some(child) = &self.helper_process.child
+        {
+            // Stopped, or waiting for a disk that does not answer: its successor tries again.
+            const SIGKILL: i32 = 9;
+            let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
+        }
         self.helper.pump();
     }
 
