@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use system_tests::inputs::inputs;
 use system_tests::machine::{Machine, Options};
 use system_tests::package;
 
@@ -187,4 +188,42 @@ fn without_any_package_the_machine_is_up_and_degraded() {
     let blank = folder.join("blank.rts");
     std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
     degraded(folder, &blank, &["package"]);
+}
+
+/// As the seed's script meant it: forty bytes of header, nothing aligned, nothing hashed.
+#[test]
+fn a_plain_package_boots_from_where_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let binary = std::fs::read(inputs().vector_boot()).unwrap();
+    let model = folder.join("default.gguf");
+    let mut write = std::process::Command::new(inputs().vector_boot());
+    system_tests::stdout_of(write.args(["gguf", "default"]).arg(&model));
+    let model = std::fs::read(model).unwrap();
+    let mut bytes = b"RTS\x01".to_vec();
+    bytes.extend(1u32.to_be_bytes());
+    let (header, binary_bytes) = (512, binary.len() as u64);
+    for field in [
+        header,
+        binary_bytes,
+        header + binary_bytes,
+        model.len() as u64,
+    ] {
+        bytes.extend(field.to_be_bytes());
+    }
+    bytes.resize(512, 0);
+    bytes.extend(binary);
+    bytes.extend(model);
+    let package = folder.join("plain.rts");
+    std::fs::write(&package, bytes).unwrap();
+    let mut machine = Machine::ready(&Options {
+        package: Some(package),
+        ..options(folder)
+    });
+    let status = machine.json("status");
+    let name = status["package"].as_str().expect("a package");
+    assert!(name.contains("plain"), "{name}");
+    assert_eq!(status["tensors"], 8, "{status}");
+    machine.ok("tensor hw.mmio");
+    machine.power_off();
 }
