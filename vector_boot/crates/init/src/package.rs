@@ -6,9 +6,13 @@ use gguf::{Index, Value};
 use rts::{Manifest, Package, PublicKey, WindowKind};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use sys::mapping::Mapping;
+
+/// Bytes of a model that are read for its index at first: most tokenizers fit.
+const HEAD_BYTES_FIRST: usize = 2 << 20;
 
 /// What PID 1 keeps of a package.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ pub struct Trust {
 /// One sentence naming field, value and limit.
 pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     let whole = Mapping::of_whole_fd(&file).map_err(|e| format!("map the package: {e}"))?;
+    fetch_eager_parts(&whole)?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
     let signer = match package.key_id() {
         None if trust.require_signature => {
@@ -122,8 +127,42 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     })
 }
 
-fn describe(tensors: &[u8]) -> Result<Model, String> {
-    let index = Index::parse(tensors).map_err(|e| e.to_string())?;
+/// Reads what [`Package::parse`] will look at: a bad sector is a refusal, not the end of PID 1.
+fn fetch_eager_parts(whole: &Mapping) -> Result<(), String> {
+    let fetch = |what: &str, range: Range<usize>| {
+        whole
+            .populate(range)
+            .map_err(|e| format!("read the package's {what}: {e}"))
+    };
+    fetch("header", 0..rts::HEADER_BYTES)?;
+    let parts = whole.first_chunk().and_then(Package::eager_range);
+    let Some(parts) = parts else { return Ok(()) };
+    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+    fetch("table and manifest", at(parts.start)..at(parts.end))
+}
+
+/// Reads the head of the tensor section until the index fits in it, and describes the model.
+fn describe(tensors: &Mapping) -> Result<Model, String> {
+    let total = tensors.len() as u64;
+    let most = tensors
+        .len()
+        .min(usize::try_from(gguf::HEADER_BYTES_MAX).unwrap_or(usize::MAX));
+    let mut head_bytes = most.min(HEAD_BYTES_FIRST);
+    loop {
+        tensors
+            .populate(0..head_bytes)
+            .map_err(|e| format!("read the first {head_bytes} bytes: {e}"))?;
+        let head = tensors.get(..head_bytes).unwrap_or_default();
+        match Index::parse_head(head, total) {
+            Ok(index) => return Ok(describe_index(&index, total)),
+            // Its header may be longer than what was read so far.
+            Err(_) if head_bytes < most => head_bytes = head_bytes.saturating_mul(4).min(most),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+fn describe_index(index: &Index<'_>, bytes: u64) -> Model {
     let text = |key: &str| match index.get(key) {
         Some(Value::String(text)) => {
             let text = String::from_utf8_lossy(text.as_bytes());
@@ -137,13 +176,13 @@ fn describe(tensors: &[u8]) -> Result<Model, String> {
         }
         _ => None,
     };
-    Ok(Model {
+    Model {
         name: text("general.name")
             .or_else(|| text("general.architecture"))
             .unwrap_or_else(|| "unnamed".to_owned()),
         tensors: u32::try_from(index.tensor_count()).unwrap_or(u32::MAX),
-        bytes: tensors.len() as u64,
-    })
+        bytes,
+    }
 }
 
 fn kind_of(file: &File) -> WindowKind {

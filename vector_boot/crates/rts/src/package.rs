@@ -36,6 +36,13 @@ pub struct TensorWindow {
 }
 
 impl<'a> Package<'a> {
+    /// Where [`Package::parse`] looks behind the header, for readers that fetch it first: table and
+    /// manifest. `None` for a plain package and for a header that does not hold.
+    pub fn eager_range(header: &[u8; HEADER_BYTES]) -> Option<Range<u64>> {
+        let ext = Header::parse(header).ok()?.ext?;
+        Some(ext.table_offset..ext.json_offset)
+    }
+
     /// Reads the package at the front of `window`, which is a file, a partition or a whole disk.
     ///
     /// Errors name the first field that is wrong; nothing behind the package is looked at.
