@@ -103,6 +103,9 @@ def main() -> int:
 
 def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts:
     """Makes or finds everything that the machine is made of."""
+    # What is not there is said before minutes of building, not after.
+    boots = package.named(args.rts) if args.rts else None
+    weights = None if args.rts else model.find(args.model)
     data = args.data or cache.folder("disks") / "data.img"
     disk = disks.open_data(data, args.fresh)
     core = kernel.own(args.kernel, args.modules) if args.kernel else kernel.debian()
@@ -110,10 +113,9 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
     if not (args.initramfs and args.rts):
         executables = executables or toolchain.build()
     archive = args.initramfs
-    boots = package.named(args.rts) if args.rts else None
     if executables:
         archive = archive or initramfs.cached(core, executables)
-        boots = boots if args.rts else package.packed(model.find(args.model), executables)
+        boots = package.packed(weights, executables) if weights else boots
     assert archive
     share = None
     if args.share:
