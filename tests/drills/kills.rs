@@ -65,7 +65,7 @@ pub fn drill() {
     let beat = machine.json("beat");
     assert_eq!(beat["missed"], 0, "beats were missed: {beat}");
     assert_eq!(machine.json("ledger verify")["holds"], true);
-    let events = all_events(&mut machine);
+    let events = machine.events();
     check_ids(&events);
     check_reasons(&events, &machine.until("services --json", services));
     println!(
@@ -96,19 +96,6 @@ fn kill(machine: &mut Machine, name: &str) {
             after[other].pid, seen.pid,
             "{other} was touched when {name} died"
         );
-    }
-}
-
-fn all_events(machine: &mut Machine) -> Vec<Value> {
-    let mut events = Vec::new();
-    let mut from = 0;
-    loop {
-        let page = machine.json(&format!("ledger query --from {from} -n 500"));
-        events.extend(page["events"].as_array().expect("events").iter().cloned());
-        match page["next"].as_u64() {
-            Some(next) => from = next,
-            None => return events,
-        }
     }
 }
 

@@ -148,6 +148,20 @@ impl Machine {
             .unwrap_or_else(|error| panic!("{command} --json: {error}: {text}"))
     }
 
+    /// Every event of the ledger, from the first on.
+    pub fn events(&mut self) -> Vec<Value> {
+        let mut events = Vec::new();
+        let mut from = 0;
+        loop {
+            let page = self.json(&format!("ledger query --from {from} -n 500"));
+            events.extend(page["events"].as_array().expect("events").iter().cloned());
+            match page["next"].as_u64() {
+                Some(next) => from = next,
+                None => return events,
+            }
+        }
+    }
+
     /// Runs a command again and again until `wanted` finds what it looks for in the answer.
     pub fn until<T>(&mut self, command: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + STEP_LIMIT;

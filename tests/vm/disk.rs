@@ -16,20 +16,6 @@ fn verify_on_host(image: &Path) -> std::process::Output {
     system_tests::output(&mut verify)
 }
 
-/// Every event from the first on.
-fn all_events(machine: &mut Machine) -> Vec<Value> {
-    let mut events = Vec::new();
-    let mut from = 0;
-    loop {
-        let page = machine.json(&format!("ledger query --from {from} -n 500"));
-        events.extend(page["events"].as_array().expect("events").iter().cloned());
-        match page["next"].as_u64() {
-            Some(next) => from = next,
-            None => return events,
-        }
-    }
-}
-
 fn ids(events: &[Value]) -> Vec<u64> {
     events
         .iter()
@@ -49,14 +35,14 @@ fn ledger_and_files_outlive_a_cold_stop_and_the_host_agrees() {
     let acknowledged = reply.body["event_id"]
         .as_u64()
         .unwrap_or_else(|| panic!("{}", reply.body));
-    let before = all_events(&mut machine);
+    let before = machine.events();
     machine.stop_cold();
 
     let host = verify_on_host(&options.data);
     assert!(host.status.success(), "{host:?}");
 
     let mut machine = Machine::ready(&options);
-    let after = all_events(&mut machine);
+    let after = machine.events();
     assert!(ids(&after).contains(&acknowledged));
     let first = ids(&after)[0];
     assert_eq!(
