@@ -15,11 +15,11 @@ fn may_import(room: &str, other: &str) -> Option<bool> {
     let pure = PURE.contains(&other);
     match room {
         "sys" => Some(pure),
-        "ipc" => Some(pure || other == "sys"),
+        "ipc" | "jail" => Some(pure || other == "sys"),
         "vector_boot" => Some(other != "system-tests"),
         "system-tests" => Some(pure || other == "sys"),
         _ if PURE.contains(&room) => Some(pure),
-        _ if SUBSYSTEMS.contains(&room) => Some(pure || other == "sys" || other == "ipc"),
+        _ if SUBSYSTEMS.contains(&room) => Some(pure || ["sys", "ipc", "jail"].contains(&other)),
         _ => None,
     }
 }
