@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use rts::manifest::{MANIFEST_MAGIC, Manifest, source};
-use rts::{BLOCK_BYTES, Package, PublicKey, SecretKey, WindowKind};
+use rts::{BLOCK_BYTES, Package, PublicKey, SecretKey, Trust, WindowKind};
 use sys::mapping::Mapping;
 
 use files::{Bar, Output, failure, open};
@@ -92,6 +92,9 @@ struct Verify {
     /// Refuses an unsigned package.
     #[arg(long)]
     require_signature: bool,
+    /// Refuses a package that is not for this processor.
+    #[arg(long, value_enum)]
+    arch: Option<pack::Arch>,
 }
 
 #[derive(Debug, Args)]
@@ -183,14 +186,22 @@ fn verify(words: &Verify, out: &mut dyn Write) -> Result<(), String> {
         .map(|path| public_key(path))
         .collect::<Result<Vec<_>, _>>()?;
     let window = open(file)?;
+    // The order of a machine that boots: who made it and for what, before anything behind the header is parsed.
+    let mut signer = None;
+    if let Some(header) = window.bytes.first_chunk() {
+        let trust = Trust {
+            keys: trusted,
+            required: false,
+        };
+        signer = trust.check(header).map_err(refused)?;
+        if words.require_signature && signer.is_none() {
+            return Err(refused(rts::RtsError::Unsigned));
+        }
+        if let Some(arch) = words.arch {
+            rts::check_machine(header, arch.into()).map_err(refused)?;
+        }
+    }
     let package = Package::parse(&window.bytes).map_err(refused)?;
-    let signer = if !trusted.is_empty() {
-        Some(package.verify_signature(&trusted).map_err(refused)?)
-    } else if words.require_signature || package.key_id().is_some() {
-        Some(package.verify_own_signature().map_err(refused)?)
-    } else {
-        None
-    };
     check_bytes(file, &package, window.kind)?;
     let index = gguf::Index::parse(package.tensor_bytes())
         .map_err(|error| failure(file, &format_args!("tensors: {error}")))?;

@@ -14,7 +14,7 @@ use tables::{policy_of, table_of_images, table_of_units};
 use crate::early::{self, Initramfs, Report};
 use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
-use crate::package::{self, Found, Trust};
+use crate::package::{self, Found};
 use crate::params::Params;
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
@@ -313,11 +313,10 @@ fn find_package(
             initramfs.keys.len()
         ));
     }
-    // A trusted key in the image binds, whatever the command line says: it can only tighten.
-    let require_signature = params.get("vb.require_signature") == "1" || !initramfs.keys.is_empty();
-    let trust = Trust {
+    let trust = rts::Trust {
         keys,
-        require_signature,
+        // A trusted key in the image binds, even one that cannot be read.
+        required: params.get("vb.require_signature") == "1" || !initramfs.keys.is_empty(),
     };
     let (file, place) = match params.get("vb.rts") {
         "auto" => match search(initramfs.package.take(), appliance) {

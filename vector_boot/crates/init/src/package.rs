@@ -3,7 +3,7 @@
 //! PID 1 reads header, manifest and tensor index; every hash over more is the helper's.
 
 use gguf::{Index, Value};
-use rts::{Manifest, Package, PublicKey, WindowKind};
+use rts::{Machine, Manifest, Package, Trust, WindowKind};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub struct Found {
     pub plain: bool,
     /// Name and BLAKE3 in hex of the executables: `vector_boot` and the added sections.
     pub images: Vec<(String, String)>,
-    /// Who signed it, if somebody did.
+    /// The key that signed it in hex, if one did.
     pub signer: Option<String>,
     /// The first digits of the digest that `rts pack` printed; empty for a plain package.
     pub digest: String,
@@ -48,37 +48,24 @@ pub struct Model {
     pub bytes: u64,
 }
 
-/// What a package must satisfy here.
-#[derive(Debug, Default)]
-pub struct Trust {
-    /// Keys from the initramfs.
-    pub keys: Vec<PublicKey>,
-    /// Refuse what is unsigned or signed by others.
-    pub require_signature: bool,
-}
-
 /// Checks a package eagerly, but for hashes, and maps its tensors.
 ///
 /// # Errors
 /// One sentence naming field, value and limit.
 pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     let whole = Mapping::of_whole_fd(&file).map_err(|e| format!("map the package: {e}"))?;
-    fetch_eager_parts(&whole)?;
+    fetch(&whole, "header", 0..rts::HEADER_BYTES)?;
+    // Whose it is and for what, before anything behind the header is parsed.
+    let mut signer = None;
+    if let Some(header) = whole.first_chunk() {
+        signer = trust.check(header).map_err(|e| e.to_string())?;
+        rts::check_machine(header, Machine::NATIVE).map_err(|e| e.to_string())?;
+        if let Some(parts) = Package::eager_range(header) {
+            let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+            fetch(&whole, "table and manifest", at(parts.start)..at(parts.end))?;
+        }
+    }
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
-    let signer = match package.key_id() {
-        None if trust.require_signature => {
-            return Err("signature: absent, a trusted one is required".to_owned());
-        }
-        None => None,
-        Some(_) if trust.keys.is_empty() && !trust.require_signature => {
-            Some(package.verify_own_signature().map_err(|e| e.to_string())?)
-        }
-        Some(_) => Some(
-            package
-                .verify_signature(&trust.keys)
-                .map_err(|e| e.to_string())?,
-        ),
-    };
     let window = package.tensors();
     let length = usize::try_from(window.bytes)
         .map_err(|_| format!("tensor_size: {} bytes", window.bytes))?;
@@ -111,7 +98,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
         .digest()
         .map_or_else(String::new, |d| d.to_string().chars().take(16).collect());
     let plain = package.is_plain();
-    let signer = signer.map(|k| k.to_text().trim().to_owned());
+    let signer = signer.map(|key| key.to_string());
     let manifest = package.into_manifest();
     drop(whole);
     Ok(Found {
@@ -127,18 +114,11 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     })
 }
 
-/// Reads what [`Package::parse`] will look at: a bad sector is a refusal, not the end of PID 1.
-fn fetch_eager_parts(whole: &Mapping) -> Result<(), String> {
-    let fetch = |what: &str, range: Range<usize>| {
-        whole
-            .populate(range)
-            .map_err(|e| format!("read the package's {what}: {e}"))
-    };
-    fetch("header", 0..rts::HEADER_BYTES)?;
-    let parts = whole.first_chunk().and_then(Package::eager_range);
-    let Some(parts) = parts else { return Ok(()) };
-    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-    fetch("table and manifest", at(parts.start)..at(parts.end))
+/// Reads what will be looked at: a bad sector is a refusal, not the end of PID 1.
+fn fetch(whole: &Mapping, what: &str, range: Range<usize>) -> Result<(), String> {
+    whole
+        .populate(range)
+        .map_err(|e| format!("read the package's {what}: {e}"))
 }
 
 /// Reads the head of the tensor section until the index fits in it, and describes the model.

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::elf::ElfProblem;
+use crate::elf::{ElfProblem, Machine};
 use crate::manifest::{ManifestError, Name};
 use crate::sign::PublicKey;
 
@@ -175,6 +175,14 @@ pub enum RtsError {
     Forged {
         /// Who is said to have signed.
         key: PublicKey,
+    },
+    /// The package is for another processor.
+    #[error("machine at byte 50: package is for {package}, this machine is {here}")]
+    OtherMachine {
+        /// The package's.
+        package: Machine,
+        /// The one that was to run it.
+        here: Machine,
     },
     /// The package is plain and has no such part.
     #[error("{field} at byte 40: found a plain package, expected the extension")]

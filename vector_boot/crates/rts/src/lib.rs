@@ -35,6 +35,7 @@ mod package;
 pub mod sample;
 mod sign;
 mod table;
+mod trust;
 mod verify;
 
 pub use blocks::{BLOCK_BYTES, Blocks, block_hash};
@@ -45,6 +46,7 @@ pub use manifest::{Manifest, ManifestError};
 pub use package::{Package, TensorWindow};
 pub use sign::{KeyError, PublicKey, SecretKey, sign};
 pub use table::{Kind, SECTIONS_MAX, SERVICES_SECTION, Section};
+pub use trust::{Trust, check_machine};
 pub use verify::{Progress, Verification, WindowKind};
 
 #[cfg(test)]

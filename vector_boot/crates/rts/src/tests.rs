@@ -514,6 +514,63 @@ fn no_byte_of_a_signed_header_can_change_under_its_signature() {
 }
 
 #[test]
+fn trust_is_decided_on_the_header_alone() {
+    let (ours, stranger) = (key().public(), SecretKey::from_seed(&[8; 32]).public());
+    let header = |bytes: Vec<u8>| *bytes.first_chunk::<HEADER_BYTES>().unwrap();
+    let (signed, unsigned) = (header(signed()), header(package()));
+    let plain = header(plain(&[1; 600], TENSORS));
+    let trust = |keys: &[PublicKey], required| Trust {
+        keys: keys.to_vec(),
+        required,
+    };
+    // Whoever trusts nobody takes everything that is whole.
+    assert_eq!(trust(&[], false).check(&signed), Ok(Some(ours)));
+    assert_eq!(trust(&[], false).check(&unsigned), Ok(None));
+    assert_eq!(trust(&[], false).check(&plain), Ok(None));
+    // A key binds by itself, and so does the word without one.
+    for trust in [trust(&[ours], false), trust(&[], true)] {
+        assert_eq!(trust.check(&unsigned), Err(RtsError::Unsigned));
+        assert_eq!(trust.check(&plain), Err(RtsError::Unsigned));
+    }
+    assert_eq!(
+        trust(&[stranger, ours], false).check(&signed),
+        Ok(Some(ours))
+    );
+    for (keys, trusted) in [(&[stranger][..], 1), (&[], 0)] {
+        let foreign = RtsError::Foreign {
+            found: ours,
+            trusted,
+        };
+        assert_eq!(trust(keys, true).check(&signed), Err(foreign));
+    }
+    // Changed and sealed again: whole by its check, but not what was signed.
+    let mut forged = signed;
+    forged[100] ^= 1;
+    reseal(&mut forged);
+    for keys in [&[ours][..], &[]] {
+        let said = trust(keys, false).check(&forged);
+        assert_eq!(said, Err(RtsError::Forged { key: ours }));
+    }
+}
+
+#[test]
+fn a_package_for_another_processor_is_refused_by_name() {
+    let bytes = package();
+    let header = bytes.first_chunk().unwrap();
+    assert_eq!(check_machine(header, Machine::X86_64), Ok(()));
+    let said = check_machine(header, Machine::Aarch64).unwrap_err();
+    assert_eq!(
+        said.to_string(),
+        "machine at byte 50: package is for x86_64, this machine is aarch64"
+    );
+    let plain = plain(&[1; 600], TENSORS);
+    assert_eq!(
+        check_machine(plain.first_chunk().unwrap(), Machine::Aarch64),
+        Ok(())
+    );
+}
+
+#[test]
 fn a_package_with_a_signature_but_no_key_is_refused() {
     let mut bytes = signed();
     bytes[296..328].fill(0);

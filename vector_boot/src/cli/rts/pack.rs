@@ -46,7 +46,7 @@ pub(super) struct Pack {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Arch {
+pub enum Arch {
     #[value(name = "x86_64")]
     X86_64,
     #[value(name = "aarch64")]

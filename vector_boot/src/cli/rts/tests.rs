@@ -215,6 +215,48 @@ fn verify_refuses_every_flipped_header_bit_and_every_cut_in_one_line() {
 }
 
 #[test]
+fn verify_refuses_in_the_order_and_the_words_of_a_machine() {
+    let bench = Bench::new();
+    for name in ["ours", "theirs"] {
+        bench.run(&format!("keygen @{name}")).unwrap();
+    }
+    bench.pack("unsigned.rts", "").unwrap();
+    bench.pack("ours.rts", "--sign @ours").unwrap();
+    bench.pack("theirs.rts", "--sign @theirs").unwrap();
+    bench.pack("arm.rts", "--unchecked --arch aarch64").unwrap();
+    // Whose it is comes first: what is not ours may be as broken as it likes behind its header.
+    let mut bytes = bench.get("theirs.rts");
+    let table = bytes.len() - 5000;
+    bytes[table..].fill(0xff);
+    bench.put("theirs.rts", &bytes);
+    let mut bytes = bench.get("ours.rts");
+    let magic = bytes
+        .windows(4)
+        .rposition(|four| four == b"VBM\x01")
+        .unwrap();
+    bytes[magic + 9] ^= 1;
+    bench.put("tampered.rts", &bytes);
+    for (words, expected) in [
+        (
+            "@unsigned.rts --key @ours.pub",
+            "signature at byte 328: found none",
+        ),
+        ("@theirs.rts --key @ours.pub", "key_id at byte 296: found "),
+        ("@tampered.rts --key @ours.pub", "manifest_blake3 at byte "),
+        (
+            "@arm.rts --arch x86_64",
+            "machine at byte 50: package is for aarch64, this machine is x86_64",
+        ),
+    ] {
+        let said = bench.run(&format!("verify {words}")).unwrap_err();
+        assert!(said.contains(expected), "{words}: {said}");
+    }
+    bench
+        .run("verify @ours.rts --key @ours.pub --arch x86_64")
+        .unwrap();
+}
+
+#[test]
 fn verify_reads_a_plain_package_down_to_its_model() {
     let bench = Bench::new();
     bench.put("plain", &sample::plain(&[1; 777], &bench.get("model.gguf")));
