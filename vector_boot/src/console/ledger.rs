@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use sys::packet::connect_stream_within;
 
 /// Longest line of the protocol, by `design`: 1 MiB.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -26,12 +27,7 @@ impl Ledger {
     /// Connects.
     pub fn open(context: &Context<'_>) -> Result<Self, Failure> {
         let path = context.run.join("ledger.sock");
-        let open = || {
-            let stream = UnixStream::connect(&path)?;
-            stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-            Ok(stream)
-        };
-        let stream = open().map_err(|e: io::Error| {
+        let stream = connect_stream_within(&path, ANSWER_LIMIT).map_err(|e| {
             Failure::failed(format!(
                 "ledger does not answer on {}: {}",
                 path.display(),

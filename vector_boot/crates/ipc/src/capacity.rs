@@ -114,7 +114,7 @@ pub struct GateRow {
 }
 
 impl Client {
-    /// Connects to the kernel's socket; no later wait is longer than `limit`.
+    /// Connects to the kernel's socket; no wait is longer than `limit`.
     ///
     /// # Errors
     /// [`IpcError`].

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
-use sys::packet::{Mode, PacketSocket, Peer};
+use std::time::{Duration, Instant};
+use sys::packet::{PacketSocket, Peer};
 use wire::{Frame, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, Role, WireError};
 
 /// Why a conversation failed.
@@ -50,23 +50,27 @@ impl From<Refused<'_>> for IpcError {
     }
 }
 
+/// A list may take as long as so many answers: a server that drips frames, or that never ends, holds
+/// nobody for ever.
+const LIST_LIMITS: u32 = 10;
+
 /// The asking end: hello is said, ids count up.
 pub struct Connection {
     socket: PacketSocket,
+    limit: Duration,
     buf: Box<[u8]>,
     last_id: u64,
 }
 
 impl Connection {
-    /// Connects and says hello; no later wait is longer than `limit`.
+    /// Connects and says hello; neither this nor any later wait is longer than `limit`.
     ///
     /// # Errors
     /// [`IpcError`]; [`IpcError::Refused`] if no version is common.
     pub fn open(path: &Path, limit: Duration) -> Result<Self, IpcError> {
-        let socket = PacketSocket::connect(path, Mode::Blocking)?;
-        socket.set_timeout(limit)?;
         let mut this = Self {
-            socket,
+            socket: PacketSocket::connect_within(path, limit)?,
+            limit,
             buf: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
             last_id: 0,
         };
@@ -140,7 +144,11 @@ impl Connection {
         mut item: impl FnMut(Frame<'_>) -> Result<(), WireError>,
     ) -> Result<(), IpcError> {
         let id = self.send(body, None)?;
+        let until = Instant::now() + self.limit.saturating_mul(LIST_LIMITS);
         loop {
+            if Instant::now() > until {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
             let (frame, _) = self.receive()?;
             if frame.id != id {
                 return Err(WireError::Unexpected(frame.kind).into());
@@ -228,7 +236,7 @@ pub fn serve_hello<'b>(packet: &[u8], buf: &'b mut [u8]) -> Result<&'b [u8], Wir
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::packet::PacketListener;
+    use sys::packet::{Mode, PacketListener};
     use wire::Done;
     use wire::control::{Param, ParamsGet, StatusGet};
 
@@ -297,6 +305,44 @@ mod tests {
         assert_eq!(refused.to_string(), "NOT_FOUND: kind is x, y");
         drop(connection);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_list_without_an_end_and_a_server_that_sleeps_are_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("init.sock");
+        let listener = PacketListener::bind(&path, Mode::Blocking).unwrap();
+        let limit = Duration::from_millis(20);
+        let thread = std::thread::spawn(move || {
+            let socket = listener.accept(Mode::Blocking).unwrap();
+            let (mut buf, mut out) = ([0u8; 4096], [0u8; 4096]);
+            let (n, _) = socket.receive(&mut buf).unwrap();
+            let hello = serve_hello(&buf[..n], &mut out).unwrap();
+            socket.send(hello, None).unwrap();
+            let (n, _) = socket.receive(&mut buf).unwrap();
+            let id = Frame::open(&buf[..n]).unwrap().id;
+            let param = Param {
+                key: "vb.a",
+                value: "1",
+                source: "default",
+            };
+            let item = wire::encode(id, &param, &mut out).unwrap();
+            while socket.send(item, None).is_ok() {}
+            listener
+        });
+        let mut connection = Connection::open(&path, limit).unwrap();
+        let endless = connection.list(&ParamsGet, |_| Ok(())).unwrap_err();
+        assert!(
+            matches!(endless, IpcError::Io(e) if e.kind() == io::ErrorKind::TimedOut),
+            "a list without an end"
+        );
+        drop(connection);
+        // Now nobody accepts.
+        let _listener = thread.join().unwrap();
+        assert!(matches!(
+            Connection::open(&path, limit),
+            Err(IpcError::Io(_))
+        ));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub const SOCKET_NAME: &str = "ledger.wire";
 pub struct Client(Connection);
 
 impl Client {
-    /// Connects; no later wait is longer than `limit`.
+    /// Connects; no wait is longer than `limit`.
     ///
     /// # Errors
     /// [`IpcError`].
@@ -92,7 +92,7 @@ impl Pending {
 }
 
 impl Pipeline {
-    /// Connects; no later wait is longer than `limit`.
+    /// Connects; no wait is longer than `limit`.
     ///
     /// # Errors
     /// [`IpcError`].

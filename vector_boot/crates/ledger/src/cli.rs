@@ -13,11 +13,14 @@ use clap::{Args, Parser, Subcommand};
 use ledger_core::ulid;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use sys::packet::connect_stream_within;
+
+/// How long a running service may be silent: a query over a large log says nothing while it finds nothing.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A verification that takes longer shows progress on a terminal.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -477,7 +480,11 @@ fn online(socket: &Path, command: &Command) -> Result<ExitCode, String> {
         Command::Doctor { .. } => Json::object([("type", "doctor".into())]),
     };
     let failed = |e: std::io::Error| format!("{}: {e}", socket.display());
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    let mut stream = connect_stream_within(socket, ANSWER_LIMIT).map_err(failed)?;
+    if matches!(command, Command::Tail { follow: true, .. }) {
+        // Until something happens there is nothing to read.
+        stream.set_read_timeout(None).map_err(failed)?;
+    }
     writeln!(stream, "{request}").map_err(failed)?;
     let (json, reversed) = match command {
         Command::Append { json, .. } | Command::Verify { json } | Command::Doctor { json } => {

@@ -2,7 +2,10 @@
 //!
 //! The protocols are `sd_listen_fds(3)` and `sd_notify(3)`, so that foreign programs work unchanged.
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -80,11 +83,16 @@ impl std::os::fd::AsFd for BorrowedRaw {
     }
 }
 
+/// How long `READY=1` waits while PID 1 has its queue of messages full: a manifest's default time to start.
+const READY_LIMIT: TimeVal = TimeVal::new(10, 0);
+
 /// Tells PID 1 `READY=1`, `STATUS=...`, `WATCHDOG=1` or `STOPPING=1`; one or more lines.
 /// Without a NOTIFY_SOCKET nobody asked, and that is fine.
+/// Only readiness waits for a place in PID 1's queue, and not for ever: a service does its work also
+/// while PID 1 does not read.
 ///
 /// # Errors
-/// As `socket(2)` and `sendto(2)`.
+/// As `socket(2)` and `sendto(2)`; `WouldBlock` when the queue stayed full.
 pub fn notify(state: &str) -> io::Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -96,12 +104,13 @@ pub fn notify(state: &str) -> io::Result<()> {
         None,
     )?;
     let address = UnixAddr::new(std::path::Path::new(&path))?;
-    sendto(
-        fd.as_raw_fd(),
-        state.as_bytes(),
-        &address,
-        MsgFlags::MSG_NOSIGNAL,
-    )?;
+    let mut flags = MsgFlags::MSG_NOSIGNAL;
+    if state.lines().any(|line| line == "READY=1") {
+        setsockopt(&fd, sockopt::SendTimeout, &READY_LIMIT)?;
+    } else {
+        flags |= MsgFlags::MSG_DONTWAIT;
+    }
+    sendto(fd.as_raw_fd(), state.as_bytes(), &address, flags)?;
     Ok(())
 }
 

@@ -2,11 +2,14 @@
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, getsockopt, listen, sendmsg, socket, socketpair, sockopt,
+    connect, getsockopt, listen, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
+use nix::sys::time::TimeVal;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// Descriptors that one packet may carry. One is what the protocol uses; the kernel closes the rest.
 const DESCRIPTORS_MAX: usize = 4;
@@ -60,6 +63,15 @@ impl PacketSocket {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, mode.flags(), None)?;
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self(fd))
+    }
+
+    /// Connects to a listener in the file system; neither this nor any later call waits longer than
+    /// `limit`.
+    ///
+    /// # Errors
+    /// As `connect(2)`; `WouldBlock` when the listener's backlog stayed full.
+    pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
+        connect_bounded(SockType::SeqPacket, path, limit).map(Self)
     }
 
     /// A connected pair.
@@ -157,14 +169,8 @@ impl PacketSocket {
     ///
     /// # Errors
     /// As `setsockopt(2)`.
-    pub fn set_timeout(&self, limit: std::time::Duration) -> io::Result<()> {
-        let value = nix::sys::time::TimeVal::new(
-            i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            i64::from(limit.subsec_micros()),
-        );
-        nix::sys::socket::setsockopt(&self.0, sockopt::ReceiveTimeout, &value)?;
-        nix::sys::socket::setsockopt(&self.0, sockopt::SendTimeout, &value)?;
-        Ok(())
+    pub fn set_timeout(&self, limit: Duration) -> io::Result<()> {
+        set_timeouts(&self.0, limit)
     }
 
     /// Makes another handle of the same socket.
@@ -256,6 +262,37 @@ pub fn peer_of(fd: BorrowedFd<'_>) -> io::Result<Peer> {
         pid: credentials.pid(),
         uid: credentials.uid(),
     })
+}
+
+/// Connects a stream socket to a listener in the file system; neither this nor any later call waits
+/// longer than `limit`.
+///
+/// # Errors
+/// As `connect(2)`; `WouldBlock` when the listener's backlog stayed full.
+pub fn connect_stream_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    connect_bounded(SockType::Stream, path, limit).map(UnixStream::from)
+}
+
+/// `connect(2)` of a Unix socket waits for a place in the backlog as long as the send timeout says,
+/// which therefore is set first.
+fn connect_bounded(kind: SockType, path: &Path, limit: Duration) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    set_timeouts(&fd, limit)?;
+    let address = UnixAddr::new(path)?;
+    retry(|| connect(fd.as_raw_fd(), &address))?;
+    Ok(fd)
+}
+
+fn set_timeouts(fd: &OwnedFd, limit: Duration) -> io::Result<()> {
+    // socket(7): zero would wait for ever.
+    let limit = limit.max(Duration::from_micros(1));
+    let value = TimeVal::new(
+        i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        i64::from(limit.subsec_micros()),
+    );
+    setsockopt(fd, sockopt::ReceiveTimeout, &value)?;
+    setsockopt(fd, sockopt::SendTimeout, &value)?;
+    Ok(())
 }
 
 /// Our own effective uid.
@@ -370,6 +407,26 @@ mod tests {
             let error = io::Write::write(&mut write, b"y").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{count}");
         }
+    }
+
+    #[test]
+    fn connecting_to_a_listener_that_takes_nobody_ends_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("full.sock");
+        let _listener = PacketListener::bind(&path, Mode::Blocking).unwrap();
+        let waiting: Vec<_> =
+            std::iter::from_fn(|| PacketSocket::connect(&path, Mode::NonBlocking).ok())
+                .take(1000)
+                .collect();
+        assert!(waiting.len() < 1000, "the backlog has no end");
+        let error = PacketSocket::connect_within(&path, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        // A limit of nothing is not one of eternity.
+        assert!(PacketSocket::connect_within(&path, Duration::ZERO).is_err());
+        let stream = folder.path().join("stream.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+        let connected = connect_stream_within(&stream, Duration::from_millis(20)).unwrap();
+        assert!(connected.read_timeout().unwrap().is_some());
     }
 
     #[test]
