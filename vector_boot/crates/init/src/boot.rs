@@ -15,7 +15,7 @@ use crate::early::{self, Initramfs, Report};
 use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
 use crate::package::{self, Found};
-use crate::params::Params;
+use crate::params::{CommandLine, Params};
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
 use crate::{BeatWork, Mode, NoWork, Setup, disks};
@@ -31,6 +31,9 @@ use sys::packet::{Mode as Blocking, PacketListener};
 /// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
 const PACKAGE_TRIES: u32 = 20;
 const PACKAGE_PAUSE_MS: u64 = 50;
+/// With a trusted key and no package that it signed, nobody has said who may do what here: whoever took the
+/// package away is not to get more than a look.
+const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
 /// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
 const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
 const TOKEN_BYTES: usize = 64;
@@ -76,7 +79,8 @@ fn last_resort() {
 /// PID 1 never exits.
 fn emergency() -> ! {
     let line = early::command_line();
-    let params = Params::new([], &line);
+    // Each value of `vb.emergency` is at least as closed as its default.
+    let params = Params::new([], &line, CommandLine::Wins);
     sys::machine::sync();
     let how = match params.get("vb.emergency") {
         "reboot" => Some(sys::machine::Power::Reboot),
@@ -103,13 +107,18 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
     } else {
         setup.parameters.clone()
     };
-    let first_look = Params::new([], &line);
+    let hand = if appliance && early::has_keys() {
+        CommandLine::Tightens
+    } else {
+        CommandLine::Wins
+    };
+    let first_look = Params::new([], &line, hand);
     let mut initramfs = match &setup.mode {
         Mode::Appliance => early::take_initramfs(&first_look, &mut report),
         Mode::Process { .. } => of_process(&first_look, &mut report),
     };
     let terminal_name = if appliance {
-        early::console_name(&first_look)
+        early::console_name(&first_look, &mut report)
     } else {
         String::new()
     };
@@ -124,14 +133,17 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
             .create(folder)?;
     }
     let package_begin = sys::clock::monotonic_ns();
-    let (found, package_name) = find_package(&first_look, &mut initramfs, appliance, &mut degraded);
+    let (found, package_name) =
+        find_package(&first_look, hand, &mut initramfs, appliance, &mut degraded);
     let package_end = sys::clock::monotonic_ns();
     let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut degraded);
     let values = manifest
         .params
         .iter()
         .map(|p| (p.key.as_str(), p.value.as_str()));
-    let params = Params::new(values, &line);
+    let unsigned = hand == CommandLine::Tightens && found.is_none();
+    let values = values.chain(unsigned.then_some(UNSIGNED_CONSOLE));
+    let params = Params::new(values, &line, hand);
     let mut boot_id = [0u8; 16];
     sys::random::fill(&mut boot_id)?;
     let terminal = if appliance {
@@ -297,6 +309,7 @@ fn of_process(params: &Params, report: &mut Report) -> Initramfs {
 
 fn find_package(
     params: &Params,
+    hand: CommandLine,
     initramfs: &mut Initramfs,
     appliance: bool,
     degraded: &mut Vec<String>,
@@ -316,7 +329,7 @@ fn find_package(
     let trust = rts::Trust {
         keys,
         // A trusted key in the image binds, even one that cannot be read.
-        required: params.get("vb.require_signature") == "1" || !initramfs.keys.is_empty(),
+        required: params.get("vb.require_signature") == "1" || hand == CommandLine::Tightens,
     };
     let (file, place) = match params.get("vb.rts") {
         "auto" => match search(initramfs.package.take(), appliance) {
@@ -387,12 +400,7 @@ fn choose_manifest(
     found: Option<&Found>,
     degraded: &mut Vec<String>,
 ) -> Manifest {
-    // With a trusted key in the image only what was signed counts.
-    if let Some(bytes) = initramfs
-        .manifest
-        .as_ref()
-        .filter(|_| initramfs.keys.is_empty())
-    {
+    if let Some(bytes) = &initramfs.manifest {
         match Manifest::decode(bytes) {
             Ok(manifest) => return manifest,
             Err(e) => degraded.push(format!("vb.manifest: {e}")),

@@ -97,6 +97,12 @@ pub fn command_line() -> String {
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
+/// Whether the image holds a trusted key, readable or not.
+#[must_use]
+pub fn has_keys() -> bool {
+    !sorted(Path::new("/keys")).is_empty()
+}
+
 /// Takes what the initramfs holds into our hands and loads its modules.
 pub fn take_initramfs(params: &Params, report: &mut Report) -> Initramfs {
     let found = Initramfs {
@@ -193,7 +199,11 @@ fn load_modules(params: &Params, report: &mut Report) {
             continue;
         }
         let path = Path::new("/modules").join(file);
-        match File::open(&path).and_then(|f| machine::load_module(&f, &params.of_module(name))) {
+        let told = params.of_module(name).unwrap_or_else(|refused| {
+            report.complaints.push(refused);
+            String::new()
+        });
+        match File::open(&path).and_then(|f| machine::load_module(&f, &told)) {
             Ok(()) => report.modules += 1,
             Err(e) => report.complaints.push(format!("module {name}: {e}")),
         }
@@ -246,10 +256,16 @@ pub fn leave_initramfs(report: &mut Report) {
 
 /// The terminal that the kernel's own messages go to, or the one that `vb.console` names.
 #[must_use]
-pub fn console_name(params: &Params) -> String {
+pub fn console_name(params: &Params, report: &mut Report) -> String {
     let named = params.get("vb.console");
-    if named != "auto" && !named.contains('/') {
-        return named.to_owned();
+    if named != "auto" {
+        // A disk opens as well as a terminal, and a console would write its greeting there.
+        if !named.contains('/') && open_terminal(named).is_ok() {
+            return named.to_owned();
+        }
+        report.complaints.push(format!(
+            "parameter vb.console: value {named}, limit a terminal in /dev"
+        ));
     }
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
     // The last one is the one behind /dev/console; hvc0 is kept for programs where there is another.
@@ -266,13 +282,19 @@ pub fn console_name(params: &Params) -> String {
 /// Opens a terminal for reading and writing without becoming its session's leader.
 ///
 /// # Errors
-/// As `open(2)`.
+/// As `open(2)`; what is no terminal is `InvalidInput`.
 pub fn open_terminal(name: &str) -> io::Result<File> {
+    use std::io::IsTerminal;
     use std::os::unix::fs::OpenOptionsExt;
     const O_NOCTTY_NONBLOCK: i32 = 0o400 | 0o4000;
-    File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .custom_flags(O_NOCTTY_NONBLOCK)
-        .open(Path::new("/dev").join(name))
+        .open(Path::new("/dev").join(name))?;
+    if file.is_terminal() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }
