@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import accelerator, cache, guest, run, toolchain
+from . import accelerator, architecture, cache, guest, run, toolchain
 from .console import Console, ConsoleClosed, ConsoleLate
 from .disks import FIRST_SECTOR, LOG_BYTES, SECTOR
 from .report import HostError, say
@@ -36,10 +36,10 @@ LOOP_SECONDS = 3.0
 class Stage:
     """The machine on show, and what its steps leave to each other."""
 
-    def __init__(self, parts: guest.Parts, chosen: accelerator.Choice, executables: toolchain.Executables) -> None:
+    def __init__(self, parts: guest.Parts, chosen: accelerator.Choice, tool: Path) -> None:
         self.parts = parts
         self.chosen = chosen
-        self.executables = executables
+        self.tool = tool
         self.machine: guest.Guest | None = None
         self.console: Console | None = None
 
@@ -175,7 +175,7 @@ def tamper(stage: Stage) -> None:
 
 def verify(stage: Stage, image: Path) -> int:
     """`ledger verify` on the host, shown."""
-    words = [str(stage.executables.vector_boot), "ledger", "--log", str(image), "verify"]
+    words = [str(stage.tool), "ledger", "--log", str(image), "verify"]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     show(f"$ vector_boot ledger --log {image.name} verify\n{result.stdout}{result.stderr}".rstrip())
     return result.returncode
@@ -220,9 +220,10 @@ def set_up(scratch: Path, token: Path) -> Stage:
     words = ["--http", "0", "--share", str(share), "--data", str(scratch / "data.img"), *sys.argv[1:]]
     args = run.arguments(words)
     run.check(args)
-    executables = toolchain.Executables.of(args.bin) if args.bin else toolchain.build()
     parts = dataclasses.replace(run.prepare(args, scratch, token), on_terminal=False)
-    return Stage(parts, accelerator.choose(args.accel, guest.QEMU), executables)
+    own = args.bin and parts.arch == architecture.host()
+    tool = args.bin / "vector_boot" if own else toolchain.host_tool()
+    return Stage(parts, accelerator.choose(args.accel, parts.arch), tool)
 
 
 if __name__ == "__main__":

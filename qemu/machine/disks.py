@@ -28,20 +28,27 @@ SHARE_BYTES_MAX = 4 << 30
 
 def open_data(path: Path, fresh: bool) -> IO[bytes]:
     """Opens the data disk, alone, and makes it if it is new. The lock lasts as long as the descriptor."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # O_NONBLOCK: a FIFO is refused, not waited for.
+        disk = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644), "r+b")
+    except OSError as error:
+        raise HostError(f"--data {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(disk.fileno()).st_mode):
+        disk.close()
+        raise HostError(f"--data {path}: not a regular file")
     try:
         fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         disk.close()
-        raise HostError(f"data disk {path}: another machine runs on it; name another with --data FILE") from None
+        raise HostError(f"--data {path}: another machine runs on it; name another with --data FILE") from None
     size = os.fstat(disk.fileno()).st_size
     if fresh or size == 0 or _is_half_made(disk, size):
         with phase("data disk"):
             _make_data(disk, path)
     elif not _has_table(disk):
         disk.close()
-        raise HostError(f"data disk {path}: no partition table; --fresh replaces it with an empty disk")
+        raise HostError(f"--data {path}: no partition table; --fresh replaces it with an empty disk")
     return disk
 
 

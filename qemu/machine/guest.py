@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from .architecture import Architecture
 from .report import HostError
 
-QEMU = "qemu-system-x86_64"
 # A machine that says nothing for this long under KVM is taken for hung.
 SILENCE_SECONDS = 5.0
 # QEMU's user network: the guest, its gateway, its name server.
@@ -28,6 +28,7 @@ PDEATHSIG = 1
 class Parts:
     """What one machine is made of."""
 
+    arch: Architecture
     kernel: Path
     initramfs: Path
     package: Path | None
@@ -50,17 +51,18 @@ def check_port(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise HostError(f"port 127.0.0.1:{port}: {error.strerror}; name another with --http PORT") from None
+            raise HostError(f"--http {port}: 127.0.0.1:{port}: {error.strerror}; name another port, or 0 for a free one") from None
         return int(probe.getsockname()[1])
 
 
 def command(parts: Parts, accelerator: str) -> list[str]:
     """QEMU's words for these parts."""
-    words = [QEMU, "-name", "vector-boot", "-M", "q35", "-accel", accelerator]
-    words += ["-cpu", "host" if accelerator == "kvm" else "max", "-smp", str(min(2, os.cpu_count() or 1))]
+    arch = parts.arch
+    words = [arch.qemu, "-name", "vector-boot", "-M", arch.machine, "-accel", accelerator]
+    words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu, "-smp", str(min(2, os.cpu_count() or 1))]
     words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
-    words += ["-append", f"console=ttyS0 panic=-1 loglevel=4 vb.net={NETWORK} {parts.append}".rstrip()]
+    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 vb.net={NETWORK} {parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
     if parts.package:
         words += _disk("package", parts.package, ",readonly=on")

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cache, kernel, toolchain
+from . import architecture, cache, kernel, toolchain
+from .architecture import Architecture
 from .report import HostError, phase, say
 
 
-def cached(parts: kernel.Kernel, executables: toolchain.Executables) -> Path:
+@dataclass(frozen=True)
+class Contents:
+    """What goes into an archive."""
+
+    kernel: kernel.Kernel
+    executables: toolchain.Executables
+    trusted: list[Path] = field(default_factory=list)
+
+    def words(self) -> list[str]:
+        """The role's words for it."""
+        words = ["--init", str(self.executables.vector_boot), "--services", str(self.executables.services)]
+        words += ["--modules", str(self.kernel.modules)]
+        if self.kernel.modules.name == kernel.NO_MODULES:
+            words += ["--want", ""]
+        for key in self.trusted:
+            words += ["--trust", str(key)]
+        return words
+
+
+def cached(contents: Contents, tool: Path, arch: Architecture) -> Path:
     """The archive that `qemu/run` boots; made anew when an executable or the kernel changed."""
-    out = cache.build_folder() / "initramfs.cpio"
-    words = ["--modules", str(parts.modules)]
-    if parts.modules.name == "no-modules":
-        words += ["--want", ""]
-    key = cache.stamp(words, [executables.vector_boot, executables.services, parts.image])
+    out = cache.build_folder() / f"initramfs-{arch.name}.cpio"
+    files = [contents.executables.vector_boot, contents.executables.services, contents.kernel.image]
+    key = cache.stamp(contents.words(), files)
     with cache.alone(out):
         if not cache.is_fresh(out, key):
             with phase("initramfs"):
-                write(executables, [*words, "--out", str(out)])
+                write(tool, [*contents.words(), "--out", str(out)])
             cache.set_fresh(out, key)
     return out
 
 
-def write(executables: toolchain.Executables, words: list[str]) -> None:
+def own(contents: Contents, tool: Path, scratch: Path) -> Path:
+    """An archive for one machine alone: no other may find it and boot with these keys, or without them."""
+    out = scratch / "initramfs.cpio"
+    with phase("initramfs"):
+        write(tool, [*contents.words(), "--out", str(out)])
+    return out
+
+
+def write(tool: Path, words: list[str]) -> None:
     """Runs the role; its own line of error is the one to show."""
-    command = [str(executables.vector_boot), "initramfs", "--init", str(executables.vector_boot)]
-    command += ["--services", str(executables.services), *words]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run([str(tool), "initramfs", *words], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise HostError(result.stderr.strip() or f"initramfs: ended with {result.returncode}")
     say(result.stdout.strip())
@@ -37,12 +63,18 @@ def write(executables: toolchain.Executables, words: list[str]) -> None:
 
 def main() -> int:
     """The words of `initramfs/build` go to the role as they are; modules come from Debian's kernel unless named."""
-    words = sys.argv[1:]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--arch")
+    args, words = parser.parse_known_args()
     try:
-        executables = toolchain.build()
-        if "--modules" not in words:
-            words += ["--modules", str(kernel.debian().modules)]
-        write(executables, words)
+        host = architecture.host()
+        arch = architecture.named(args.arch) if args.arch else host
+        executables = toolchain.build(arch)
+        tool = executables.vector_boot if arch == host else toolchain.host_tool()
+        words += ["--init", str(executables.vector_boot), "--services", str(executables.services)]
+        if not any(word.split("=")[0] == "--modules" for word in words):
+            words += ["--modules", str(kernel.debian(arch).modules)]
+        write(tool, words)
     except HostError as error:
         say(f"initramfs/build: {error}")
         return 2

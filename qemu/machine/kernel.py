@@ -10,11 +10,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import architecture
+from .architecture import Architecture
 from .cache import alone, folder
 from .report import HostError, phase
 
-# The name that stands for the newest one; what it depends on is the real package.
-PACKAGE = "linux-image-cloud-amd64"
+# Enough of an image to see what it is.
+MAGIC_BYTES = 4096
+# The folder that stands for a kernel with everything built in.
+NO_MODULES = "no-modules"
 
 
 @dataclass(frozen=True)
@@ -25,24 +29,31 @@ class Kernel:
     modules: Path
 
 
-def own(image: str, modules: str | None) -> Kernel:
+def own(image: str, modules: str | None, arch: Architecture) -> Kernel:
     """A kernel of the user's; without a folder of modules everything must be built in."""
-    if not Path(image).is_file():
-        raise HostError(f"--kernel {image}: no such file")
-    where = Path(modules) if modules else folder("kernels", "no-modules")
+    try:
+        with open(image, "rb") as file:
+            begin = file.read(MAGIC_BYTES)
+    except OSError as error:
+        raise HostError(f"--kernel {image}: {error.strerror}") from None
+    for other in architecture.ALL.values():
+        offset, magic = other.kernel_magic
+        if other != arch and begin[offset : offset + len(magic)] == magic:
+            raise HostError(f"--kernel {image}: a kernel for {other.name}, --arch {arch.name} expected")
+    where = Path(modules) if modules else folder("kernels", NO_MODULES)
     if not where.is_dir():
         raise HostError(f"--modules {modules}: no such folder")
     return Kernel(Path(image), where)
 
 
-def debian() -> Kernel:
+def debian(arch: Architecture) -> Kernel:
     """The cloud kernel from the cache; the first time from the package archive that the host is set up for."""
     home = folder("kernels")
-    unpacked = home / PACKAGE
+    unpacked = home / arch.kernel_package
     with alone(unpacked):
         if not unpacked.is_dir():
             with phase("kernel"):
-                _fetch(home, unpacked)
+                _fetch(home, unpacked, arch)
     images = sorted(unpacked.glob("boot/vmlinuz-*"))
     modules = sorted(unpacked.glob("lib/modules/*"))
     if len(images) != 1 or len(modules) != 1:
@@ -50,8 +61,8 @@ def debian() -> Kernel:
     return Kernel(images[0], modules[0])
 
 
-def _fetch(home: Path, unpacked: Path) -> None:
-    real = _dependency()
+def _fetch(home: Path, unpacked: Path, arch: Architecture) -> None:
+    real = f"{_dependency(arch)}:{arch.debian}"
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         _call(["apt-get", "download", "-o", "APT::Sandbox::User=root", real], scratch)
         packages = list(Path(scratch).glob("*.deb"))
@@ -64,16 +75,19 @@ def _fetch(home: Path, unpacked: Path) -> None:
         fresh.rename(unpacked)
 
 
-def _dependency() -> str:
+def _dependency(arch: Architecture) -> str:
     """The package with the files, such as linux-image-6.1.0-56-cloud-amd64."""
+    package = arch.kernel_package
+    # An architecture that is not the host's is asked for behind a colon; apt takes it for the host's own too.
+    words = ["apt-cache", "depends", f"{package}:{arch.debian}"]
     for attempt in range(2):
-        listed = subprocess.run(["apt-cache", "depends", PACKAGE], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"Depends: (linux-image-\d\S+-cloud-amd64)$", listed, re.MULTILINE)
+        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        found = re.search(rf"Depends: (linux-image-\d\S+-cloud-{arch.debian})(:\S+)?$", listed, re.MULTILINE)
         if found:
             return found.group(1)
         if attempt == 0 and os.geteuid() == 0:
             _call(["apt-get", "update"], "/")
-    raise HostError(f"kernel: the host's package lists do not know {PACKAGE}; run once: sudo apt-get update")
+    raise HostError(f"kernel: the host's package lists do not know {package}; run once: sudo apt-get update")
 
 
 def _call(words: list[str], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,8 @@ def find(word: str) -> Path:
     """The model that `--model WORD` means: the name of ours, or a file."""
     if word != NAME:
         path = Path(word)
-        if not path.is_file():
-            raise HostError(f"--model {word}: no such file (a GGUF file, or the word {NAME})")
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            raise HostError(f"--model {word}: no file that can be read (a GGUF file, or the word {NAME})")
         return path
     path = folder("models") / FILE
     with alone(path):

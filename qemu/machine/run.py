@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import secrets
@@ -17,8 +18,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
-from . import accelerator, cache, disks, guest, initramfs, kernel, model, package, toolchain
+from . import accelerator, architecture, cache, disks, guest, initramfs, kernel, model, package, toolchain
 from .console import Answer, Console, ConsoleClosed, ConsoleLate
 from .report import HostError, say
 
@@ -27,21 +29,31 @@ EXIT_HOST = 2
 # As timeout(1) has it.
 EXIT_LATE = 124
 TIMEOUT_SECONDS = 300
+# More than a day is no deadline but a mistyped one.
+TIMEOUT_SECONDS_MAX = 86400
 MEMORY_MIB = 1024
 MEMORY_MIB_MIN = 256
 # Share of the time that readiness may take; the rest is for the commands.
 READY_SHARE = 0.7
 # How long a machine that was told to power off may take before it is stopped cold.
 POWEROFF_SECONDS = 30.0
-# What the kernel takes, less what we add ourselves (COMMAND_LINE_SIZE is 2048 on x86).
-APPEND_BYTES_MAX = 1800
+# unix(7): sun_path is 108 bytes, the last of them zero.
+SOCKET_BYTES_MAX = 107
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{self.prog}: {message.removeprefix('argument ')}")
+        sys.exit(EXIT_HOST)
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The words of `qemu/run`; those of the process unless given."""
-    parser = argparse.ArgumentParser(prog="qemu/run", description="Boots the appliance in QEMU.")
+    parser = Parser(prog="qemu/run", description="Boots the appliance in QEMU.", allow_abbrev=False)
     add = parser.add_argument
-    add("--arch", default="x86_64", help="x86_64; aarch64 is not there yet")
+    add("--arch", default=architecture.host().name, help=f"{' or '.join(architecture.ALL)} (this host's)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", default=model.NAME, metavar="FILE", help=f"GGUF file to pack and boot, or {model.NAME}")
     what.add_argument("--rts", metavar="FILE", help=f"package to boot as it is; {package.NONE} boots without one")
@@ -57,27 +69,44 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--kernel", metavar="FILE", help="another kernel image; everything needed must be built in, or see --modules")
     add("--modules", metavar="DIR", help="with --kernel: its folder of modules")
     add("--initramfs", type=Path, metavar="FILE", help="another initramfs")
+    add("--trust", type=Path, action="append", default=[], metavar="KEY.pub", help="boot only packages signed by this key")
     add("--bin", type=Path, metavar="DIR", help="executables from this folder, instead of building")
     add("--machine", type=Path, metavar="SOCKET", help="put the machine console's socket here and leave it to others")
     return parser.parse_args(words)
 
 
 def check(args: argparse.Namespace) -> None:
-    """What can be refused before anything is built."""
-    if args.arch == "aarch64":
-        raise HostError("--arch aarch64: not there yet; x86_64 is")
-    if args.arch != "x86_64":
-        raise HostError(f"--arch {args.arch}: unknown; x86_64 is there")
-    if args.memory < MEMORY_MIB_MIN:
-        raise HostError(f"--memory {args.memory}: MiB, at least {MEMORY_MIB_MIN}")
+    """Refuses what can be refused before anything is built."""
+    arch = architecture.named(args.arch)
+    accelerator.refuse(args.accel, arch)
+    memory_mib_max = (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
+    if not MEMORY_MIB_MIN <= args.memory <= memory_mib_max:
+        raise HostError(f"--memory {args.memory}: {MEMORY_MIB_MIN} to {memory_mib_max} MiB on this host")
     if not 0 <= args.http <= 65535:
         raise HostError(f"--http {args.http}: 0 to 65535")
-    if len(args.append.encode()) > APPEND_BYTES_MAX:
-        raise HostError(f"--append: {len(args.append.encode())} bytes, limit {APPEND_BYTES_MAX}")
+    append_bytes = len(os.fsencode(args.append))
+    if append_bytes > arch.append_bytes_max:
+        raise HostError(f"--append: {append_bytes} bytes, limit {arch.append_bytes_max}")
+    if args.timeout is not None:
+        if args.exec is None:
+            raise HostError(f"--timeout {args.timeout:g}: only with --exec")
+        if math.isnan(args.timeout) or not 0 < args.timeout <= TIMEOUT_SECONDS_MAX:
+            raise HostError(f"--timeout {args.timeout:g}: above 0, up to {TIMEOUT_SECONDS_MAX} seconds")
     if args.modules and not args.kernel:
-        raise HostError("--modules: only with --kernel")
-    if args.machine and args.exec is not None:
-        raise HostError("--machine: not with --exec, which uses the machine console itself")
+        raise HostError(f"--modules {args.modules}: only with --kernel")
+    if args.trust and args.initramfs:
+        raise HostError(f"--trust {args.trust[0]}: not with --initramfs, which has its keys already")
+    files: list[tuple[str, Path | None]] = [("--initramfs", args.initramfs), *(("--trust", key) for key in args.trust)]
+    for option, file in files:
+        if file and not (file.is_file() and os.access(file, os.R_OK)):
+            raise HostError(f"{option} {file}: no file that can be read")
+    if args.share and not (args.share.is_dir() and os.access(args.share, os.R_OK | os.X_OK)):
+        raise HostError(f"--share {args.share}: no folder that can be read")
+    if args.machine:
+        if args.exec is not None:
+            raise HostError(f"--machine {args.machine}: not with --exec, which uses the machine console itself")
+        if len(os.fsencode(args.machine)) > SOCKET_BYTES_MAX:
+            raise HostError(f"--machine {args.machine}: {len(os.fsencode(args.machine))} bytes, limit {SOCKET_BYTES_MAX}")
     args.http = guest.check_port(args.http)
 
 
@@ -90,7 +119,7 @@ def main() -> int:
     try:
         check(args)
         parts = prepare(args, scratch, token)
-        return boot(args, parts, accelerator.choose(args.accel, guest.QEMU))
+        return boot(args, parts, accelerator.choose(args.accel, parts.arch))
     except HostError as error:
         say(f"qemu/run: {error}")
         return EXIT_HOST
@@ -104,25 +133,31 @@ def main() -> int:
 def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts:
     """Makes or finds everything that the machine is made of."""
     # What is not there is said before minutes of building, not after.
+    arch = architecture.named(args.arch)
     boots = package.named(args.rts) if args.rts else None
     weights = None if args.rts else model.find(args.model)
+    executables = toolchain.Executables.of(args.bin, arch) if args.bin else None
+    core = kernel.own(args.kernel, args.modules, arch) if args.kernel else kernel.debian(arch)
     data = args.data or cache.folder("disks") / "data.img"
     disk = disks.open_data(data, args.fresh)
-    core = kernel.own(args.kernel, args.modules) if args.kernel else kernel.debian()
-    executables = toolchain.Executables.of(args.bin) if args.bin else None
-    if not (args.initramfs and args.rts):
-        executables = executables or toolchain.build()
-    archive = args.initramfs
-    if executables:
-        archive = archive or initramfs.cached(core, executables)
-        boots = package.packed(weights, executables) if weights else boots
-    assert archive
     share = None
     if args.share:
         share = scratch / "share.img"
         disks.make_share(args.share, share, scratch)
+    archive = args.initramfs
+    if weights or not archive:
+        tool = toolchain.host_tool() if arch != architecture.host() else None
+        executables = executables or toolchain.build(arch)
+        tool = tool or executables.vector_boot
+        if not archive:
+            contents = initramfs.Contents(core, executables, args.trust)
+            alone = args.trust or args.bin
+            archive = initramfs.own(contents, tool, scratch) if alone else initramfs.cached(contents, tool, arch)
+        if weights:
+            boots = package.packed(weights, executables, tool, arch)
     make_token(token)
     return guest.Parts(
+        arch=arch,
         kernel=core.image,
         initramfs=archive,
         package=boots,
@@ -152,8 +187,8 @@ def boot(args: argparse.Namespace, parts: guest.Parts, chosen: accelerator.Choic
     with guest.Guest(parts, chosen.name) as machine:
         if not (chosen.name == "kvm" and args.accel == "auto" and machine.is_silent()):
             return live(args, parts, machine, chosen)
-    accelerator.remember("tcg")
-    chosen = accelerator.Choice("tcg", f"the machine was silent for {guest.SILENCE_SECONDS:.0f} s under KVM")
+    chosen = accelerator.Choice("tcg", f"a machine was silent for {guest.SILENCE_SECONDS:g} s under KVM")
+    accelerator.remember(chosen)
     say(f"accelerator: {chosen}")
     with guest.Guest(parts, chosen.name) as machine:
         return live(args, parts, machine, chosen)

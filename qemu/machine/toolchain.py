@@ -1,19 +1,28 @@
-"""Finds a cargo whose compiler is new enough, and builds the two executables with it."""
+"""Finds a compiler that is new enough and knows the architecture, and builds the two executables with it.
+
+The one place that knows how a machine's executables are built; `package_rts.sh` calls `main`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import architecture
+from .architecture import Architecture
 from .cache import SOURCES, build_folder
 from .report import HostError, phase, say
 
-TARGET = "x86_64-unknown-linux-gnu"
+# elf(5): e_ident, e_type and e_machine.
+ELF_BYTES = 20
 # How often a long build says that it is alive.
 PROGRESS_SECONDS = 5.0
 
@@ -26,13 +35,56 @@ class Executables:
     services: Path
 
     @staticmethod
-    def of(folder: Path) -> Executables:
-        """The executables in a folder; refuses a folder without them."""
+    def of(folder: Path, arch: Architecture) -> Executables:
+        """The executables in a folder; refuses a folder without them, or with those of another architecture."""
         found = Executables(folder / "vector_boot", folder / "vb-services")
         for file in (found.vector_boot, found.services):
-            if not file.is_file():
-                raise HostError(f"executable {file}: not there")
+            try:
+                with open(file, "rb") as opened:
+                    begin = opened.read(ELF_BYTES)
+            except OSError as error:
+                raise HostError(f"executable {file}: {error.strerror}") from None
+            machine = int.from_bytes(begin[18:20], "little")
+            if begin[:4] != b"\x7fELF" or machine != arch.elf_machine:
+                raise HostError(f"executable {file}: ELF machine {machine}, {arch.elf_machine} ({arch.name}) expected")
         return found
+
+
+@dataclass(frozen=True)
+class Tools:
+    """A cargo and the compiler that it is to use."""
+
+    cargo: Path
+    rustc: Path
+
+    @staticmethod
+    def on_this_host() -> Iterator[Tools]:
+        """The user's own, then Debian's, then the user's cargo with Debian's compiler, which knows more targets."""
+        own = shutil.which("cargo")
+        if own:
+            yield Tools(Path(own), Path(own).parent / "rustc")
+        yield Tools(Path("/usr/bin/cargo"), Path("/usr/bin/rustc"))
+        if own:
+            yield Tools(Path(own), Path("/usr/bin/rustc"))
+
+    def lacks(self, minimum: int, target: str) -> str | None:
+        """What keeps these from building for a target."""
+        for program in (self.cargo, self.rustc):
+            said = _ask([program, "--version"])
+            version = re.match(r"\w+ 1\.(\d+)\.", said)
+            if not version or int(version.group(1)) < minimum:
+                return said or f"no {program}"
+        library = _ask([self.rustc, "--print", "target-libdir", "--target", target])
+        if not any(Path(library).glob("libstd-*.rlib")):
+            return f"{_ask([self.rustc, '--version'])} without {target}"
+        return None
+
+
+def _ask(words: list[str | Path]) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=SOURCES).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _minimum() -> int:
@@ -43,48 +95,58 @@ def _minimum() -> int:
     return int(found.group(1))
 
 
-def _find() -> Path:
-    """The folder of the first cargo that will do: the user's own, then Debian's."""
+def find(target: str) -> Tools:
+    """The first tools on this host that can build for a target."""
     minimum = _minimum()
     seen = []
-    for cargo in (shutil.which("cargo"), "/usr/bin/cargo"):
-        if not cargo or not Path(cargo).exists():
-            continue
-        rustc = Path(cargo).parent / "rustc"
-        try:
-            said = subprocess.run([rustc, "--version"], capture_output=True, text=True, check=True, cwd=SOURCES).stdout
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        version = re.match(r"rustc 1\.(\d+)\.", said)
-        if version and int(version.group(1)) >= minimum:
-            return Path(cargo).parent
-        seen.append(said.strip())
-    raise HostError(f"no Rust of 1.{minimum} or later (found: {', '.join(seen) or 'none'})")
+    for tools in Tools.on_this_host():
+        lacking = tools.lacks(minimum, target)
+        if not lacking:
+            return tools
+        if lacking not in seen:
+            seen.append(lacking)
+    raise HostError(
+        f"no Rust of 1.{minimum} or later for {target} (found: {'; '.join(seen)}); "
+        f"rustup users run once: rustup target add {target}"
+    )
 
 
-def environment(tools: Path) -> dict[str, str]:
+def environment(tools: Tools, arch: Architecture) -> dict[str, str]:
     """What cargo sees: static executables, and nothing of the caller's own cargo settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("CARGO_BUILD", "CARGO_ENCODED"))}
-    kept["PATH"] = f"{tools}:{kept.get('PATH', '')}"
-    # Static and movable, and no path of this host inside; the same flags as package_rts.sh, so that both share what
-    # they build. Only here, never in .cargo/config.toml: cargo would drop the cdylib there.
+    kept["PATH"] = f"{tools.cargo.parent}:{kept.get('PATH', '')}"
+    # Static and movable, and no path of this host inside. Only here, never in .cargo/config.toml: cargo would drop
+    # the cdylib there.
     cargo_home = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
     flags = ["-C", "target-feature=+crt-static", "-C", "relocation-model=pie"]
     flags += [f"--remap-path-prefix={SOURCES}=.", f"--remap-path-prefix={cargo_home}=cargo"]
     kept["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join(flags)
-    kept.pop("RUSTFLAGS", None)
+    for unwanted in ("RUSTFLAGS", "RUSTC"):
+        kept.pop(unwanted, None)
+    if tools.rustc.parent != tools.cargo.parent:
+        kept["RUSTC"] = str(tools.rustc)
+    kept.update(arch.linker_settings(architecture.host()))
     kept["CARGO_TARGET_DIR"] = str(build_folder())
     return kept
 
 
-def build(profile: str = "quick") -> Executables:
-    """Builds both executables, static, and says how far it is."""
-    tools = _find()
-    words = [str(tools / "cargo"), "build", "--locked", "--profile", profile, "--target", TARGET]
-    words += ["--package", "vector_boot", "--features", "standalone"]
-    with phase("build"):
-        _run_cargo(words, environment(tools))
-    return Executables.of(build_folder() / TARGET / profile)
+def build(arch: Architecture, profile: str = "quick") -> Executables:
+    """Builds both executables, static, and says how far it is.
+
+    All architectures and compilers share one folder: cargo keeps their outputs apart by target and by the compiler's
+    version.
+    """
+    tools = find(arch.target)
+    words = [str(tools.cargo), "build", "--locked", "--profile", profile, "--target", arch.target]
+    words += ["--package", "vector_boot", "--features", "standalone", "--bins"]
+    with phase(f"build {arch.name}"):
+        _run_cargo(words, environment(tools, arch))
+    return Executables.of(build_folder() / arch.target / profile, arch)
+
+
+def host_tool() -> Path:
+    """A `vector_boot` that runs here, to pack and to make archives with."""
+    return build(architecture.host()).vector_boot
 
 
 def _run_cargo(words: list[str], env: dict[str, str]) -> None:
@@ -106,3 +168,21 @@ def _run_cargo(words: list[str], env: dict[str, str]) -> None:
     if cargo.returncode != 0:
         say("".join(lines[-60:]).rstrip())
         raise HostError("build: cargo failed, see above")
+
+
+def main() -> int:
+    """Builds for `--arch` in `--profile`, and prints the folder of the executables."""
+    parser = argparse.ArgumentParser(prog="python3 -m machine.toolchain")
+    parser.add_argument("--arch", required=True)
+    parser.add_argument("--profile", required=True)
+    args = parser.parse_args()
+    try:
+        print(build(architecture.named(args.arch), args.profile).vector_boot.parent)
+    except HostError as error:
+        say(f"build: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

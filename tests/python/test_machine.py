@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qemu"))
 
 # pylint: disable=wrong-import-position
-from machine import accelerator, cache, disks, guest
+from machine import accelerator, architecture, cache, disks, guest
 from machine import run as program
 from machine.console import Console, ConsoleClosed, ConsoleLate
 from machine.report import HostError
@@ -178,15 +178,16 @@ class HostTest(WithFolder):
         self.assertRegex(path.read_text(encoding="ascii"), "^[0-9a-f]{64}$")
 
     def test_accelerator_asked_for_is_taken_and_auto_says_why(self) -> None:
-        self.assertEqual(str(accelerator.choose("tcg", "false")), "tcg (asked for)")
+        arch = architecture.host()
+        self.assertEqual(str(accelerator.choose("tcg", arch, "false")), "tcg (asked for)")
         # No QEMU that could prove anything: whatever the host has, auto must end at tcg.
-        self.assertEqual(accelerator.choose("auto", "false").name, "tcg")
+        self.assertEqual(accelerator.choose("auto", arch, "false").name, "tcg")
 
     def test_commas_in_file_names_stay_in_the_name(self) -> None:
         parts = guest.Parts(
-            kernel=Path("k"), initramfs=Path("i"), package=Path("a,readonly=off"), data=Path("d"), share=None,
-            token=Path("t"), console=Path("c"), serial_log=Path("s"), http_port=1, memory_mib=512, append="",
-            on_terminal=False,
+            arch=architecture.X86_64, kernel=Path("k"), initramfs=Path("i"), package=Path("a,readonly=off"),
+            data=Path("d"), share=None, token=Path("t"), console=Path("c"), serial_log=Path("s"), http_port=1,
+            memory_mib=512, append="", on_terminal=False,
         )
         words = guest.command(parts, "tcg")
         self.assertIn("if=none,id=package,format=raw,file=a,,readonly=off,readonly=on", words)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::inputs::{inputs, repository};
+use crate::inputs::{Arch, inputs, repository};
 use crate::screen::Screen;
 
 /// From power on to the machine console's first answer; about 6 s under emulation on an idle host.
@@ -23,6 +23,10 @@ const KNOCK: Duration = Duration::from_millis(500);
 /// What a machine is booted with.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// What the machine is; the host's own unless said otherwise.
+    pub arch: Arch,
+    /// Public keys that it trusts.
+    pub trust: Vec<PathBuf>,
     /// The package's disk; without one the real model is packed.
     pub package: Option<PathBuf>,
     /// The data disk; made if it is not there.
@@ -73,11 +77,15 @@ impl Machine {
         let socket = folder.path().join("console");
         let mut command = Command::new(repository().join("qemu/run"));
         command.args(["--http", "0"]).arg("--machine").arg(&socket);
+        let bin = options.bin.as_deref();
         command
-            .arg("--bin")
-            .arg(options.bin.as_ref().unwrap_or(&inputs().bin))
+            .args(["--arch", options.arch.name(), "--bin"])
+            .arg(bin.unwrap_or_else(|| inputs().bin_of(options.arch)))
             .arg("--data")
             .arg(&options.data);
+        for key in &options.trust {
+            command.arg("--trust").arg(key);
+        }
         match &options.package {
             Some(package) => command.arg("--rts").arg(package),
             None => command.arg("--model").arg(&inputs().model),

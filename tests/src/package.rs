@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::inputs::{inputs, repository};
+use crate::inputs::{Arch, inputs, repository};
 
 /// The table of services that a package without its own has, as TOML.
 pub fn default_manifest() -> String {
@@ -24,10 +24,7 @@ pub fn pack(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
 
 /// The same with the product's own small model.
 pub fn pack_default(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
-    let model = folder.join("default.gguf");
-    let mut write = Command::new(inputs().vector_boot());
-    crate::stdout_of(write.args(["gguf", "default"]).arg(&model));
-    pack_model(&model, folder, name, words)
+    pack_default_for(Arch::HOST, folder, name, words)
 }
 
 /// The same with a file that the packer would refuse as a model.
@@ -35,13 +32,31 @@ pub fn pack_unchecked(model: &Path, folder: &Path, name: &str) -> PathBuf {
     pack_model(model, folder, name, &["--unchecked"])
 }
 
+/// The same as [`pack_default`] with the executables of an architecture.
+pub fn pack_default_for(arch: Arch, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    pack_for(arch, &default_model(folder), folder, name, words)
+}
+
+/// Writes the product's own small model.
+fn default_model(folder: &Path) -> PathBuf {
+    let model = folder.join("default.gguf");
+    let mut write = Command::new(inputs().vector_boot());
+    crate::stdout_of(write.args(["gguf", "default"]).arg(&model));
+    model
+}
+
 fn pack_model(model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    pack_for(Arch::HOST, model, folder, name, words)
+}
+
+fn pack_for(arch: Arch, model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     let out = folder.join(name);
+    let bin = inputs().bin_of(arch);
     let mut pack = Command::new(inputs().vector_boot());
-    pack.args(["rts", "pack", "--binary"])
-        .arg(inputs().vector_boot());
+    pack.args(["rts", "pack", "--arch", arch.name(), "--binary"])
+        .arg(bin.join("vector_boot"));
     pack.arg("--services")
-        .arg(inputs().services())
+        .arg(bin.join("vb-services"))
         .arg("--model")
         .arg(model);
     crate::stdout_of(pack.arg("--out").arg(&out).args(words));

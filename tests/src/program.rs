@@ -22,7 +22,11 @@ pub fn compile(name: &str, folder: &Path) -> PathBuf {
             "-C",
             "strip=symbols",
             "--target",
-            "x86_64-unknown-linux-gnu",
+            if cfg!(target_arch = "aarch64") {
+                "aarch64-unknown-linux-gnu"
+            } else {
+                "x86_64-unknown-linux-gnu"
+            },
         ])
         .arg("-o")
         .arg(&out)

@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use system_tests::inputs::{inputs, repository};
+use system_tests::inputs::{Arch, inputs, repository};
 
-fn exec(commands: &str, folder: &std::path::Path) -> std::process::Output {
+fn exec(arch: Arch, commands: &str, folder: &std::path::Path) -> std::process::Output {
     let mut run = Command::new(repository().join("qemu/run"));
     run.args(["--http", "0", "--timeout", "240", "--exec", commands])
-        .arg("--bin")
-        .arg(&inputs().bin);
+        .args(["--arch", arch.name(), "--bin"])
+        .arg(inputs().bin_of(arch));
     run.arg("--model")
         .arg(&inputs().model)
         .arg("--data")
@@ -18,9 +18,21 @@ fn exec(commands: &str, folder: &std::path::Path) -> std::process::Output {
 
 #[test]
 fn one_line_boots_the_real_model_and_verifies_the_ledger() {
+    boots_and_verifies(Arch::HOST);
+}
+
+#[test]
+fn the_same_line_boots_the_other_architecture() {
+    let host = boots_and_verifies(Arch::OTHER);
+    // No accelerator runs another architecture's instructions.
+    assert!(host.contains("accelerator: tcg (the host is "), "{host}");
+}
+
+/// Returns what `qemu/run` said of its own work.
+fn boots_and_verifies(arch: Arch) -> String {
     let folder = tempfile::tempdir().unwrap();
     let commands = "status; tensors blk.0.*; tensor token_embd.weight; beat; ledger verify; status --json; beat --json";
-    let result = exec(commands, folder.path());
+    let result = exec(arch, commands, folder.path());
     let text = String::from_utf8_lossy(&result.stdout).into_owned();
     let host = String::from_utf8_lossy(&result.stderr).into_owned();
     assert!(result.status.success(), "{}\n{text}\n{host}", result.status);
@@ -48,12 +60,17 @@ fn one_line_boots_the_real_model_and_verifies_the_ledger() {
         host.contains("machine and kernel") && host.contains("handoff to ready"),
         "{host}"
     );
+    host
 }
 
 #[test]
 fn a_command_that_fails_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
-    let result = exec("status; tensor no.such.tensor; beat", folder.path());
+    let result = exec(
+        Arch::HOST,
+        "status; tensor no.such.tensor; beat",
+        folder.path(),
+    );
     assert_eq!(result.status.code(), Some(1));
     let host = String::from_utf8_lossy(&result.stderr);
     assert!(host.contains("tensor no.such.tensor: exit code"), "{host}");

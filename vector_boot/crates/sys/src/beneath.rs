@@ -79,7 +79,9 @@ impl From<FileStat> for Stat {
             },
             kind,
             bytes: u64::try_from(s.st_size).unwrap_or(0),
-            links: s.st_nlink,
+            // 64 bits wide on x86_64 and 32 on aarch64.
+            #[allow(clippy::useless_conversion)]
+            links: u64::from(s.st_nlink),
             mode: s.st_mode & MODE_KEPT,
         }
     }

@@ -25,7 +25,8 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all zeroes is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *slot = byte.cast_signed();
+        // C's char is signed on x86_64 and unsigned on aarch64; the kernel reads bytes.
+        *slot = byte as libc::c_char;
     }
     Ok(request)
 }
