@@ -19,7 +19,7 @@ const ROLES: &[(&str, Role)] = &[
     ("init", standalone::main),
     ("helper", init::helper::main),
     ("net", init::net::main),
-    ("jail", init::jail::main),
+    ("jail", jail::main),
     ("console", console::main),
     ("ctl", cli::ctl::main),
     ("rts", cli::rts::main),
@@ -34,15 +34,23 @@ fn main() -> ExitCode {
     if let Some(code) = standalone::machine() {
         return code;
     }
-    if let Ok(name) = std::env::var("VB_NAME") {
+    let supervised = match std::env::var("VB_NAME") {
         // The kernel names a process that was exec'd by descriptor after the number.
-        sys::process::set_name(&name);
-    }
+        Ok(name) => {
+            sys::process::set_name(&name);
+            true
+        }
+        Err(_) => false,
+    };
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some((first, rest)) = words.split_first() else {
         return standalone::main(&[]);
     };
     let word = first.to_str().unwrap_or_default();
+    if supervised {
+        // Its first act; a word without a profile (init, jail, ctl) is left as it is.
+        jail::enter(word);
+    }
     if let Some((_, role)) = ROLES.iter().find(|(name, _)| *name == word) {
         return role(rest);
     }

@@ -15,12 +15,14 @@ const ROLES: &[(&str, Role)] = &[
 ];
 
 fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     if let Ok(name) = std::env::var("VB_NAME") {
         // The kernel names a process that was exec'd by descriptor after the number.
         sys::process::set_name(&name);
+        // Its first act; by hand, as a client, it is as free as who started it.
+        jail::enter(words.first().and_then(|w| w.to_str()).unwrap_or_default());
     }
     log_to_stderr();
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Some((word, rest)) = words.split_first() else {
         eprintln!("vb-services: no role named; one of ledger, capacity, gateway");
         return ExitCode::from(2);

@@ -1,7 +1,7 @@
 //! PID 1: the boot, the heartbeat, the supervision of children.
 //!
 //! Owns: supervision state, the sensor page's descriptor, every listening socket, the descriptors of
-//! the others; the roles `helper`, `net` and `jail` that stand beside it.
+//! the others; the roles `helper` and `net` that stand beside it.
 //! Must never: wait for anything but its event loop, parse what a stranger sent, die.
 //! Start with [`run`]; the policy is in `supervisor`, the loop in `heart`.
 #![forbid(unsafe_code)]
@@ -16,7 +16,6 @@ mod early;
 mod heart;
 pub mod helper;
 mod helper_link;
-pub mod jail;
 mod journal;
 mod ledger_link;
 pub mod net;

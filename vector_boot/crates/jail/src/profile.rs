@@ -43,6 +43,13 @@ impl Profile {
             .map_or("foreign", |(n, _)| *n)
     }
 
+    /// Whether its processes may use TCP, where Landlock knows it. What a role has already been given
+    /// as a listener is not touched by that.
+    #[must_use]
+    pub fn speaks_tcp(self) -> bool {
+        self == Self::Foreign
+    }
+
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         NAMES.iter().map(|(_, p)| *p)

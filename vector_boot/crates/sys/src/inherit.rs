@@ -30,18 +30,7 @@ impl Inherited {
     }
 
     fn from_environment() -> Self {
-        let number = |key: &str| std::env::var(key).ok()?.parse::<u32>().ok();
-        let for_us = number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
-        let count = number("LISTEN_FDS")
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(0);
-        if !for_us || count > DESCRIPTORS_MAX {
-            return Self::default();
-        }
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let mut names = names.split(':');
-        let named = (FIRST..).take(count).filter_map(|raw| {
-            let name = names.next().unwrap_or("unknown").to_owned();
+        let named = named().into_iter().filter_map(|(name, raw)| {
             // A number that is not open would make a dangling owner.
             nix::fcntl::fcntl(
                 BorrowedRaw(raw),
@@ -70,6 +59,39 @@ impl Inherited {
         let strip = |(n, fd): (String, OwnedFd)| (n[prefix.len()..].to_owned(), fd);
         Vec::into_iter(wanted).map(strip).collect()
     }
+}
+
+/// Copies of the passed descriptors, by name: for the confinement, which comes before
+/// [`Inherited::take`] and leaves the descriptors themselves to it.
+#[must_use]
+pub fn copies() -> Vec<(String, OwnedFd)> {
+    let copy = |(name, raw): (String, RawFd)| {
+        let fd = nix::fcntl::fcntl(
+            BorrowedRaw(raw),
+            nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST),
+        );
+        // SAFETY: fcntl made a descriptor that nobody else knows.
+        Some((name, unsafe { OwnedFd::from_raw_fd(fd.ok()?) }))
+    };
+    named().into_iter().filter_map(copy).collect()
+}
+
+/// Names and numbers of what the environment says was passed; the numbers may not be open.
+fn named() -> Vec<(String, RawFd)> {
+    let number = |key: &str| std::env::var(key).ok()?.parse::<u32>().ok();
+    let for_us = number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
+    let count = number("LISTEN_FDS")
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(0);
+    if !for_us || count > DESCRIPTORS_MAX {
+        return Vec::new();
+    }
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let named = (FIRST..).take(count);
+    named
+        .map(|raw| (names.next().unwrap_or("unknown").to_owned(), raw))
+        .collect()
 }
 
 /// A number checked with fcntl before it gets an owner.

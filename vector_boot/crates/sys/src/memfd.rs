@@ -4,7 +4,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A memfd that may still be written; [`seal`] ends that.
 ///
@@ -26,6 +26,14 @@ pub fn seal(file: &File) -> io::Result<()> {
         | SealFlag::F_SEAL_SEAL;
     fcntl(file, FcntlArg::F_ADD_SEALS(all))?;
     Ok(())
+}
+
+/// A second handle that only reads: a file that somebody has open for writing cannot be executed.
+///
+/// # Errors
+/// As `open(2)`; without /proc there is no way to it.
+pub fn reopen(file: &File) -> io::Result<OwnedFd> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map(OwnedFd::from)
 }
 
 /// Forbids every further change of size, leaves the content writable: for shared pages.

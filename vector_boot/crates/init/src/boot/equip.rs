@@ -100,7 +100,14 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let mut argv = match &service.image {
         manifest::Image::VectorBoot => vec!["vector_boot"],
         manifest::Image::Services => vec!["vb-services"],
-        manifest::Image::Added(added) => vec!["vector_boot", "jail", added.as_str()],
+        manifest::Image::Added(added) => vec![
+            "vector_boot",
+            "jail",
+            "--profile",
+            service.profile.as_str(),
+            "--",
+            added.as_str(),
+        ],
     };
     argv.extend(service.args.iter().map(|a| a.as_str()));
     let mut spawn =

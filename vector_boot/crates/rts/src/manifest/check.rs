@@ -8,7 +8,9 @@ use core::ops::RangeInclusive;
 
 use heapless::Vec as Fixed;
 
-use super::{FdName, Image, ListenKind, Manifest, Name, Pass, Restart, SERVICES_MAX, Service};
+use super::{
+    FdName, Image, ListenKind, Manifest, Name, Pass, Profile, Restart, SERVICES_MAX, Service,
+};
 
 /// Longest wait between restarts: an hour; a service that may rest longer is `restart = "never"`.
 const BACKOFF_MS_LIMIT: u32 = 3_600_000;
@@ -43,7 +45,7 @@ const RESERVED_PARAMS: [&str; 2] = ["vb.rts", "vb.manifest"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The bytes are no compiled manifest.
-    #[error("manifest magic: expected 56424d01 (compile the TOML with: vector_boot rts manifest)")]
+    #[error("manifest magic: expected 56424d02 (compile the TOML with: vector_boot rts manifest)")]
     Magic,
     /// The bytes do not decode.
     #[error("manifest {field} at byte {at}: not in the compiled form")]
@@ -189,6 +191,13 @@ impl Manifest {
                     field("args"),
                     "[]",
                     "a role word first",
+                ));
+            }
+            Image::VectorBoot | Image::Services if service.profile != Profile::Foreign => {
+                return Err(ManifestError::value(
+                    field("profile"),
+                    service.profile.as_str(),
+                    "none where the image is ours: its role has its own",
                 ));
             }
             _ => {}

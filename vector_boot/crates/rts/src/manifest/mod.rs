@@ -38,7 +38,7 @@ pub const CAPS_MAX: usize = 4;
 /// Longest binary form: 32 services with every field full are 73 KiB (a test holds it to that).
 pub const MANIFEST_BYTES_MAX: usize = 80 * 1024;
 /// First bytes of the binary form: a name, and the version of the layout behind it.
-pub const MANIFEST_MAGIC: [u8; 4] = *b"VBM\x01";
+pub const MANIFEST_MAGIC: [u8; 4] = *b"VBM\x02";
 /// Uid of the first service that names none; the index in the manifest is added.
 pub const UID_ASSIGNED_FIRST: u32 = 30_000;
 
@@ -125,6 +125,8 @@ pub struct Service {
     pub strategy: Strategy,
     /// Lines a second that its output may have; 0 is without limit.
     pub log_rate: u32,
+    /// What an added program is confined as; the programs that are ours have their role's.
+    pub profile: Profile,
 }
 
 impl Service {
@@ -156,6 +158,7 @@ impl Service {
             data: false,
             strategy: Strategy::OneForOne,
             log_rate: 200,
+            profile: Profile::Foreign,
         }
     }
 }
@@ -178,6 +181,40 @@ impl Image {
             Self::VectorBoot => "vector_boot",
             Self::Services => "vb-services",
             Self::Added(name) => name.as_str(),
+        }
+    }
+}
+
+/// The list of system calls that an added program is held to. New ones are added at the end.
+///
+/// It never adds anything: uid, descriptors and folders stay those of a user's service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// What a static program of any language needs.
+    Foreign,
+    /// The role `ledger`.
+    Ledger,
+    /// The role `capacity`.
+    Capacity,
+    /// The role `gateway`.
+    Gateway,
+    /// The role `console`.
+    Console,
+    /// The role `net`.
+    Net,
+}
+
+impl Profile {
+    /// Its name in the source form and in the crate `jail`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::Ledger => "ledger",
+            Self::Capacity => "capacity",
+            Self::Gateway => "gateway",
+            Self::Console => "console",
+            Self::Net => "net",
         }
     }
 }

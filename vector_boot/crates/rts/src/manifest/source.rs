@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     Address, Cap, FdName, Image, Key, Listen, ListenKind, Manifest, ManifestError, Name, Param,
-    Pass, Restart, Root, RootMode, Service, Strategy, Verify, Word,
+    Pass, Profile, Restart, Root, RootMode, Service, Strategy, Verify, Word,
 };
 
 /// Longest source: a full table with comments is far smaller.
@@ -118,6 +118,7 @@ struct SourceService {
     data: Option<bool>,
     strategy: Option<Strategy>,
     log_rate: Option<u32>,
+    profile: Option<Profile>,
 }
 
 /// The machine's name where the manifest gives none.
@@ -250,6 +251,7 @@ impl SourceService {
             data: self.data.unwrap_or(base.data),
             strategy: self.strategy.unwrap_or(base.strategy),
             log_rate: self.log_rate.unwrap_or(base.log_rate),
+            profile: self.profile.unwrap_or(base.profile),
             ..base
         })
     }

@@ -138,6 +138,15 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
         ),
         (service("log_rate = 100001"), "log_rate: 100001"),
         (
+            service("profile = \"root\""),
+            "unknown variant `root`",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nimage = \"vb-services\"\nargs = [\"ledger\"]\nuid = 901\nprofile = \"net\""
+                .into(),
+            "service a: profile: \"net\", expected none",
+        ),
+        (
             service("restart = \"sometimes\""),
             "unknown variant `sometimes`",
         ),

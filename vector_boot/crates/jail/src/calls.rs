@@ -1,0 +1,550 @@
+//! The lists of system calls, one a profile: what is not here is refused.
+//!
+//! Derived by running every role under strace through its tests, then by what the C library, Rust's
+//! runtime and the kernel do where those did not go: panics, aborts, allocations that fail, restarts of
+//! calls. Names by libc's constants, so that both architectures have their own numbers.
+//! Start with [`Calls::of`].
+
+use crate::{Exec, Profile};
+use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+use std::collections::BTreeMap;
+
+/// A list under construction: a call with no rule is allowed whatever its arguments are, one with
+/// rules where one of them holds.
+#[derive(Debug, Default)]
+pub struct Calls {
+    always: Vec<i64>,
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    failed: Option<BackendError>,
+}
+
+/// One test of an argument; all tests of a rule must hold. Numbers are compared in their lower 32 bits,
+/// which is all that the kernel takes of those that stand here; pointers whole.
+#[derive(Debug, Clone, Copy)]
+enum Test {
+    /// The argument at this place is this.
+    Is(u8, u32),
+    /// The bits of the argument at this place that are in the mask are these.
+    Bits(u8, u32, u32),
+    /// The pointer at this place is null.
+    Null(u8),
+}
+use Test::{Bits, Is, Null};
+
+/// `mmap(2)`: PROT_EXEC.
+const PROT_EXEC: u32 = libc::PROT_EXEC.unsigned_abs();
+/// Every flag of `clone(2)` that makes a namespace.
+const NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET)
+    .unsigned_abs();
+/// What makes a thread of this process and not another process.
+const THREAD: u32 = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND).unsigned_abs();
+/// A socket's type without SOCK_NONBLOCK and SOCK_CLOEXEC.
+const SOCKET_TYPE: u32 = 0xf;
+
+impl Calls {
+    /// The list of a profile, for this process: its own pid is part of it.
+    ///
+    /// # Errors
+    /// A rule that cannot be compiled, which is a defect here.
+    pub fn of(profile: Profile, exec: Exec) -> Result<Self, BackendError> {
+        let mut calls = Self::default();
+        calls.everybody();
+        match profile {
+            Profile::Ledger => calls.ledger(),
+            Profile::Capacity => calls.capacity(),
+            Profile::Gateway => calls.gateway(),
+            Profile::Console => calls.console(),
+            Profile::Net => calls.net(),
+            Profile::Foreign => calls.foreign(),
+        }
+        if let Exec::Parked(number) = exec {
+            calls.start_of_a_program();
+            calls.when(
+                libc::SYS_execveat,
+                &[Is(0, number), Is(4, sys::park::EXEC_FLAGS.unsigned_abs())],
+            );
+        }
+        match calls.failed.take() {
+            Some(e) => Err(e),
+            None => Ok(calls),
+        }
+    }
+
+    /// How many calls are on it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+            + self
+                .always
+                .iter()
+                .filter(|n| !self.rules.contains_key(n))
+                .count()
+    }
+
+    /// Whether nothing is on it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The list as the compiler takes it.
+    #[must_use]
+    pub fn into_rules(mut self) -> BTreeMap<i64, Vec<SeccompRule>> {
+        for number in self.always {
+            // Allowed always: rules would only narrow it.
+            self.rules.insert(number, Vec::new());
+        }
+        self.rules
+    }
+
+    fn allow(&mut self, numbers: &[i64]) {
+        for number in numbers {
+            if !self.always.contains(number) {
+                self.always.push(*number);
+            }
+        }
+    }
+
+    fn when(&mut self, number: i64, tests: &[Test]) {
+        let conditions = tests.iter().map(|test| match *test {
+            Is(at, value) => (at, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value),
+            Bits(at, mask, value) => {
+                let op = SeccompCmpOp::MaskedEq(mask.into());
+                (at, SeccompCmpArgLen::Dword, op, value)
+            }
+            Null(at) => (at, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0),
+        });
+        let rule = conditions
+            .map(|(at, len, op, value)| SeccompCondition::new(at, len, op, value.into()))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(SeccompRule::new);
+        match rule {
+            Ok(rule) => self.rules.entry(number).or_default().push(rule),
+            Err(e) => self.failed = Some(e),
+        }
+    }
+
+    /// One rule for each value that the argument at this place may have.
+    fn when_one_of(&mut self, number: i64, at: u8, values: &[u32]) {
+        for value in values {
+            self.when(number, &[Is(at, *value)]);
+        }
+    }
+
+    /// Memory, time, signals of its own, descriptors that are open: what every program does.
+    fn everybody(&mut self) {
+        self.allow(&[
+            libc::SYS_read,
+            libc::SYS_readv,
+            libc::SYS_write,
+            libc::SYS_writev,
+            libc::SYS_close,
+            libc::SYS_fstat,
+            libc::SYS_statx,
+            libc::SYS_newfstatat,
+            libc::SYS_lseek,
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_brk,
+            libc::SYS_madvise,
+            libc::SYS_futex,
+            libc::SYS_set_robust_list,
+            libc::SYS_rseq,
+            libc::SYS_sigaltstack,
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_rt_sigreturn,
+            libc::SYS_restart_syscall,
+            libc::SYS_exit,
+            libc::SYS_exit_group,
+            libc::SYS_getpid,
+            libc::SYS_gettid,
+            libc::SYS_getuid,
+            libc::SYS_geteuid,
+            libc::SYS_getgid,
+            libc::SYS_getegid,
+            libc::SYS_sched_yield,
+            libc::SYS_sched_getaffinity,
+            libc::SYS_getrandom,
+            libc::SYS_clock_gettime,
+            libc::SYS_clock_getres,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_nanosleep,
+            libc::SYS_gettimeofday,
+            libc::SYS_uname,
+            libc::SYS_ppoll,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[libc::SYS_poll, libc::SYS_time]);
+        // W^X: no page is ever made executable; what runs was mapped by the kernel at the exec.
+        self.when(libc::SYS_mmap, &[Bits(2, PROT_EXEC, 0)]);
+        self.when(libc::SYS_mprotect, &[Bits(2, PROT_EXEC, 0)]);
+        // abort() and raise(): to itself.
+        self.when(libc::SYS_tgkill, &[Is(0, std::process::id())]);
+        self.when(libc::SYS_prctl, &[Is(0, libc::PR_SET_NAME.unsigned_abs())]);
+        // Limits may be read, its own alone (pid 0), and not set.
+        self.when(libc::SYS_prlimit64, &[Is(0, 0), Null(2)]);
+        self.when_one_of(
+            libc::SYS_fcntl,
+            1,
+            &[
+                libc::F_GETFD.unsigned_abs(),
+                libc::F_SETFD.unsigned_abs(),
+                libc::F_GETFL.unsigned_abs(),
+                libc::F_SETFL.unsigned_abs(),
+                libc::F_DUPFD_CLOEXEC.unsigned_abs(),
+                // Whether a passed page is what it should be.
+                libc::F_GET_SEALS.unsigned_abs(),
+            ],
+        );
+        self.ioctls(&[
+            libc::TCGETS as u32,
+            libc::FIONBIO as u32,
+            libc::FIOCLEX as u32,
+        ]);
+    }
+
+    /// Requests on devices and sockets, by number; no other one is let through.
+    fn ioctls(&mut self, requests: &[u32]) {
+        self.when_one_of(libc::SYS_ioctl, 1, requests);
+    }
+
+    /// Threads, and no other processes.
+    fn threads(&mut self) {
+        self.when(libc::SYS_clone, &[Bits(0, THREAD | NAMESPACES, THREAD)]);
+    }
+
+    /// A Unix socket of any type, and what is done with one that is open.
+    fn local_sockets(&mut self) {
+        self.when(libc::SYS_socket, &[Is(0, libc::AF_UNIX.unsigned_abs())]);
+        self.allow(&[
+            libc::SYS_sendto,
+            libc::SYS_recvfrom,
+            libc::SYS_sendmsg,
+            libc::SYS_recvmsg,
+            libc::SYS_getsockopt,
+            libc::SYS_setsockopt,
+            libc::SYS_getsockname,
+            libc::SYS_getpeername,
+            libc::SYS_shutdown,
+        ]);
+    }
+
+    /// An event loop.
+    fn events(&mut self) {
+        self.allow(&[
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+            libc::SYS_epoll_pwait,
+            libc::SYS_eventfd2,
+            libc::SYS_timerfd_create,
+            libc::SYS_timerfd_settime,
+            libc::SYS_signalfd4,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[libc::SYS_epoll_wait]);
+    }
+
+    /// Opening files and listing folders: where, says Landlock.
+    fn files(&mut self) {
+        self.allow(&[
+            libc::SYS_openat,
+            libc::SYS_getdents64,
+            libc::SYS_readlinkat,
+            libc::SYS_faccessat,
+            libc::SYS_pread64,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[
+            libc::SYS_open,
+            libc::SYS_readlink,
+            libc::SYS_access,
+            libc::SYS_stat,
+            libc::SYS_lstat,
+        ]);
+    }
+
+    /// Changing files and folders.
+    fn files_to_write(&mut self) {
+        self.files();
+        self.allow(&[
+            libc::SYS_pwrite64,
+            libc::SYS_ftruncate,
+            libc::SYS_fsync,
+            libc::SYS_fdatasync,
+            libc::SYS_mkdirat,
+            libc::SYS_unlinkat,
+            libc::SYS_renameat,
+            libc::SYS_renameat2,
+            libc::SYS_fchmod,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[
+            libc::SYS_mkdir,
+            libc::SYS_unlink,
+            libc::SYS_rmdir,
+            libc::SYS_rename,
+        ]);
+    }
+
+    /// One log, two listeners, a thread a connection. It connects to nobody and opens nothing.
+    fn ledger(&mut self) {
+        self.threads();
+        self.local_sockets();
+        self.events();
+        self.allow(&[
+            libc::SYS_accept4,
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+            libc::SYS_pwritev,
+            libc::SYS_preadv,
+            libc::SYS_fdatasync,
+            libc::SYS_fsync,
+            libc::SYS_ftruncate,
+            libc::SYS_flock,
+            libc::SYS_openat,
+        ]);
+        self.when_one_of(libc::SYS_fcntl, 1, &[libc::F_OFD_SETLK.unsigned_abs()]);
+        self.ioctls(&[libc::BLKSSZGET as u32, BLKGETSIZE64]);
+    }
+
+    /// One listener, two clients, its folder, what the kernel tells of load.
+    fn capacity(&mut self) {
+        self.threads();
+        self.local_sockets();
+        self.events();
+        self.files_to_write();
+        self.allow(&[libc::SYS_accept4, libc::SYS_connect]);
+    }
+
+    /// Listeners, two clients, tools below its roots.
+    fn gateway(&mut self) {
+        self.threads();
+        self.local_sockets();
+        self.events();
+        self.files_to_write();
+        self.allow(&[
+            libc::SYS_accept4,
+            libc::SYS_connect,
+            libc::SYS_openat2,
+            libc::SYS_fstatfs,
+        ]);
+        // Only the question which ABI there is: no attributes, LANDLOCK_CREATE_RULESET_VERSION.
+        self.when(libc::SYS_landlock_create_ruleset, &[Null(0), Is(2, 1)]);
+    }
+
+    /// A terminal, clients, reading the machine's state.
+    fn console(&mut self) {
+        self.threads();
+        self.local_sockets();
+        self.events();
+        self.files();
+        self.allow(&[libc::SYS_connect, libc::SYS_statfs]);
+        self.ioctls(&[
+            libc::TCSETS as u32,
+            libc::TCSETSW as u32,
+            libc::TCSETSF as u32,
+            libc::TIOCGWINSZ as u32,
+            BLKGETSIZE64,
+        ]);
+    }
+
+    /// Links, addresses, packets.
+    fn net(&mut self) {
+        self.local_sockets();
+        self.events();
+        self.files();
+        self.internet_sockets();
+        for domain in [libc::AF_NETLINK, libc::AF_PACKET] {
+            self.when(libc::SYS_socket, &[Is(0, domain.unsigned_abs())]);
+        }
+        self.allow(&[libc::SYS_bind, libc::SYS_connect]);
+        self.ioctls(&[
+            libc::SIOCGIFFLAGS as u32,
+            libc::SIOCSIFFLAGS as u32,
+            libc::SIOCSIFADDR as u32,
+            libc::SIOCSIFNETMASK as u32,
+            libc::SIOCADDRT as u32,
+        ]);
+    }
+
+    /// TCP and UDP, and nothing raw.
+    fn internet_sockets(&mut self) {
+        for domain in [libc::AF_INET, libc::AF_INET6] {
+            for (kind, protocol) in [
+                (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+                (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+            ] {
+                for protocol in [0, protocol] {
+                    self.when(
+                        libc::SYS_socket,
+                        &[
+                            Is(0, domain.unsigned_abs()),
+                            Bits(1, SOCKET_TYPE, kind.unsigned_abs()),
+                            Is(2, protocol.unsigned_abs()),
+                        ],
+                    );
+                }
+            }
+        }
+    }
+
+    /// A static program of any language: threads, processes, files, sockets.
+    fn foreign(&mut self) {
+        self.local_sockets();
+        self.internet_sockets();
+        self.events();
+        self.files_to_write();
+        // Threads and processes, never a namespace.
+        self.when(libc::SYS_clone, &[Bits(0, NAMESPACES, 0)]);
+        self.allow(&[
+            libc::SYS_accept,
+            libc::SYS_accept4,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_connect,
+            libc::SYS_socketpair,
+            libc::SYS_pipe2,
+            libc::SYS_dup,
+            libc::SYS_dup3,
+            libc::SYS_preadv,
+            libc::SYS_pwritev,
+            libc::SYS_wait4,
+            libc::SYS_waitid,
+            libc::SYS_kill,
+            libc::SYS_tgkill,
+            libc::SYS_getppid,
+            libc::SYS_flock,
+            libc::SYS_fallocate,
+            libc::SYS_truncate,
+            libc::SYS_getcwd,
+            libc::SYS_chdir,
+            libc::SYS_fchdir,
+            libc::SYS_umask,
+            libc::SYS_statfs,
+            libc::SYS_fstatfs,
+            libc::SYS_openat2,
+            libc::SYS_faccessat2,
+            libc::SYS_fchmodat,
+            libc::SYS_linkat,
+            libc::SYS_symlinkat,
+            libc::SYS_utimensat,
+            libc::SYS_sendmmsg,
+            libc::SYS_recvmmsg,
+            libc::SYS_sendfile,
+            libc::SYS_splice,
+            libc::SYS_copy_file_range,
+            libc::SYS_rt_sigtimedwait,
+            libc::SYS_rt_sigpending,
+            libc::SYS_rt_sigsuspend,
+            libc::SYS_setitimer,
+            libc::SYS_getitimer,
+            libc::SYS_timer_create,
+            libc::SYS_timer_settime,
+            libc::SYS_timer_gettime,
+            libc::SYS_timer_getoverrun,
+            libc::SYS_timer_delete,
+            libc::SYS_timerfd_gettime,
+            libc::SYS_pselect6,
+            libc::SYS_getrusage,
+            libc::SYS_times,
+            libc::SYS_sysinfo,
+            libc::SYS_getpgid,
+            libc::SYS_setpgid,
+            libc::SYS_getsid,
+            libc::SYS_setsid,
+            libc::SYS_getresuid,
+            libc::SYS_getresgid,
+            libc::SYS_getgroups,
+            libc::SYS_getpriority,
+            libc::SYS_getcpu,
+            libc::SYS_mincore,
+            libc::SYS_msync,
+            libc::SYS_mlock,
+            libc::SYS_mlock2,
+            libc::SYS_munlock,
+            libc::SYS_membarrier,
+            libc::SYS_inotify_init1,
+            libc::SYS_inotify_add_watch,
+            libc::SYS_inotify_rm_watch,
+            libc::SYS_fadvise64,
+            libc::SYS_sched_getparam,
+            libc::SYS_sched_getscheduler,
+            libc::SYS_close_range,
+            libc::SYS_epoll_pwait2,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[
+            libc::SYS_fork,
+            libc::SYS_vfork,
+            libc::SYS_pipe,
+            libc::SYS_dup2,
+            libc::SYS_select,
+            libc::SYS_getpgrp,
+            libc::SYS_alarm,
+            libc::SYS_pause,
+            libc::SYS_epoll_create,
+            libc::SYS_eventfd,
+            libc::SYS_creat,
+            libc::SYS_chmod,
+            libc::SYS_link,
+            libc::SYS_symlink,
+            libc::SYS_getdents,
+            libc::SYS_utimes,
+            libc::SYS_getrlimit,
+        ]);
+        self.when_one_of(
+            libc::SYS_fcntl,
+            1,
+            &[
+                libc::F_DUPFD,
+                libc::F_GETLK,
+                libc::F_SETLK,
+                libc::F_SETLKW,
+                libc::F_OFD_GETLK,
+                libc::F_OFD_SETLK,
+                libc::F_OFD_SETLKW,
+                libc::F_GETPIPE_SZ,
+                libc::F_SETPIPE_SZ,
+            ]
+            .map(i32::unsigned_abs),
+        );
+        self.when_one_of(
+            libc::SYS_prctl,
+            0,
+            &[
+                libc::PR_GET_NAME,
+                libc::PR_SET_PDEATHSIG,
+                libc::PR_GET_PDEATHSIG,
+                libc::PR_GET_NO_NEW_PRIVS,
+                libc::PR_GET_DUMPABLE,
+            ]
+            .map(i32::unsigned_abs),
+        );
+        self.ioctls(&[
+            libc::FIONCLEX as u32,
+            libc::FIONREAD as u32,
+            libc::TIOCGWINSZ as u32,
+            libc::TIOCGPGRP as u32,
+        ]);
+    }
+
+    /// What a static program does before its `main`, in every libc.
+    fn start_of_a_program(&mut self) {
+        self.allow(&[libc::SYS_set_tid_address]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[libc::SYS_arch_prctl]);
+        self.allow(&[libc::SYS_readlinkat]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[libc::SYS_readlink]);
+    }
+}
+
+/// linux/fs.h: `_IOR(0x12, 114, size_t)`, the bytes of a block device.
+const BLKGETSIZE64: u32 = 0x8008_1272;

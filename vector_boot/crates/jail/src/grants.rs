@@ -1,0 +1,115 @@
+//! What a process may still open: folders and files, by path or by a descriptor that it holds.
+//!
+//! Descriptors that are open already are not touched by this. Start with [`Grants::of_role`].
+
+use crate::Profile;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What may be done below a folder, or with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read files, list folders.
+    Read,
+    /// Also write, make, rename and remove files and folders.
+    Write,
+    /// Also make sockets, FIFOs and symbolic links.
+    Own,
+}
+
+/// A list of folders and files with what may be done there. Nothing else can be opened.
+#[derive(Debug, Default)]
+pub struct Grants(pub(crate) Vec<(OwnedFd, Access)>);
+
+/// The root that tools never write to.
+const READ_ONLY_ROOT: &str = "root.share";
+
+impl Grants {
+    /// Nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Adds a path; one that is not there is passed over, since then nothing can be done there.
+    #[must_use]
+    pub fn path(mut self, path: impl AsRef<Path>, access: Access) -> Self {
+        let place = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+            .open(path);
+        if let Ok(place) = place {
+            self.0.push((place.into(), access));
+        }
+        self
+    }
+
+    /// Adds what is behind a descriptor.
+    #[must_use]
+    pub fn descriptor(mut self, fd: impl AsFd, access: Access) -> Self {
+        // Without a free number the process could not work either: the role will say it.
+        if let Ok(fd) = fd.as_fd().try_clone_to_owned() {
+            self.0.push((fd, access));
+        }
+        self
+    }
+
+    /// Adds the folders that PID 1 passed: roots and `proc`.
+    #[must_use]
+    pub fn inherited(mut self) -> Self {
+        for (name, fd) in sys::inherit::copies() {
+            let access = match name.as_str() {
+                READ_ONLY_ROOT | "proc" => Access::Read,
+                root if root.starts_with("root.") => Access::Write,
+                _ => continue,
+            };
+            self.0.push((fd, access));
+        }
+        self
+    }
+
+    /// What a role of ours may open: what PID 1 passed, its folder on the data disk, and what its
+    /// work makes it read.
+    #[must_use]
+    pub fn of_role(profile: Profile) -> Self {
+        let own = folder("VB_DATA");
+        let grants = Self::none();
+        match profile {
+            Profile::Ledger => grants,
+            Profile::Capacity => with(grants, own, Access::Write)
+                .path("/proc", Access::Read)
+                .path("/sys/fs/cgroup", Access::Read),
+            Profile::Gateway => with(grants.inherited(), own, Access::Write),
+            Profile::Console => grants
+                .path("/proc", Access::Read)
+                .path("/sys", Access::Read)
+                .path("/dev/kmsg", Access::Read),
+            Profile::Net => grants
+                .path("/sys/class/net", Access::Read)
+                .path("/sys/devices", Access::Read),
+            Profile::Foreign => with(grants.inherited(), own, Access::Own)
+                .path("/tmp", Access::Own)
+                .path("/proc/self", Access::Read)
+                .path("/dev/null", Access::Write)
+                .path("/dev/zero", Access::Read)
+                .path("/dev/random", Access::Read)
+                .path("/dev/urandom", Access::Read),
+        }
+    }
+}
+
+fn folder(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .filter(|text: &OsString| !text.is_empty())
+        .map(PathBuf::from)
+}
+
+fn with(grants: Grants, path: Option<PathBuf>, access: Access) -> Grants {
+    match path {
+        Some(path) => grants.path(path, access),
+        None => grants,
+    }
+}
