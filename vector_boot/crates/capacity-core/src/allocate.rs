@@ -10,8 +10,9 @@ use crate::axes::{BasisPoints, Demand, Grants};
 pub const CPU_PERIOD_US: u64 = 100_000;
 /// Smallest quota that `cpu.max` takes (kernel/sched/core.c: min_cfs_quota_period, 1 ms).
 pub const CPU_QUOTA_US_MIN: u64 = 1_000;
-/// Page size of the smallest machine; `memory.max` is written in whole pages.
-const PAGE_BYTES: u64 = 4096;
+/// The largest page of any kernel that we run on (aarch64 has 4, 16 or 64 KiB), so a multiple of all: the kernel
+/// rounds `memory.max` down to its pages, and what it answers must be what was written.
+pub(crate) const PAGE_BYTES: u64 = 64 << 10;
 
 /// Shares `cap` among demands; `None` if the minimums alone exceed it.
 ///

@@ -468,7 +468,7 @@ mod tests {
     fn assert_fits(enforced: &Leaves, node: &Node) {
         let memory: u64 = enforced.values().map(|k| k.memory_max).sum();
         // Leaves without memory hold one page each.
-        let floor = 4096 * enforced.len() as u64;
+        let floor = crate::allocate::PAGE_BYTES * enforced.len() as u64;
         assert!(memory <= Axis::Ptr.budget().of(node.memory_bytes) + floor);
     }
 

@@ -97,12 +97,11 @@ impl Mapping {
     /// # Errors
     /// As `madvise(2)` with MADV_POPULATE_READ: EFAULT where reading would have been a SIGBUS.
     pub fn populate(&self, range: std::ops::Range<usize>) -> io::Result<()> {
-        const PAGE_BYTES: usize = 4096;
         let Some(bytes) = self.get(range.start..range.end.min(self.len())) else {
             return Ok(());
         };
         // madvise(2) wants the beginning of a page: the one that holds the first byte.
-        let before = bytes.as_ptr().addr() % PAGE_BYTES;
+        let before = bytes.as_ptr().addr() % page_bytes();
         let at = bytes.as_ptr().wrapping_sub(before).cast_mut().cast();
         // SAFETY: the range begins in the first byte's page and ends in the last byte's, all of it
         // pages of this mapping; reading them in changes no content.
@@ -138,6 +137,15 @@ impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
         self
     }
+}
+
+/// Bytes of a page: 4096 on x86_64; a kernel for aarch64 has 4096, 16384 or 65536.
+#[must_use]
+pub fn page_bytes() -> usize {
+    // SAFETY: sysconf(3) takes a number only.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // It does not fail for this name; every Linux has pages of at least this size.
+    usize::try_from(bytes).unwrap_or(4096)
 }
 
 /// Bytes of a regular file, memfd or block device.

@@ -285,11 +285,15 @@ unsafe fn clone_and_call(
     plan: *mut Plan,
 ) -> i64 {
     let mut result = std::ptr::from_ref(arguments) as i64;
-    // SAFETY: as on x86_64; sp of the child is the top of the given stack.
+    // SAFETY: as on x86_64; sp of the child is the top of the given stack, rounded down to 16. The
+    // child alone loses x1; in the parent the kernel changes x0 and nothing else.
     unsafe {
         core::arch::asm!(
             "svc 0",
             "cbnz x0, 2f",
+            // An access through an sp that is not a multiple of 16 faults.
+            "mov x1, sp",
+            "and sp, x1, #-16",
             "mov x29, xzr",
             "mov x0, {plan}",
             "blr {entry}",

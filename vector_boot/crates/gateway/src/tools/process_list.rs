@@ -16,8 +16,6 @@ const PROCESSES_DEFAULT: u64 = 1_024;
 const ENTRIES_MAX: usize = 40_000;
 /// A `stat` line holds some fifty numbers and a name of 64 bytes.
 const STAT_BYTES_MAX: u64 = 4_096;
-/// Bytes of a page on every machine that this runs on.
-const PAGE_BYTES: u64 = 4_096;
 
 /// The row of this tool.
 pub const TOOL: Tool = Tool {
@@ -101,7 +99,7 @@ fn parse(pid: u32, line: &str) -> Option<Value> {
     let pages: u64 = fields.nth(19)?.parse().ok()?;
     Some(json!({
         "pid": pid, "ppid": ppid, "comm": comm, "state": state,
-        "rss_bytes": pages.saturating_mul(PAGE_BYTES),
+        "rss_bytes": pages.saturating_mul(sys::mapping::page_bytes() as u64),
     }))
 }
 
@@ -115,7 +113,7 @@ mod tests {
         let row = parse(7, line).unwrap();
         assert_eq!(row["comm"], "a) R 1 (b)");
         assert_eq!(row["ppid"], 3);
-        assert_eq!(row["rss_bytes"], 25 * 4096);
+        assert_eq!(row["rss_bytes"], 25 * sys::mapping::page_bytes());
         for cut in 0..line.len() {
             let _ = parse(7, &line[..cut]);
         }
