@@ -253,3 +253,48 @@ fn parameters_that_would_wait_are_refused_in_a_sentence() {
     );
     assert!(process.end().success());
 }
+
+/// The helper's process.
+fn helper(process: &Process) -> Option<u64> {
+    let pid = process.pid();
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    let is_helper = |pid: &&str| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim() == "helper"
+    };
+    list.split_whitespace().find(is_helper)?.parse().ok()
+}
+
+#[test]
+fn a_helper_that_stops_is_named_and_replaced_while_the_beat_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::ready(&folder.path().join("state"), &[]);
+    until("the helper", || helper(&process).is_some());
+    let first = helper(&process).expect("a helper");
+    let beats = || process.json(&["beat"])["count"].as_u64().expect("a count");
+    signal(first, "STOP");
+    let before = beats();
+    until("the machine is degraded", || {
+        let status = process.json(&["status"]);
+        let reason = status["reason"].as_str().expect("a reason");
+        status["state"] == "degraded"
+            && reason.contains("helper: look at")
+            && reason.contains("no answer within 5 s")
+    });
+    // Long before it was noticed, and after.
+    assert!(
+        beats() > before + 40,
+        "{before} beats before, {} after",
+        beats()
+    );
+    until("another helper answers", || {
+        helper(&process).is_some_and(|pid| pid != first)
+            && process.json(&["status"])["state"] == "ready"
+    });
+    assert_eq!(process.json(&["beat"])["missed"], 0);
+    until("the event", || {
+        let events = process.ok(&["ledger", "query", "--type", "machine_recovered"]);
+        events.contains("helper: look at")
+    });
+    assert!(process.end().success());
+}

@@ -8,7 +8,7 @@ mod storage;
 mod tables;
 
 pub use equip::prepare_unit;
-pub use storage::{needs_storage, open_roots, queue_storage};
+pub use storage::{needs_storage, queue_storage, take_root};
 use tables::{policy_of, table_of_images, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use sys::packet::{Mode as Blocking, PacketListener};
 
 /// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
@@ -34,6 +35,8 @@ const PACKAGE_PAUSE_MS: u64 = 50;
 /// With a trusted key and no package that it signed, nobody has said who may do what here: whoever took the
 /// package away is not to get more than a look.
 const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
+/// How long dirty pages may take to reach the disks at the end: a disk that is there needs less.
+const SYNC_LIMIT: Duration = Duration::from_secs(10);
 /// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
 const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
 const TOKEN_BYTES: usize = 64;
@@ -62,7 +65,9 @@ pub fn run(setup: Setup) -> ExitCode {
     if !appliance {
         return ExitCode::SUCCESS;
     }
-    sys::machine::sync();
+    if !sys::machine::sync_within(SYNC_LIMIT) {
+        heart.tell("shutdown: a disk takes no data; what was not flushed is lost");
+    }
     eprintln!("vector_boot: {}", sys::machine::end(end));
     emergency()
 }
@@ -81,7 +86,8 @@ fn emergency() -> ! {
     let line = early::command_line();
     // Each value of `vb.emergency` is at least as closed as its default.
     let params = Params::new([], &line, CommandLine::Wins);
-    sys::machine::sync();
+    // A disk that takes too long has had its time.
+    let _ = sys::machine::sync_within(SYNC_LIMIT);
     let how = match params.get("vb.emergency") {
         "reboot" => Some(sys::machine::Power::Reboot),
         "halt" => Some(sys::machine::Power::Halt),

@@ -45,18 +45,14 @@ pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
         let Ok(task) = frame.body::<Task<'_>>() else {
             continue;
         };
-        let (result, passed) = match perform(&task, descriptor) {
-            Ok(done) => (Ok(done.figure), done.descriptor),
-            Err(detail) => (Err(detail), None),
+        let (result, detail, passed) = match perform(&task, descriptor) {
+            Ok(done) => (Ok(done.figure), done.detail, done.descriptor),
+            Err(failure) => (Err(failure.figure), failure.detail, None),
         };
-        let detail = result
-            .as_ref()
-            .err()
-            .map_or("", |d| cut(d, DETAIL_BYTES_MAX));
         let outcome = Outcome {
             ok: result.is_ok(),
-            detail,
-            figure: *result.as_ref().unwrap_or(&0),
+            detail: cut(&detail, DETAIL_BYTES_MAX),
+            figure: *result.as_ref().unwrap_or_else(|figure| figure),
         };
         let sent = wire::encode(frame.id, &outcome, &mut out)
             .map_err(io::Error::other)
@@ -71,10 +67,35 @@ pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
 #[derive(Default)]
 struct DoneWell {
     figure: u64,
+    detail: String,
     descriptor: Option<OwnedFd>,
 }
 
-fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, String> {
+impl From<u64> for DoneWell {
+    fn from(figure: u64) -> Self {
+        Self {
+            figure,
+            ..Self::default()
+        }
+    }
+}
+
+/// What was wrong, and how far the act came.
+struct Failure {
+    detail: String,
+    figure: u64,
+}
+
+impl<S: Into<String>> From<S> for Failure {
+    fn from(detail: S) -> Self {
+        Self {
+            detail: detail.into(),
+            figure: 0,
+        }
+    }
+}
+
+fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Failure> {
     let named = |what: &str, e: io::Error| format!("{what}: {e}");
     match *task {
         Task::Mount {
@@ -106,25 +127,25 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Str
         }
         Task::VerifyPackage => {
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
-            return crate::package::verify(&file, HASH_STEP_BYTES).map(|figure| DoneWell {
-                figure,
-                descriptor: None,
-            });
+            return Ok(crate::package::verify(&file, HASH_STEP_BYTES)?.into());
         }
         Task::Load { name } => {
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
             let (figure, image) = crate::package::load(&file, name)?;
             return Ok(DoneWell {
-                figure,
                 descriptor: Some(image),
+                ..figure.into()
             });
         }
         Task::Scrub { first, count } => {
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
-            return crate::package::scrub(&file, first, count).map(|figure| DoneWell {
-                figure,
-                descriptor: None,
-            });
+            return match crate::package::scrub(&file, first, count) {
+                Ok(held) => Ok(held.into()),
+                Err(damage) => Err(Failure {
+                    detail: damage.text,
+                    figure: damage.looked,
+                }),
+            };
         }
         Task::Unmount { target } => {
             machine::sync();
@@ -134,8 +155,39 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Str
             }
         }
         Task::Leases(ref plan) => crate::cgroup::apply(plan)?,
+        Task::Open { path } => {
+            return match open_folder(Path::new(path)) {
+                Ok(descriptor) => Ok(DoneWell {
+                    descriptor,
+                    ..DoneWell::default()
+                }),
+                Err(e) => Err(named(path, e).into()),
+            };
+        }
+        Task::Look { path: "" } => {}
+        Task::Look { path } => {
+            let folder = File::open(path).map_err(|e| named(path, e))?;
+            let space = sys::space::of_fd(&folder).map_err(|e| named(path, e))?;
+            let detail = if space.read_only { "read-only" } else { "" };
+            return Ok(DoneWell {
+                detail: detail.to_owned(),
+                ..space.available.into()
+            });
+        }
+        Task::GrowPartition { .. } | Task::GrowFileSystem { .. } => {}
     }
     Ok(DoneWell::default())
+}
+
+/// A folder's descriptor, `None` if there is none of that name.
+fn open_folder(path: &Path) -> io::Result<Option<OwnedFd>> {
+    // A FIFO in a folder's place would wait for its writer.
+    match crate::early::open_readable(path) {
+        Ok(folder) if folder.metadata()?.is_dir() => Ok(Some(folder.into())),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn folder(path: &Path, uid: u32, mode: u32) -> io::Result<()> {

@@ -1,4 +1,8 @@
 //! PID 1's end of the helper: a bounded queue of tasks, one under way, answers as they come.
+//!
+//! Every task has a deadline. A helper that misses one is killed by the heart, and one that cannot
+//! even be killed is left behind; either way the queue goes on with the next helper.
+//! Start with [`HelperLink::ask`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,22 +11,36 @@ use sys::packet::{Mode, PacketSocket};
 use wire::helper::{Outcome, Task};
 use wire::{Frame, PACKET_BYTES_MAX};
 
-/// Tasks that may wait: the boot asks for about three a service.
-const QUEUE_MAX: usize = 160;
+/// Tasks that may wait: the boot asks for about three a service, and for two a root.
+const QUEUE_MAX: usize = 192;
 /// Helpers that may die over one task, which a disk that cannot be read would go on with for ever.
 const DEATHS_MAX: u32 = 5;
+/// Helpers that may miss the deadline of one task: the second shows that it is not the helper.
+const LATE_MAX: u32 = 2;
+/// Longest text of a task for `status`.
+const WHAT_BYTES_MAX: usize = 120;
 
 /// What a task was for, so that its answer finds its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// Growing the data disk's partition before it is mounted.
+    GrowPartition,
     /// Mounting the data disk.
     MountData,
+    /// Growing its file system.
+    GrowData,
     /// Mounting a read-only share under the root of this index.
     MountRoot(usize),
     /// Making folders and first files.
     Provision,
+    /// The data folder's descriptor.
+    OpenData,
+    /// The descriptor of the root of this index.
+    OpenRoot(usize),
     /// The last step of the storage.
     StorageReady,
+    /// Whether the helper lives, and how full the data disk is.
+    Look,
     /// Hashing the package outside its tensors.
     Verify,
     /// Loading the image of this index.
@@ -35,17 +53,46 @@ pub enum Purpose {
     Unmount,
 }
 
-/// A journal replay of a large disk is the longest task there is; twice what a slow one takes.
-const TASK_LIMIT_NS: u64 = 120_000_000_000;
+impl Purpose {
+    /// How long it may take, twice what a slow disk needs. `docs/supervision.md` has the same table.
+    #[must_use]
+    pub fn limit_ns(self) -> u64 {
+        const S: u64 = 1_000_000_000;
+        match self {
+            // It touches no disk: a helper that lives answers at once.
+            Self::Look => 5 * S,
+            Self::Unmount => 10 * S,
+            // The kernel reclaims a page at a time, and kills when nothing is left to reclaim.
+            Self::Leases(..) => 30 * S,
+            Self::Provision
+            | Self::OpenData
+            | Self::OpenRoot(_)
+            | Self::StorageReady
+            | Self::GrowPartition => 30 * S,
+            // 4 MiB each.
+            Self::Scrub(_) => 60 * S,
+            // A journal's replay, a whole executable, new group tables of a large disk.
+            Self::MountData | Self::MountRoot(_) | Self::Verify | Self::Load(_) => 120 * S,
+            Self::GrowData => 300 * S,
+        }
+    }
+}
 
 struct Job {
     purpose: Purpose,
+    /// For people.
+    what: String,
+    id: u64,
     packet: Vec<u8>,
     descriptor: Option<OwnedFd>,
     /// Helpers that died while it was under way.
     deaths: u32,
+    /// Helpers that missed its deadline.
+    late: u32,
     /// When it was sent.
     sent_ns: u64,
+    /// Its present helper has missed the deadline.
+    overdue: bool,
 }
 
 /// The queue and the socket.
@@ -53,8 +100,8 @@ pub struct HelperLink {
     socket: Option<PacketSocket>,
     queue: VecDeque<Job>,
     current: Option<Job>,
-    /// What is not tried again, until its answer is taken.
-    given_up: Option<Purpose>,
+    /// What is not tried again and why, until its answer is taken.
+    given_up: Option<(Purpose, String)>,
     next_id: u64,
 }
 
@@ -64,6 +111,10 @@ pub struct Answer {
     pub purpose: Purpose,
     /// The figure, or what was wrong.
     pub result: Result<u64, String>,
+    /// The figure that came along, whether or not it was done.
+    pub figure: u64,
+    /// What a task that was done says.
+    pub detail: String,
     /// What came along.
     pub descriptor: Option<OwnedFd>,
 }
@@ -90,17 +141,39 @@ impl HelperLink {
         let (ours, theirs) = PacketSocket::pair(Mode::NonBlocking)?;
         self.socket = Some(ours);
         if let Some(mut job) = self.current.take() {
-            job.deaths += 1;
-            if job.deaths < DEATHS_MAX {
-                self.queue.push_front(job);
+            let seconds = job.purpose.limit_ns() / 1_000_000_000;
+            if std::mem::take(&mut job.overdue) {
+                job.late += 1;
             } else {
-                self.given_up = Some(job.purpose);
+                job.deaths += 1;
+            }
+            if job.late >= LATE_MAX {
+                let why = format!(
+                    "{}: given up: {LATE_MAX} helpers had no answer within {seconds} s",
+                    job.what
+                );
+                self.given_up = Some((job.purpose, why));
+            } else if job.deaths >= DEATHS_MAX {
+                let why = format!("{}: given up: {DEATHS_MAX} helpers died over it", job.what);
+                self.given_up = Some((job.purpose, why));
+            } else {
+                self.queue.push_front(job);
             }
         }
         let theirs = OwnedFd::from(theirs);
         // Non-blocking is a property of each end; the helper waits.
         sys::inherit::set_blocking(theirs.as_fd())?;
         Ok(theirs)
+    }
+
+    /// Lets go of a helper that cannot be killed. What it was at is not tried again: whatever holds
+    /// one helper in the kernel would hold the next.
+    pub fn abandon(&mut self) {
+        self.socket = None;
+        if let Some(job) = self.current.take() {
+            let why = format!("{}: its helper hangs in the kernel", job.what);
+            self.given_up = Some((job.purpose, why));
+        }
     }
 
     /// Our end, to be watched.
@@ -129,10 +202,14 @@ impl HelperLink {
         self.next_id += 1;
         self.queue.push_back(Job {
             purpose,
+            what: text_of(task),
+            id,
             packet,
             descriptor,
             deaths: 0,
+            late: 0,
             sent_ns: 0,
+            overdue: false,
         });
         self.pump();
         true
@@ -156,23 +233,35 @@ impl HelperLink {
         }
     }
 
-    /// Whether the task under way has taken so long that its helper must be stuck.
-    #[must_use]
-    pub fn is_stuck(&self, now: u64) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|job| now.saturating_sub(job.sent_ns) > TASK_LIMIT_NS)
+    /// Says once of each helper that it has missed the deadline of its task, and of which.
+    pub fn overdue(&mut self, now: u64) -> Option<String> {
+        let job = self.current.as_mut().filter(|job| !job.overdue)?;
+        let limit = job.purpose.limit_ns();
+        if now.saturating_sub(job.sent_ns) <= limit {
+            return None;
+        }
+        job.overdue = true;
+        Some(format!(
+            "{}: no answer within {} s",
+            job.what,
+            limit / 1_000_000_000
+        ))
+    }
+
+    /// Takes the answer in place of a task that is not tried again, once.
+    pub fn take_given_up(&mut self) -> Option<Answer> {
+        let (purpose, why) = self.given_up.take()?;
+        Some(Answer {
+            purpose,
+            result: Err(why),
+            figure: 0,
+            detail: String::new(),
+            descriptor: None,
+        })
     }
 
     /// Takes an answer, if one came.
     pub fn take(&mut self) -> Option<Answer> {
-        if let Some(purpose) = self.given_up.take() {
-            return Some(Answer {
-                purpose,
-                result: Err(format!("given up: {DEATHS_MAX} helpers died over it")),
-                descriptor: None,
-            });
-        }
         let mut buf = [0u8; 8192];
         let (bytes, descriptor) = self
             .socket
@@ -180,35 +269,142 @@ impl HelperLink {
             .receive(&mut buf)
             .ok()
             .filter(|(n, _)| *n > 0)?;
-        let job = self.current.take()?;
         let packet = buf.get(..bytes.min(PACKET_BYTES_MAX)).unwrap_or_default();
-        let result = match Frame::open(packet).and_then(|f| f.body::<Outcome<'_>>()) {
-            Ok(outcome) if outcome.ok => Ok(outcome.figure),
-            Ok(outcome) => Err(outcome.detail.to_owned()),
+        let opened = Frame::open(packet).and_then(|f| Ok((f.id, f.body::<Outcome<'_>>()?)));
+        let job = self.current.take()?;
+        let (mut figure, mut detail) = (0, String::new());
+        let result = match opened {
+            Ok((id, _)) if id != job.id => {
+                Err(format!("helper's answer: id {id}, expected {}", job.id))
+            }
+            Ok((_, outcome)) => {
+                figure = outcome.figure;
+                if outcome.ok {
+                    outcome.detail.clone_into(&mut detail);
+                    Ok(outcome.figure)
+                } else {
+                    Err(outcome.detail.to_owned())
+                }
+            }
             Err(e) => Err(format!("helper's answer: {e}")),
         };
         self.pump();
         Some(Answer {
             purpose: job.purpose,
             result,
+            figure,
+            detail,
             descriptor,
         })
     }
+}
+
+/// A task in words, for `status`.
+fn text_of(task: &Task<'_>) -> String {
+    let mut text = match task {
+        Task::Mount { source, target, .. } => format!("mount {source} on {target}"),
+        Task::Folder { path, .. } => format!("folder {path}"),
+        Task::Seed { path, .. } => format!("first file {path}"),
+        Task::VerifyPackage => "hash the package".to_owned(),
+        Task::Load { name } => format!("load {name}"),
+        Task::Scrub { first, count } => format!("hash {count} tensor blocks from {first}"),
+        Task::Unmount { target } => format!("unmount {target}"),
+        Task::Leases(plan) => format!("cgroup plan {}", plan.epoch),
+        Task::Open { path } => format!("open {path}"),
+        Task::Look { path } => format!("look at {path}"),
+        Task::GrowPartition { device, .. } => format!("grow partition {device}"),
+        Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
+    };
+    if text.len() > WHAT_BYTES_MAX {
+        let end = (0..=WHAT_BYTES_MAX)
+            .rev()
+            .find(|i| text.is_char_boundary(*i));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What the helper at this end was asked.
+    fn received(helper: &PacketSocket) -> (u64, String) {
+        let mut buf = [0u8; 8192];
+        let (bytes, _) = helper.receive(&mut buf).unwrap();
+        let frame = Frame::open(buf.get(..bytes).unwrap()).unwrap();
+        (frame.id, text_of(&frame.body::<Task<'_>>().unwrap()))
+    }
+
+    fn answer(helper: &PacketSocket, id: u64, figure: u64) {
+        let mut buf = [0u8; 256];
+        let outcome = Outcome {
+            ok: true,
+            detail: "",
+            figure,
+        };
+        helper
+            .send(wire::encode(id, &outcome, &mut buf).unwrap(), None)
+            .unwrap();
+    }
+
     #[test]
-    fn a_task_without_an_answer_makes_its_helper_stuck() {
+    fn a_missed_deadline_is_said_once_with_the_task_and_its_limit() {
         let mut link = HelperLink::new();
         let _theirs = link.renew().unwrap();
-        assert!(!link.is_stuck(u64::MAX));
-        assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
+        assert_eq!(link.overdue(u64::MAX), None);
+        assert!(link.ask(Purpose::Look, &Task::Look { path: "/data" }, None));
         let now = sys::clock::monotonic_ns();
-        assert!(!link.is_stuck(now));
-        assert!(link.is_stuck(now + TASK_LIMIT_NS + 1));
+        assert_eq!(link.overdue(now), None);
+        let late = now + Purpose::Look.limit_ns() + 1;
+        let said = link.overdue(late).unwrap();
+        assert_eq!(said, "look at /data: no answer within 5 s");
+        assert_eq!(link.overdue(late), None);
+    }
+
+    #[test]
+    fn a_task_that_two_helpers_do_not_answer_is_given_up_and_the_next_one_runs() {
+        let mut link = HelperLink::new();
+        assert!(link.ask(Purpose::OpenData, &Task::Open { path: "/data" }, None));
+        assert!(link.ask(Purpose::Look, &Task::Look { path: "" }, None));
+        for _ in 0..LATE_MAX {
+            let helper = PacketSocket::from_fd(link.renew().unwrap());
+            link.pump();
+            assert_eq!(received(&helper).1, "open /data");
+            assert!(link.take().is_none());
+            assert!(link.overdue(u64::MAX).is_some());
+        }
+        let helper = PacketSocket::from_fd(link.renew().unwrap());
+        let gone = link.take_given_up().expect("an answer in its place");
+        assert_eq!(gone.purpose, Purpose::OpenData);
+        assert!(gone.result.unwrap_err().contains("30 s"));
+        link.pump();
+        let (id, what) = received(&helper);
+        assert_eq!(what, "look at ");
+        answer(&helper, id, 7);
+        assert_eq!(link.take().unwrap().result, Ok(7));
+        assert!(link.is_idle());
+    }
+
+    #[test]
+    fn what_holds_a_helper_in_the_kernel_is_not_tried_again() {
+        let mut link = HelperLink::new();
+        let _theirs = link.renew().unwrap();
+        assert!(link.ask(Purpose::Provision, &Task::Open { path: "/x" }, None));
+        link.abandon();
+        let gone = link.take_given_up().expect("an answer in its place");
+        assert!(gone.result.unwrap_err().contains("hangs in the kernel"));
+        assert!(link.is_idle() && link.socket().is_none());
+    }
+
+    #[test]
+    fn an_answer_to_another_task_is_none() {
+        let mut link = HelperLink::new();
+        let helper = PacketSocket::from_fd(link.renew().unwrap());
+        assert!(link.ask(Purpose::Look, &Task::Look { path: "" }, None));
+        let (id, _) = received(&helper);
+        answer(&helper, id + 1, 7);
+        assert!(link.take().unwrap().result.unwrap_err().contains("id 2"));
     }
 
     #[test]
@@ -216,22 +412,17 @@ mod tests {
         let mut link = HelperLink::new();
         assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
         assert!(link.ask(Purpose::Load(0), &Task::Load { name: "x" }, None));
-        let mut buf = [0u8; 8192];
         for _ in 0..DEATHS_MAX {
             let helper = PacketSocket::from_fd(link.renew().unwrap());
             link.pump();
-            let (bytes, _) = helper.receive(&mut buf).unwrap();
-            let frame = Frame::open(buf.get(..bytes).unwrap()).unwrap();
-            assert_eq!(frame.body::<Task<'_>>().unwrap(), Task::VerifyPackage);
+            assert_eq!(received(&helper).1, "hash the package");
             assert!(link.take().is_none(), "no answer came");
         }
         let helper = PacketSocket::from_fd(link.renew().unwrap());
-        let answer = link.take().expect("an answer in its place");
+        let answer = link.take_given_up().expect("an answer in its place");
         assert_eq!(answer.purpose, Purpose::Verify);
         assert!(answer.result.unwrap_err().contains("given up"));
         link.pump();
-        let (bytes, _) = helper.receive(&mut buf).unwrap();
-        let frame = Frame::open(buf.get(..bytes).unwrap()).unwrap();
-        assert_eq!(frame.body::<Task<'_>>().unwrap(), Task::Load { name: "x" });
+        assert_eq!(received(&helper).1, "load x");
     }
 }

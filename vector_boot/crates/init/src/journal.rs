@@ -93,3 +93,28 @@ impl<const N: usize> fmt::Display for Fixed<N> {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ctrl-S, or a cable that is not plugged in: nobody takes what is written.
+    #[test]
+    fn a_terminal_that_takes_nothing_loses_lines_and_stops_nobody() {
+        let (far, near) = sys::terminal::pair().unwrap();
+        let path = sys::terminal::name(std::os::fd::AsFd::as_fd(&near)).unwrap();
+        let terminal = crate::early::open_terminal(path.strip_prefix("/dev/").unwrap()).unwrap();
+        let state = State::new([0; 16]).unwrap();
+        let mut journal = Journal::new(state, None, Some(terminal), "info");
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for n in 0..5000 {
+                journal.say(Level::Error, format_args!("line {n}"));
+            }
+            let _ = done.send(journal.state.next_line());
+        });
+        let said = wait.recv_timeout(std::time::Duration::from_secs(60));
+        assert_eq!(said, Ok(5001), "the ring has every line");
+        drop((far, near));
+    }
+}

@@ -12,6 +12,10 @@ use wire::{Frame, Hello, Kind};
 
 /// Events under way at once: a group commit each is what the ledger makes of them.
 const WINDOW: usize = 32;
+/// Pause before a ledger that refuses events for now is asked again.
+const REST_NS: u64 = 2_000_000_000;
+/// Refusals in a row that are no passing matter: a ledger that restarts refuses once.
+const REFUSALS_SETTLED: u32 = 2;
 /// An outbox event with its frame always fits.
 const PACKET_BYTES: usize = 2048;
 
@@ -29,6 +33,9 @@ pub struct LedgerLink {
     under_way: usize,
     /// Events that the ledger refused for good, since boot.
     pub refused: u64,
+    /// Why it takes no events for now, and how often in a row it said so.
+    refusing: Option<(String, u32)>,
+    rest_until_ns: u64,
 }
 
 impl LedgerLink {
@@ -41,12 +48,18 @@ impl LedgerLink {
             sent_up_to: 0,
             under_way: 0,
             refused: 0,
+            refusing: None,
+            rest_until_ns: 0,
         }
     }
 
     /// Tries to connect, if there is something to send; answers true with a new socket to watch.
     pub fn connect(&mut self, state: &State) -> bool {
-        if !matches!(self.progress, Progress::Disconnected) || state.next_event(0).is_none() {
+        let idle = state.next_event(0).is_none();
+        if !matches!(self.progress, Progress::Disconnected)
+            || idle
+            || sys::clock::monotonic_ns() < self.rest_until_ns
+        {
             return false;
         }
         let Ok(socket) = PacketSocket::connect(&self.path, Mode::NonBlocking) else {
@@ -75,6 +88,13 @@ impl LedgerLink {
         self.progress = Progress::Disconnected;
         self.sent_up_to = 0;
         self.under_way = 0;
+    }
+
+    /// Why the ledger takes no events, once that has lasted.
+    #[must_use]
+    pub fn refusing(&self) -> Option<&str> {
+        let (why, times) = self.refusing.as_ref()?;
+        (*times >= REFUSALS_SETTLED).then_some(why)
     }
 
     /// Reads what came; `false` when the connection ended.
@@ -108,10 +128,19 @@ impl LedgerLink {
                 }
                 Kind::Refused => {
                     // Refused while it is read-only or full means later; refused for what it is means never.
-                    let for_good = frame.body::<wire::Refused<'_>>().is_ok_and(|r| {
-                        matches!(r.code, "BAD_REQUEST" | "BAD_NS" | "BAD_ACTOR" | "TOO_LARGE")
-                    });
+                    let Ok(r) = frame.body::<wire::Refused<'_>>() else {
+                        return false;
+                    };
+                    let for_good =
+                        matches!(r.code, "BAD_REQUEST" | "BAD_NS" | "BAD_ACTOR" | "TOO_LARGE");
                     if !for_good {
+                        let times = self.refusing.take().map_or(1, |(_, n)| n.saturating_add(1));
+                        let why = crate::state::Fixed::<200>::of(format_args!(
+                            "ledger: takes no events: {} {} {}",
+                            r.code, r.value, r.limit
+                        ));
+                        self.refusing = Some((why.as_str().trim_end().to_owned(), times));
+                        self.rest_until_ns = sys::clock::monotonic_ns() + REST_NS;
                         return false;
                     }
                     self.refused += 1;
@@ -124,6 +153,7 @@ impl LedgerLink {
     }
 
     fn over(&mut self, sequence: u64, state: &mut State) {
+        self.refusing = None;
         state.remove_event(sequence);
         self.under_way = self.under_way.saturating_sub(1);
     }

@@ -61,8 +61,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
         signer = trust.check(header).map_err(|e| e.to_string())?;
         rts::check_machine(header, Machine::NATIVE).map_err(|e| e.to_string())?;
         if let Some(parts) = Package::eager_range(header) {
-            let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-            fetch(&whole, "table and manifest", at(parts.start)..at(parts.end))?;
+            fetch(&whole, "table and manifest", in_memory(parts))?;
         }
     }
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
@@ -119,6 +118,35 @@ fn fetch(whole: &Mapping, what: &str, range: Range<usize>) -> Result<(), String>
     whole
         .populate(range)
         .map_err(|e| format!("read the package's {what}: {e}"))
+}
+
+/// The header, and what of the package is parsed with it, of a package that was looked at before.
+fn fetch_eager_parts(whole: &Mapping) -> Result<(), String> {
+    fetch(whole, "header", 0..rts::HEADER_BYTES)?;
+    match whole.first_chunk().and_then(Package::eager_range) {
+        Some(parts) => fetch(whole, "table and manifest", in_memory(parts)),
+        None => Ok(()),
+    }
+}
+
+fn in_memory(range: Range<u64>) -> Range<usize> {
+    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+    at(range.start)..at(range.end)
+}
+
+/// Reads all but the tensors.
+fn fetch_outside_tensors(whole: &Mapping, package: &Package<'_>) -> Result<(), String> {
+    let before = in_memory(0..package.tensors().offset);
+    fetch(whole, "part before its tensors", before)?;
+    fetch_behind_tensors(whole, package)
+}
+
+/// Reads what lies behind the tensors, the list of blocks among it.
+fn fetch_behind_tensors(whole: &Mapping, package: &Package<'_>) -> Result<(), String> {
+    let window = package.tensors();
+    let end = window.offset.saturating_add(window.bytes);
+    let behind = in_memory(end..package.bytes());
+    fetch(whole, "part behind its tensors", behind)
 }
 
 /// Reads the head of the tensor section until the index fits in it, and describes the model.
@@ -182,7 +210,9 @@ fn kind_of(file: &File) -> WindowKind {
 /// What is wrong, naming field, value and limit.
 pub fn verify(file: &File, step_bytes: usize) -> Result<u64, String> {
     let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    fetch_eager_parts(&whole)?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    fetch_outside_tensors(&whole, &package)?;
     let mut check = package
         .verification(kind_of(file))
         .map_err(|e| e.to_string())?;
@@ -200,10 +230,14 @@ pub fn verify(file: &File, step_bytes: usize) -> Result<u64, String> {
 /// What is wrong, naming field, value and limit.
 pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
     let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    fetch_eager_parts(&whole)?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
     let section = package
         .section(name)
         .ok_or_else(|| format!("section {name}: not in the package"))?;
+    whole
+        .populate(in_memory(section.offset..section.end()))
+        .map_err(|e| format!("section {name}: read: {e}"))?;
     let expected = section.blake3;
     let bytes = package.section_bytes(&section);
     let copy = || -> std::io::Result<File> {
@@ -225,27 +259,101 @@ pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
     Ok((held.len() as u64, copy.into()))
 }
 
+/// Why a scrub stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// What is wrong, naming block, offset and tensors.
+    pub text: String,
+    /// Blocks looked at, the damaged one among them; 0 where none could be looked at.
+    pub looked: u64,
+}
+
 /// Hashes `count` tensor blocks from `first` on; answers how many held.
 ///
 /// # Errors
-/// The first block that does not hold.
-pub fn scrub(file: &File, first: u64, count: u32) -> Result<u64, String> {
-    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
-    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+/// The first block that does not hold, or cannot be read.
+pub fn scrub(file: &File, first: u64, count: u32) -> Result<u64, Damage> {
+    let whole = |text: String| Damage { text, looked: 0 };
+    let map = Mapping::of_whole_fd(file).map_err(|e| whole(format!("map the package: {e}")))?;
+    fetch_eager_parts(&map).map_err(whole)?;
+    let package = Package::parse(&map).map_err(|e| whole(e.to_string()))?;
     if package.is_plain() {
         return Ok(0);
     }
-    let blocks = package.blocks().map_err(|e| e.to_string())?;
+    fetch_behind_tensors(&map, &package).map_err(whole)?;
+    let blocks = package.blocks().map_err(|e| whole(e.to_string()))?;
     let range = blocks.tensor_blocks();
     let mut held = 0;
     for block in range
         .skip(usize::try_from(first).unwrap_or(usize::MAX))
         .take(count as usize)
     {
-        blocks.verify_block(block).map_err(|e| e.to_string())?;
+        let at = block.saturating_mul(rts::BLOCK_BYTES);
+        let bytes = at..at.saturating_add(rts::BLOCK_BYTES);
+        // A sector that cannot be read is said, and is no SIGBUS of the helper.
+        let read = map.populate(in_memory(bytes.clone()));
+        let wrong = match read {
+            Err(e) => Some(format!("block {block} at byte {at}: read: {e}")),
+            Ok(()) => blocks.verify_block(block).err().map(|e| e.to_string()),
+        };
+        if let Some(wrong) = wrong {
+            let tensors = tensors_in(&map, &package, bytes);
+            return Err(Damage {
+                text: format!("{wrong}; {tensors}"),
+                looked: held + 1,
+            });
+        }
         held += 1;
     }
     Ok(held)
+}
+
+/// What of the model lies in a range of the package, by name.
+fn tensors_in(map: &Mapping, package: &Package<'_>, bytes: Range<u64>) -> String {
+    let window = package.tensors();
+    let end = window.offset.saturating_add(window.bytes);
+    let head_end = window
+        .offset
+        .saturating_add(gguf::HEADER_BYTES_MAX)
+        .min(end);
+    let head = in_memory(window.offset..head_end);
+    if let Err(e) = map.populate(head.clone()) {
+        return format!("which tensor is not known: read the index: {e}");
+    }
+    let head = map.get(head).unwrap_or_default();
+    let model = match Index::parse_head(head, window.bytes) {
+        Ok(model) => model,
+        Err(e) => return format!("which tensor is not known: {e}"),
+    };
+    let mut text = String::new();
+    let mut more = 0;
+    for tensor in model.tensors() {
+        let from = window.offset.saturating_add(tensor.offset);
+        let to = from.saturating_add(tensor.bytes);
+        if to <= bytes.start || from >= bytes.end {
+            continue;
+        }
+        if !text.is_empty() {
+            more += 1;
+            continue;
+        }
+        let first = bytes.start.max(from) - from;
+        let last = bytes.end.min(to) - from;
+        text = format!("tensor {} bytes {first} to {last}", shown(tensor.name));
+    }
+    match (text.is_empty(), more) {
+        (true, _) => "the model's header".to_owned(),
+        (false, 0) => text,
+        (false, more) => format!("{text} and {more} more"),
+    }
+}
+
+/// A tensor's name, which is the package's maker's, for one line of a terminal.
+fn shown(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(64)
+        .collect()
 }
 
 /// Another handle of the package, to send to the helper.

@@ -6,6 +6,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+/// A thread that makes one system call.
+const SYNC_STACK_BYTES: usize = 64 * 1024;
+
 /// What a mount forbids and allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MountFlags {
@@ -147,6 +150,23 @@ pub fn catch_ctrl_alt_del() -> io::Result<()> {
 /// Writes all dirty pages to the disks; blocks as long as that takes.
 pub fn sync() {
     nix::unistd::sync();
+}
+
+/// The same in a thread of its own, for whoever must not wait for a disk that does not answer:
+/// `false` if it took longer than `limit`, and goes on.
+#[must_use]
+pub fn sync_within(limit: std::time::Duration) -> bool {
+    let (done, wait) = std::sync::mpsc::channel();
+    let begun = std::thread::Builder::new()
+        .stack_size(SYNC_STACK_BYTES)
+        .spawn(move || {
+            // Signals of the process are for the thread that looks at them.
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            sync();
+            // Whoever waited may have gone on.
+            let _ = done.send(());
+        });
+    begun.is_ok() && wait.recv_timeout(limit).is_ok()
 }
 
 /// Names the host.

@@ -1,6 +1,6 @@
 //! Space of the file system that a descriptor stands on.
 
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -13,6 +13,8 @@ pub struct Space {
     pub available: u64,
     /// What is not in use, the superuser's reserve included.
     pub free: u64,
+    /// Whether nothing can be written: mounted so, or turned so after an error.
+    pub read_only: bool,
 }
 
 /// Reads it; does not touch the disk on the file systems that we mount.
@@ -26,6 +28,7 @@ pub fn of_fd(fd: &impl AsFd) -> io::Result<Space> {
         total: found.blocks().saturating_mul(unit),
         available: found.blocks_available().saturating_mul(unit),
         free: found.blocks_free().saturating_mul(unit),
+        read_only: found.flags().contains(FsFlags::ST_RDONLY),
     })
 }
 

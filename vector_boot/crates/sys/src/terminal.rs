@@ -131,6 +131,14 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((pty.master, pty.slave))
 }
 
+/// The path of a terminal.
+///
+/// # Errors
+/// As `ttyname(3)`.
+pub fn name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    Ok(nix::unistd::ttyname(fd)?.display().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,6 +64,33 @@ pub enum Task<'a> {
     /// Carries out a plan for the leases' cgroups: the shrinks, the grows, then every knob is read
     /// back; where one failed the old values are written again.
     Leases(CgroupPlan),
+    /// Opens a folder; its descriptor comes back, or none where it is not there.
+    Open {
+        /// Path.
+        path: &'a str,
+    },
+    /// Looks at the file system under a folder: bytes that are available, and in the detail
+    /// `read-only` if nothing can be written. Asked of an idle helper, it shows that one lives.
+    Look {
+        /// A folder of it; empty for none.
+        path: &'a str,
+    },
+    /// Lets the last partition of a disk grow to the disk's end, if its table holds and that
+    /// partition has this name. The figure is its new size, or 0 where there was nothing to do.
+    GrowPartition {
+        /// The partition's device, `/dev/vda2`.
+        device: &'a str,
+        /// The name that it must have.
+        name: &'a str,
+    },
+    /// Lets a mounted ext4 grow to its device's end. The figure is its new size, or 0 where there
+    /// was nothing to do; the detail its old size in decimal.
+    GrowFileSystem {
+        /// Its device.
+        device: &'a str,
+        /// Where it is mounted.
+        target: &'a str,
+    },
 }
 
 /// How an act ended.
@@ -71,7 +98,7 @@ pub enum Task<'a> {
 pub struct Outcome<'a> {
     /// Whether it was done.
     pub ok: bool,
-    /// What was wrong, naming field, value and limit; empty when done.
+    /// What was wrong, naming field, value and limit; when done, what the task says there.
     pub detail: &'a str,
     /// A figure of the act: bytes hashed, blocks checked.
     pub figure: u64,

@@ -250,6 +250,22 @@ fn helper(golden: &mut Golden) {
     );
     golden.variant("unmount", &Task::Unmount { target: "/data" });
     golden.variant("leases", &Task::Leases(plan()));
+    golden.variant("open", &Task::Open { path: "/data/work" });
+    golden.variant("look", &Task::Look { path: "/data" });
+    golden.variant(
+        "grow-partition",
+        &Task::GrowPartition {
+            device: "/dev/vda2",
+            name: "data",
+        },
+    );
+    golden.variant(
+        "grow-file-system",
+        &Task::GrowFileSystem {
+            device: "/dev/vda2",
+            target: "/data",
+        },
+    );
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

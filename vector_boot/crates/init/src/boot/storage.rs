@@ -4,11 +4,12 @@ use crate::disks;
 use crate::heart::Heart;
 use crate::helper_link::Purpose;
 use rts::manifest::{Pass, RootMode, Service};
-use std::fs::File;
-use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use wire::helper::Task;
 
+/// The GPT name of the data disk's partition, the only one that ever grows.
+const DATA_PARTITION: &str = "data";
 /// What a new gateway root greets with.
 const WELCOME: &str = "This is the folder `work` of a Vector Boot machine.\nTools read and write here; every call is in the ledger.\n";
 
@@ -34,7 +35,7 @@ pub fn queue_storage(heart: &mut Heart) {
     if heart.setup.is_appliance() {
         let named = heart.params.get("vb.data").to_owned();
         let device = match named.as_str() {
-            "auto" => disks::partition(&devices, "data"),
+            "auto" => disks::partition(&devices, DATA_PARTITION),
             "off" => None,
             path => devices.iter().find(|d| d.path == Path::new(path)),
         };
@@ -47,7 +48,22 @@ pub fn queue_storage(heart: &mut Heart) {
                     fstype: "ext4",
                     read_only: device.read_only,
                 };
+                if !device.read_only {
+                    let grow = Task::GrowPartition {
+                        device: &source,
+                        name: DATA_PARTITION,
+                    };
+                    heart.helper.ask(Purpose::GrowPartition, &grow, None);
+                }
                 heart.helper.ask(Purpose::MountData, &task, None);
+                if !device.read_only {
+                    let grow = Task::GrowFileSystem {
+                        device: &source,
+                        target: &data_text,
+                    };
+                    heart.helper.ask(Purpose::GrowData, &grow, None);
+                }
+                heart.data_writable = !device.read_only;
                 heart.mounted.push(data_text.clone());
             }
             None => {
@@ -142,6 +158,16 @@ pub fn queue_storage(heart: &mut Heart) {
             None,
         );
     }
+    heart
+        .helper
+        .ask(Purpose::OpenData, &Task::Open { path: &data_text }, None);
+    for (i, root) in roots.iter().enumerate() {
+        let path = folder_of_root(heart, root.name.as_str(), root.path.as_str());
+        let path = path.display().to_string();
+        heart
+            .helper
+            .ask(Purpose::OpenRoot(i), &Task::Open { path: &path }, None);
+    }
     // Answers come in order: when this one is there, all above are.
     let (mode, uid) = if heart.setup.is_appliance() {
         (0o711, 0)
@@ -168,30 +194,26 @@ pub(super) fn root_path(data: &Path, path: &str) -> PathBuf {
     data.join(path)
 }
 
-/// Opens the gateway's roots once the disks are there.
-pub fn open_roots(heart: &mut Heart) {
-    let data = heart.setup.data_folder();
-    if let Ok(folder) = File::open(&data) {
-        heart.work.take_data(folder.into());
+/// Where a root lies: a disk of its own, or a folder of the data disk.
+fn folder_of_root(heart: &Heart, name: &str, path: &str) -> PathBuf {
+    let mounted = PathBuf::from(format!("/{name}"));
+    if heart.mounted.iter().any(|m| Path::new(m) == mounted) {
+        mounted
+    } else {
+        root_path(&heart.setup.data_folder(), path)
     }
-    let roots: Vec<_> = heart.manifest.roots.iter().cloned().collect();
-    for root in roots {
-        let name = root.name.as_str();
-        let mounted = PathBuf::from(format!("/{name}"));
-        let own_disk = heart.mounted.iter().any(|m| Path::new(m) == mounted);
-        let path = if own_disk {
-            mounted
-        } else {
-            root_path(&data, root.path.as_str())
-        };
-        match File::open(&path) {
-            Ok(folder) => heart
-                .open
-                .roots
-                .push((format!("root.{name}"), folder.into())),
-            // A read-only root is there when somebody brought it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && root.mode == RootMode::Ro => {}
-            Err(e) => heart.degrade(format!("root {name}: {}: {e}", path.display())),
-        }
+}
+
+/// Takes what the helper opened for one of the gateway's roots.
+pub fn take_root(heart: &mut Heart, i: usize, folder: Option<OwnedFd>) {
+    let Some(root) = heart.manifest.roots.get(i) else {
+        return;
+    };
+    let (name, mode) = (root.name.as_str().to_owned(), root.mode);
+    match folder {
+        Some(folder) => heart.open.roots.push((format!("root.{name}"), folder)),
+        // A read-only root is there when somebody brought it.
+        None if mode == RootMode::Ro => {}
+        None => heart.degrade(format!("root {name}: its folder is not there")),
     }
 }

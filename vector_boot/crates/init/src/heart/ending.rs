@@ -79,6 +79,11 @@ impl Heart {
         self.watchdog = None;
     }
 
+    /// One line on the terminal.
+    pub fn tell(&mut self, line: &str) {
+        self.journal.tell_terminal(line);
+    }
+
     /// The last line on the terminal.
     pub fn say_last(&mut self, end: End) {
         let line = match end {

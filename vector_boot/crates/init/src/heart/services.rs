@@ -374,7 +374,7 @@ impl Heart {
                 Level::Warn,
                 format_args!("helper died: cause=\"{}\"", reaped.exit),
             );
-        } else {
+        } else if !self.left_helper_ended(reaped.pid) {
             self.beat.orphans += 1;
         }
     }

@@ -13,7 +13,78 @@ const REASON_BYTES_MAX: usize = 3072;
 /// A service that was started so often without getting up is a cause of the degraded state.
 const SETTLED_RESTARTS: u32 = 3;
 
+/// Less than this on the data disk is full: the gateway alone keeps that much for its own files.
+const DATA_FULL_BYTES: u64 = 1 << 20;
+/// It counts as full until there is this much again, so that one file more or less changes nothing.
+const DATA_ROOM_BYTES: u64 = 4 << 20;
+
+/// Causes of the degraded state that come and go; one sentence each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The helper missed a deadline and none has answered since.
+    Helper,
+    /// A helper that cannot be killed.
+    HelperLeft,
+    /// The data disk is full.
+    DataFull,
+    /// The data disk takes no writes.
+    DataFailed,
+    /// The ledger takes no events.
+    Ledger,
+}
+
 impl Heart {
+    /// Notes that a trouble is there, or over. Each change is said and recorded once.
+    pub(crate) fn trouble(&mut self, which: Trouble, reason: Option<String>) {
+        let at = self.troubles.iter().position(|(t, _)| *t == which);
+        match (at, reason) {
+            (None, None) => {}
+            (Some(at), None) => {
+                let (_, reason) = self.troubles.swap_remove(at);
+                self.journal
+                    .say(Level::Warn, format_args!("over: {reason}"));
+                self.journal.event(
+                    Weight::Important,
+                    ["machine_recovered", "machine", ""],
+                    format_args!("\"reason\":\"{}\"", Json(&reason)),
+                );
+            }
+            (Some(at), Some(reason)) => {
+                if let Some((_, old)) = self.troubles.get_mut(at) {
+                    *old = reason;
+                }
+            }
+            (None, Some(reason)) => {
+                self.say_degraded(&reason);
+                self.troubles.push((which, reason));
+            }
+        }
+    }
+
+    /// What a look at the data disk found.
+    pub(super) fn judge_data(&mut self, available: u64, detail: &str) {
+        if !self.data_opened {
+            return;
+        }
+        let failed = detail == "read-only" && self.data_writable;
+        self.trouble(
+            Trouble::DataFailed,
+            failed.then(|| "data: the file system turned read-only after an error".to_owned()),
+        );
+        let full = self.troubles.iter().any(|(t, _)| *t == Trouble::DataFull);
+        let least = if full {
+            DATA_ROOM_BYTES
+        } else {
+            DATA_FULL_BYTES
+        };
+        self.trouble(
+            Trouble::DataFull,
+            (self.data_writable && available < least).then(|| {
+                format!("data: full: {available} bytes available, least {DATA_FULL_BYTES}")
+            }),
+        );
+    }
+
     pub(super) fn pump_ledger(&mut self, hung_up: bool) {
         let mut well = !hung_up;
         if self.ledger.socket().is_none() {
@@ -35,6 +106,10 @@ impl Heart {
             }
             self.ledger.drop_connection();
         }
+        let refusing = self.ledger.refusing().map(str::to_owned);
+        if refusing.is_some() || !self.troubles.is_empty() {
+            self.trouble(Trouble::Ledger, refusing);
+        }
     }
 
     /// Notes a cause of the degraded state, once.
@@ -42,14 +117,18 @@ impl Heart {
         if self.degraded.len() >= REASONS_MAX || self.degraded.contains(&reason) {
             return;
         }
+        self.say_degraded(&reason);
+        self.degraded.push(reason);
+    }
+
+    fn say_degraded(&mut self, reason: &str) {
         self.journal
             .say(Level::Error, format_args!("degraded: {reason}"));
         self.journal.event(
             Weight::Important,
             ["machine_degraded", "machine", ""],
-            format_args!("\"reason\":\"{}\"", Json(&reason)),
+            format_args!("\"reason\":\"{}\"", Json(reason)),
         );
-        self.degraded.push(reason);
     }
 
     /// How the machine is.
@@ -64,7 +143,7 @@ impl Heart {
             Phase::Backoff => self.ready_said || self.supervisor.restarts(i) >= SETTLED_RESTARTS,
             _ => false,
         });
-        if !self.degraded.is_empty() || failed {
+        if !self.degraded.is_empty() || !self.troubles.is_empty() || failed {
             return MachineState::Degraded;
         }
         // Whoever sees the machine ready finds the phase `ready` too: the next beat notes it.
@@ -78,7 +157,11 @@ impl Heart {
 
     /// Why it is degraded.
     pub(crate) fn reasons(&self) -> String {
-        let mut text = self.degraded.join("; ");
+        let troubles = self.troubles.iter().map(|(_, reason)| reason.as_str());
+        let all: Vec<&str> = troubles
+            .chain(self.degraded.iter().map(String::as_str))
+            .collect();
+        let mut text = all.join("; ");
         // The answer must fit its packet, however long the sentences are.
         if text.len() > REASON_BYTES_MAX {
             let end = (0..=REASON_BYTES_MAX)

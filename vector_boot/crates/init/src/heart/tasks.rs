@@ -1,8 +1,9 @@
 //! The heart and its helper: the process, the boot's tasks, the answers, the scrub.
 
+use super::standing::Trouble;
 use super::{Ending, Heart, Held, VECTOR_BOOT, Watch};
 use crate::helper_link::{Answer, Purpose};
-use crate::state::{BY_HELPER, Level};
+use crate::state::{BY_HELPER, Level, Weight};
 use rts::manifest::Verify;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +13,14 @@ use wire::helper::Task;
 
 /// Pause between two tries to start the helper.
 pub(super) const HELPER_RETRY_NS: u64 = 1_000_000_000;
+/// How long a killed helper may take to be gone; longer than that it hangs in the kernel.
+const KILL_NS: u64 = 2_000_000_000;
+/// Helpers that may hang in the kernel before no more are started: each holds a process and a stack.
+const LEFT_MAX: usize = 4;
+/// Damaged blocks that are named; a model with more of them is not looked at any further.
+const DAMAGED_MAX: u32 = 8;
+/// An idle helper is looked at this often.
+const LOOK_NS: u64 = 10_000_000_000;
 /// Tensor blocks hashed in one task of the scrub: 4 MiB.
 const SCRUB_BLOCKS: u32 = 64;
 
@@ -21,6 +30,12 @@ pub struct HelperProcess {
     pub(super) child: Option<Child>,
     output: Option<File>,
     pub(super) retry_at_ns: u64,
+    /// When the present one was killed for missing a deadline.
+    killed_ns: Option<u64>,
+    /// Those that could not be killed, until the kernel lets them go.
+    pub(super) left: heapless::Vec<Child, LEFT_MAX>,
+    /// When one last answered or was last asked.
+    looked_ns: u64,
 }
 
 impl Heart {
@@ -66,19 +81,82 @@ impl Heart {
     }
 
     pub(super) fn retry_helper(&mut self, now: u64) {
-        if self.helper_process.child.is_none() && now >= self.helper_process.retry_at_ns {
+        let full = self.helper_process.left.is_full();
+        if self.helper_process.child.is_none() && now >= self.helper_process.retry_at_ns && !full {
+            self.helper_process.killed_ns = None;
             self.start_helper();
             // Its predecessors may have left a task that is given up.
-            self.read_helper(false);
+            self.settle_given_up();
         }
-        if self.helper.is_stuck(now)
-            && let Some(child) = &self.helper_process.child
-        {
-            // Stopped, or waiting for a disk that does not answer: its successor tries again.
-            const SIGKILL: i32 = 9;
-            let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
-        }
+        self.kill_late_helper(now);
+        self.look(now);
         self.helper.pump();
+    }
+
+    /// Kills a helper that missed a deadline, and leaves one behind that does not even die of that.
+    fn kill_late_helper(&mut self, now: u64) {
+        const SIGKILL: i32 = 9;
+        if let Some(what) = self.helper.overdue(now) {
+            self.trouble(Trouble::Helper, Some(format!("helper: {what}")));
+            self.helper_process.killed_ns = Some(now);
+        }
+        let Some(killed) = self.helper_process.killed_ns else {
+            return;
+        };
+        let Some(child) = &self.helper_process.child else {
+            return;
+        };
+        // Stopped, or waiting for a disk that does not answer: its successor tries again.
+        // One that is gone already will be reaped.
+        let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
+        if now.saturating_sub(killed) < KILL_NS {
+            return;
+        }
+        let Some(child) = self.helper_process.child.take() else {
+            return;
+        };
+        let text = format!("helper: pid {} hangs in the kernel", child.pid);
+        self.helper_process.killed_ns = None;
+        self.helper_process.retry_at_ns = now;
+        if let Some(socket) = self.helper.socket() {
+            // Closing it below takes it out as well.
+            let _ = self.poller.remove(socket);
+        }
+        // There is room: none is started where there is none.
+        let _ = self.helper_process.left.push(child);
+        self.helper.abandon();
+        self.trouble(Trouble::HelperLeft, Some(text));
+        self.settle_given_up();
+    }
+
+    fn settle_given_up(&mut self) {
+        if let Some(answer) = self.helper.take_given_up() {
+            self.take_answer(answer);
+        }
+    }
+
+    /// A helper that was left behind is gone after all.
+    pub(super) fn left_helper_ended(&mut self, pid: i32) -> bool {
+        let left = &mut self.helper_process.left;
+        let Some(at) = left.iter().position(|c| c.pid == pid) else {
+            return false;
+        };
+        left.swap_remove(at);
+        if left.is_empty() {
+            self.trouble(Trouble::HelperLeft, None);
+        }
+        true
+    }
+
+    /// Asks an idle helper how full the data disk is: who does not answer that is stuck.
+    fn look(&mut self, now: u64) {
+        if !self.helper.is_idle() || now.saturating_sub(self.helper_process.looked_ns) < LOOK_NS {
+            return;
+        }
+        self.helper_process.looked_ns = now;
+        let data = self.setup.data_folder().display().to_string();
+        let path = if self.data_opened { data.as_str() } else { "" };
+        self.helper.ask(Purpose::Look, &Task::Look { path }, None);
     }
 
     pub(super) fn read_helper_output(&mut self) {
@@ -108,6 +186,8 @@ impl Heart {
 
     pub(super) fn read_helper(&mut self, hung_up: bool) {
         while let Some(answer) = self.helper.take() {
+            self.helper_process.looked_ns = sys::clock::monotonic_ns();
+            self.trouble(Trouble::Helper, None);
             self.take_answer(answer);
         }
         if hung_up && let Some(socket) = self.helper.socket() {
@@ -125,7 +205,11 @@ impl Heart {
                     .say(Level::Info, format_args!("package verified: bytes={bytes}"));
                 self.scrub_next = Some(0);
             }
-            (Purpose::Verify, Err(e)) => self.degrade(format!("package: {e}")),
+            (Purpose::Verify, Err(e)) => {
+                self.degrade(format!("package: {e}"));
+                // The tensors have hashes of their own, and a list that is checked by itself.
+                self.scrub_next = Some(0);
+            }
             (Purpose::Load(i), result) => {
                 let fallback = self
                     .images
@@ -149,6 +233,13 @@ impl Heart {
                     }
                 }
             }
+            (Purpose::Scrub(first), Ok(0)) if self.blocks_damaged > 0 => {
+                let damaged = self.blocks_damaged;
+                self.journal.say(
+                    Level::Error,
+                    format_args!("tensors looked at: blocks={first} damaged={damaged}"),
+                );
+            }
             (Purpose::Scrub(first), Ok(0)) => {
                 self.journal.say(
                     Level::Info,
@@ -158,7 +249,13 @@ impl Heart {
                 self.unblock_all();
             }
             (Purpose::Scrub(first), Ok(held)) => self.scrub_next = Some(first + held),
-            (Purpose::Scrub(_), Err(e)) => self.degrade(format!("tensors: {e}")),
+            (Purpose::Scrub(first), Err(e)) => {
+                self.degrade(format!("tensors: {e}"));
+                self.blocks_damaged += 1;
+                if answer.figure > 0 && self.blocks_damaged < DAMAGED_MAX {
+                    self.scrub_next = Some(first + answer.figure);
+                }
+            }
             (Purpose::Leases(slot, generation, id, epoch), result) => {
                 self.answer_plan(slot, generation, id, epoch, &result);
             }
@@ -168,8 +265,36 @@ impl Heart {
                 }
                 self.storage_ready = true;
                 self.phase("storage", self.handoff_ns, now, String::new());
-                crate::boot::open_roots(self);
                 self.unblock_all();
+            }
+            (Purpose::OpenData, Ok(_)) => {
+                if let Some(folder) = answer.descriptor {
+                    self.work.take_data(folder);
+                    self.data_opened = true;
+                }
+            }
+            (Purpose::OpenRoot(i), Ok(_)) => crate::boot::take_root(self, i, answer.descriptor),
+            (Purpose::OpenData | Purpose::OpenRoot(_), Err(e)) => self.degrade(e),
+            (Purpose::Look, Ok(available)) => self.judge_data(available, &answer.detail),
+            // An old mount that went away; nothing depends on it.
+            (Purpose::Look, Err(_)) => {}
+            (Purpose::GrowPartition | Purpose::GrowData, Ok(0)) => {}
+            (Purpose::GrowPartition, Ok(_)) => {}
+            (Purpose::GrowData, Ok(bytes)) => {
+                let before: u64 = answer.detail.parse().unwrap_or(0);
+                self.journal.say(
+                    Level::Info,
+                    format_args!("data disk grown: bytes={bytes} before={before}"),
+                );
+                self.journal.event(
+                    Weight::Important,
+                    ["data_grown", "machine", ""],
+                    format_args!("\"bytes\":{bytes},\"bytes_before\":{before}"),
+                );
+            }
+            // What is there works as it did; only the new room is not used.
+            (Purpose::GrowPartition | Purpose::GrowData, Err(e)) => {
+                self.degrade(format!("data disk not grown: {e}"));
             }
             (Purpose::MountData, Err(e)) => {
                 self.degrade(format!("data disk: {e}; files of this boot end with it"));
