@@ -1,9 +1,9 @@
 //! The loop around the kernel: connections, the tick, signals. One thread; nothing in it waits but
 //! the poller.
 //!
-//! Bounds: [`CONNECTIONS_MAX`] connections, of which one uid that is no system role may hold
-//! [`CONNECTIONS_PER_UID`]; a peer that sends what is no frame is refused, said once a minute a uid,
-//! and let go after [`BAD_FRAMES_MAX`]; one that does not read its answers is let go.
+//! Bounds: [`LIMITS`] connections; a peer that sends what is no frame is refused, said once a minute a
+//! uid, and let go after [`BAD_FRAMES_MAX`]; one that does not read its answers is let go. What a peer
+//! may have put in the way of closing its connection is left to [`sys::release`].
 //! Start with [`Server::turn`].
 
 use crate::kept::Kept;
@@ -12,17 +12,19 @@ use crate::measure::Meter;
 use crate::outbox::{Outbox, cause};
 use crate::planner::{Planner, found_leaves};
 use capacity_core::table::Admission;
+use ipc::door::{BAD_FRAMES_MAX, Complaints, HELLO_LIMIT, Limits};
 use ipc::{Served, serve_hello};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use sys::events::{Interest, Poller, Signals, Ticker};
 use sys::inherit::{Inherited, notify};
 use sys::packet::{Mode, PacketListener, PacketSocket};
+use sys::release::Releaser;
 use sys::seqlock::Writer;
 use wire::capacity::{
     Check, Checked, GATE_NAMES, Gate, GateVerdict, GatesGet, Grant, Identify, Identity, Lease,
@@ -32,19 +34,16 @@ use wire::{Done, Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role, stats};
 use zeroize::Zeroize;
 
 /// Connections at once: every service of a large manifest and a few people.
-pub const CONNECTIONS_MAX: usize = 128;
-/// Connections of one uid that is no system role.
-pub const CONNECTIONS_PER_UID: usize = 16;
-/// Packets that are no frames before the connection is closed.
-const BAD_FRAMES_MAX: u32 = 16;
+pub const LIMITS: Limits = Limits {
+    all: 128,
+    kept: 8,
+    users: 64,
+    of_uid: 16,
+};
 /// Answers that wait for a peer to read: more than the longest list.
 const ANSWERS_WAITING_MAX: usize = 1024;
 /// Ticks that a new connection has for its hello.
-const HELLO_TICKS: u64 = 5;
-/// Ticks between two log lines about one uid's bad frames.
-const COMPLAINT_TICKS: u64 = 60;
-/// Uids remembered for that; when there are more, all are forgotten.
-const COMPLAINTS_MAX: usize = 64;
+const HELLO_TICKS: u64 = HELLO_LIMIT.as_secs();
 /// One tick.
 const TICK: Duration = Duration::from_secs(1);
 /// Longest wait for the ledger at the end.
@@ -99,7 +98,8 @@ pub struct Server {
     signals: Signals,
     poller: Poller,
     connections: Vec<Option<Connection>>,
-    complaints: BTreeMap<u32, u64>,
+    complaints: Complaints,
+    releaser: Releaser,
     planned_epoch: u64,
     kept_epoch: u64,
     status: String,
@@ -111,6 +111,8 @@ impl Server {
     /// Takes descriptors and folders from the environment; what is missing is said and done without.
     fn from_environment() -> io::Result<Self> {
         let mut inherited = Inherited::take();
+        // Fewer only mean that less may wait to be closed.
+        let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
         let run = ipc::run_folder();
         let listener = match inherited.remove("capacity.sock") {
             Some(fd) => PacketListener::from_fd(fd),
@@ -194,7 +196,8 @@ impl Server {
             signals,
             poller,
             connections: Vec::new(),
-            complaints: BTreeMap::new(),
+            complaints: Complaints::default(),
+            releaser: Releaser::default(),
             planned_epoch: 0,
             kept_epoch: 0,
             status: String::new(),
@@ -243,6 +246,7 @@ impl Server {
                 }
             }
         }
+        self.releaser.step();
         self.settle();
         Ok(true)
     }
@@ -271,13 +275,10 @@ impl Server {
         self.kernel.tick(sys::clock::monotonic_ns(), consumed, 0);
         let now = self.kernel.counters().ticks;
         for at in 0..self.connections.len() {
-            let late = |c: &Connection| !c.greeted && now > c.since_tick + HELLO_TICKS;
-            if self
-                .connections
-                .get(at)
-                .and_then(Option::as_ref)
-                .is_some_and(late)
-            {
+            let late = |c: &&Connection| !c.greeted && now > c.since_tick + HELLO_TICKS;
+            let connection = self.connections.get(at).and_then(Option::as_ref);
+            if let Some(served) = connection.filter(late).map(|c| c.served) {
+                self.complain(served, "no hello in time");
                 self.close(at);
             }
         }
@@ -314,35 +315,36 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        if self.releaser.is_full() {
+            // The listener stays ready; the next turn looks again.
+            return;
+        }
         let socket = match self.listener.accept(Mode::NonBlocking) {
             Ok(socket) => socket,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
             Err(e) => {
-                self.complain(u32::MAX, &format!("accept: {}", cause(&e)));
+                // Under a uid that nobody has, so that it is said once a minute.
+                let second = self.kernel.counters().ticks;
+                if self.complaints.allow(u32::MAX, second).is_some() {
+                    log::warn!("capacity.sock: accept: {}", cause(&e));
+                }
                 return;
             }
         };
         let Ok(served) = Served::of(&socket) else {
-            return;
+            return self.let_go(socket);
         };
-        let uid = served.peer.uid;
-        let of_uid = self.connections.iter().flatten();
-        let of_uid = of_uid.filter(|c| c.served.peer.uid == uid).count();
-        let bounded = matches!(served.role, Role::User(_) | Role::Stranger(_));
-        if bounded && of_uid >= CONNECTIONS_PER_UID {
-            self.complain(uid, &format!("over {CONNECTIONS_PER_UID} connections"));
-            return;
+        let there = self.connections.iter().flatten().map(|c| c.served.role);
+        if let Err(over) = LIMITS.admit(there, served.role) {
+            self.complain(served, &over.to_string());
+            return self.let_go(socket);
         }
         let free = self.connections.iter().position(Option::is_none);
         let at = free.unwrap_or(self.connections.len());
-        if at >= CONNECTIONS_MAX {
-            self.complain(uid, &format!("over {CONNECTIONS_MAX} connections in all"));
-            return;
-        }
         let token = FIRST_CONNECTION + at as u64;
         if let Err(e) = self.poller.add(socket.as_fd(), token, Interest::Read) {
-            self.complain(uid, &cause(&e));
-            return;
+            self.complain(served, &cause(&e));
+            return self.let_go(socket);
         }
         let connection = Connection {
             socket,
@@ -360,9 +362,16 @@ impl Server {
 
     fn close(&mut self, at: usize) {
         if let Some(connection) = self.connections.get_mut(at).and_then(Option::take) {
-            // Dropping the last handle of a socket takes it out of the poller too.
+            // Its last handle is closed elsewhere, and later.
             let _ = self.poller.remove(connection.socket.as_fd());
+            self.let_go(connection.socket);
         }
+    }
+
+    /// Ends a connection that may hold what its peer sent and nobody read.
+    fn let_go(&mut self, socket: PacketSocket) {
+        socket.shutdown();
+        self.releaser.take([OwnedFd::from(socket)]);
     }
 
     /// Handles one ready connection: what waits to be sent, then one packet.
@@ -375,16 +384,24 @@ impl Server {
         }
         let waited = !connection.waiting.is_empty();
         let bad_before = connection.bad_frames;
-        let next = match connection.socket.receive(&mut self.packet) {
-            Ok((0, _)) => Next::Close,
-            Ok((bytes, _)) => {
-                let packet = self.packet.get(..bytes).unwrap_or_default();
+        if self.releaser.is_full() {
+            return Next::Keep;
+        }
+        let next = match connection.socket.take(&mut self.packet) {
+            Ok(received) if !received.descriptors.is_empty() => {
+                self.releaser.take(received.descriptors);
+                connection.refuse_frame(0, "descriptors", "none", &mut self.answer);
+                Next::Close
+            }
+            Ok(received) if received.bytes == 0 => Next::Close,
+            Ok(received) if received.cut => {
+                connection.refuse_frame(0, "frame", "at most 65536 bytes", &mut self.answer)
+            }
+            Ok(received) => {
+                let packet = self.packet.get(..received.bytes).unwrap_or_default();
                 connection.answer(&mut self.kernel, packet, &mut self.answer)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Next::Keep,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                connection.refuse_frame(0, "frame", "at most 65536 bytes", &mut self.answer)
-            }
             Err(_) => Next::Close,
         };
         let waits = !connection.waiting.is_empty();
@@ -404,25 +421,24 @@ impl Server {
             }
         }
         if connection.bad_frames > bad_before {
-            let uid = connection.served.peer.uid;
-            let role = connection.served.role.name();
-            self.complain(uid, &format!("a frame was refused: role={role}"));
+            let served = connection.served;
+            self.complain(served, "a frame that is none, or not its to send");
         }
         next
     }
 
-    /// Says what a peer did wrong, at most once a minute a uid.
-    fn complain(&mut self, uid: u32, what: &str) {
-        let now = self.kernel.counters().ticks;
-        let recent = |last: &u64| now < last + COMPLAINT_TICKS;
-        if self.complaints.get(&uid).is_some_and(recent) {
-            return;
+    /// Says what a peer did wrong, once a minute a uid.
+    fn complain(&mut self, served: Served, what: &str) {
+        let (uid, role) = (served.peer.uid, served.role.name());
+        match self.complaints.allow(uid, self.kernel.counters().ticks) {
+            None => {}
+            Some(0) => log::warn!("capacity.sock: refused role={role} uid={uid}: {what}"),
+            Some(n) => {
+                log::warn!(
+                    "capacity.sock: refused role={role} uid={uid}: {what} (and {n} more since the last)"
+                );
+            }
         }
-        if self.complaints.len() >= COMPLAINTS_MAX {
-            self.complaints.clear();
-        }
-        self.complaints.insert(uid, now);
-        log::warn!("peer: uid={uid} {what}");
     }
 }
 

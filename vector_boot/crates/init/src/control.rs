@@ -2,13 +2,15 @@
 //!
 //! Never waits: an answer that does not fit the peer's buffer goes on when it does. While a list is
 //! under way the connection is not read, so a peer that asks and does not read costs one slot.
+//! What a peer may have put in the way of closing its connection is left to [`sys::release`].
 
 use crate::heart::{Heart, Watch};
 use crate::state::{BY_HELPER, BY_INIT, Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Phase};
 use ipc::Served;
+use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT, Limits};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::events::Interest;
 use sys::packet::{Mode, PacketSocket};
 use wire::capacity::{CgroupPlan, CgroupReadback};
@@ -21,23 +23,36 @@ use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Connections at once: every service, a console and a few `ctl`.
 pub const CONNECTIONS_MAX: usize = 48;
-/// Of these, those of one uid that may only ask: the rest stay free for the operator and the console.
-const CONNECTIONS_A_UID: usize = 4;
+/// Who may hold them: our services one or two each, users' services may only ask for the status.
+pub const LIMITS: Limits = Limits {
+    all: CONNECTIONS_MAX,
+    kept: 8,
+    users: 12,
+    of_uid: 4,
+};
 /// Items of a list that are sent in one turn of the loop, so that a fast reader makes no beat late.
 const ITEMS_A_TURN: usize = 64;
-/// Complaints about peers that are worth a line in one second; the others are counted.
-const COMPLAINTS_A_SECOND: u32 = 4;
+/// Connections that are taken in one turn of the loop.
+const ACCEPTS_A_TURN: usize = 32;
 /// Packets of one connection that are taken in one turn of the loop.
 const PACKETS_A_TURN: usize = 8;
+/// Turns that a connection gets in one beat: 1,280 questions a second. What waits longer slows its
+/// sender down instead of PID 1. The operator and the console are not slowed down.
+const TURNS_A_BEAT: u32 = 16;
 /// The largest frame that PID 1 reads: a plan of the capacity kernel.
-const PACKET_BYTES: usize = 8 * 1024;
+pub const PACKET_BYTES: usize = 8 * 1024;
+/// [`ipc::door::HELLO_LIMIT`] on the clock of the loop.
+const HELLO_LIMIT_NS: u64 = HELLO_LIMIT.as_nanos() as u64;
 
 /// One peer.
 pub struct Connection {
     socket: PacketSocket,
     served: Served,
     greeted: bool,
-    refused_once: bool,
+    since_ns: u64,
+    bad_frames: u32,
+    /// Turns since the last beat.
+    turns: u32,
     list: Option<List>,
     /// Tells this connection from an earlier one in the same slot.
     pub generation: u64,
@@ -58,29 +73,20 @@ enum Listed {
     Log(u64, u64, Option<u8>),
 }
 
-/// Complaints about peers, which anybody can cause: few a second, the rest as a number.
-#[derive(Debug, Default)]
-pub struct Complaints {
-    second: u64,
-    said: u32,
-    unsaid: u64,
-}
-
-impl Complaints {
-    /// Whether one more may be said, and how many were not since the last one.
-    fn allow(&mut self, now: u64) -> Option<u64> {
-        let second = now / 1_000_000_000;
-        if second != self.second {
-            (self.second, self.said) = (second, 0);
-        }
-        if self.said >= COMPLAINTS_A_SECOND {
-            self.unsaid = self.unsaid.saturating_add(1);
-            return None;
-        }
-        self.said += 1;
-        Some(std::mem::take(&mut self.unsaid))
+const fn bad(field: &'static str, limit: &'static str) -> Refused<'static> {
+    Refused {
+        code: "BAD_REQUEST",
+        field,
+        value: "",
+        limit,
     }
 }
+
+const BAD_HELLO: Refused<'_> = bad("hello", "the first frame, of a version spoken here");
+const BAD_BODY: Refused<'_> = bad("body", "what its kind says");
+const BAD_KIND: Refused<'_> = bad("kind", "what init.sock answers");
+const BAD_DESCRIPTORS: Refused<'_> = bad("descriptors", "none");
+const TOO_LONG: Refused<'_> = bad("frame", "at most 8192 bytes");
 
 /// How one step of an answer went.
 enum Sent {
@@ -103,7 +109,11 @@ fn sent(result: io::Result<()>) -> Sent {
 impl Heart {
     /// Takes new peers.
     pub fn accept_control(&mut self) {
-        for _ in 0..PACKETS_A_TURN {
+        for _ in 0..ACCEPTS_A_TURN {
+            if self.releaser.is_full() {
+                self.control_rests = self.poller.remove(self.control.as_fd()).is_ok();
+                return;
+            }
             let socket = match self.control.accept(Mode::NonBlocking) {
                 Ok(socket) => socket,
                 Err(e) => {
@@ -115,48 +125,79 @@ impl Heart {
                     return;
                 }
             };
-            let Ok(served) = Served::of(&socket) else {
-                continue;
-            };
-            let pid = served.peer.pid;
-            let of_uid = |c: &&Connection| c.served.peer.uid == served.peer.uid;
-            let theirs = self.connections.iter().flatten().filter(of_uid).count();
-            if !matches!(served.role, Role::Operator | Role::Console) && theirs >= CONNECTIONS_A_UID
-            {
-                let uid = served.peer.uid;
-                self.complain(format_args!(
-                    "refused pid={pid}: {CONNECTIONS_A_UID} connections of uid {uid}"
-                ));
-                continue;
+            match Served::of(&socket) {
+                Ok(served) => self.admit(socket, served),
+                Err(_) => self.let_go(socket),
             }
-            let Some(slot) = self.connections.iter().position(Option::is_none) else {
-                // Dropping the socket is the answer: the peer sees the end.
-                self.complain(format_args!(
-                    "refused pid={pid}: {CONNECTIONS_MAX} connections"
-                ));
-                continue;
-            };
-            if self
-                .poller
-                .add(
-                    socket.as_fd(),
-                    Watch::Connection(slot).token(),
-                    Interest::Read,
-                )
-                .is_err()
-            {
-                continue;
+        }
+    }
+
+    fn admit(&mut self, socket: PacketSocket, served: Served) {
+        let there = self.connections.iter().flatten().map(|c| c.served.role);
+        let slot = match LIMITS.admit(there, served.role) {
+            Ok(()) => self.connections.iter().position(Option::is_none),
+            Err(over) => {
+                self.complain(served, format_args!("{over}"));
+                None
             }
-            self.generation += 1;
-            if let Some(place) = self.connections.get_mut(slot) {
+        };
+        let watched = slot.is_some_and(|slot| {
+            let token = Watch::Connection(slot).token();
+            self.poller
+                .add(socket.as_fd(), token, Interest::Read)
+                .is_ok()
+        });
+        match slot.and_then(|slot| self.connections.get_mut(slot)) {
+            Some(place) if watched => {
+                self.generation += 1;
                 *place = Some(Connection {
                     socket,
                     served,
                     greeted: false,
-                    refused_once: false,
+                    since_ns: sys::clock::monotonic_ns(),
+                    bad_frames: 0,
+                    turns: 0,
                     list: None,
                     generation: self.generation,
                 });
+            }
+            // The end is the answer.
+            _ => self.let_go(socket),
+        }
+    }
+
+    /// Ends a connection that may hold what its peer sent and nobody read.
+    fn let_go(&mut self, socket: PacketSocket) {
+        socket.shutdown();
+        self.releaser.take([OwnedFd::from(socket)]);
+    }
+
+    /// At a beat: connections that had their share are read again, those without a hello end.
+    pub fn renew_connections(&mut self) {
+        let now = sys::clock::monotonic_ns();
+        for slot in 0..self.connections.len() {
+            let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+                continue;
+            };
+            let rested = std::mem::take(&mut connection.turns) >= TURNS_A_BEAT;
+            if !connection.greeted && now.saturating_sub(connection.since_ns) > HELLO_LIMIT_NS {
+                let served = connection.served;
+                self.complain(served, format_args!("no hello in time"));
+                self.hang_up(slot);
+            } else if rested {
+                let token = Watch::Connection(slot).token();
+                let interest = match connection.list {
+                    Some(_) => Interest::Write,
+                    None => Interest::Read,
+                };
+                // A connection that cannot be watched would never end.
+                if self
+                    .poller
+                    .add(connection.socket.as_fd(), token, interest)
+                    .is_err()
+                {
+                    self.hang_up(slot);
+                }
             }
         }
     }
@@ -170,17 +211,21 @@ impl Heart {
         }
     }
 
-    fn complain(&mut self, what: std::fmt::Arguments<'_>) {
-        match self.complaints.allow(sys::clock::monotonic_ns()) {
-            None => {}
-            Some(0) => self
-                .journal
-                .say(Level::Warn, format_args!("init.sock: {what}")),
-            Some(unsaid) => self.journal.say(
-                Level::Warn,
-                format_args!("init.sock: {what} (and {unsaid} more before it)"),
-            ),
-        }
+    /// Says what a peer did, once a minute a uid.
+    fn complain(&mut self, served: Served, what: std::fmt::Arguments<'_>) {
+        let second = sys::clock::monotonic_ns() / 1_000_000_000;
+        let (uid, pid, role) = (served.peer.uid, served.peer.pid, served.role.name());
+        let Some(unsaid) = self.complaints.allow(uid, second) else {
+            return;
+        };
+        let more = match unsaid {
+            0 => Fixed::<48>::default(),
+            n => Fixed::of(format_args!(" (and {n} more since the last)")),
+        };
+        self.journal.say(
+            Level::Warn,
+            format_args!("init.sock: refused role={role} uid={uid} pid={pid}: {what}{more}"),
+        );
     }
 
     /// Goes on with one peer.
@@ -194,13 +239,24 @@ impl Heart {
             let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
                 return;
             };
-            if connection.list.is_some() {
-                return;
+            if connection.list.is_some() || self.releaser.is_full() {
+                break;
             }
-            match connection.socket.receive(&mut buf) {
-                Ok((0, _)) => return self.hang_up(slot),
-                Ok((bytes, _)) => {
-                    if !self.take_packet(slot, buf.get(..bytes).unwrap_or_default()) {
+            match connection.socket.take(&mut buf) {
+                Ok(received) if !received.descriptors.is_empty() => {
+                    self.releaser.take(received.descriptors);
+                    self.refuse(slot, 0, &BAD_DESCRIPTORS);
+                    return self.hang_up(slot);
+                }
+                Ok(received) if received.bytes == 0 => return self.hang_up(slot),
+                Ok(received) if received.cut => {
+                    if !self.refuse(slot, 0, &TOO_LONG) {
+                        return self.hang_up(slot);
+                    }
+                }
+                Ok(received) => {
+                    let packet = buf.get(..received.bytes).unwrap_or_default();
+                    if !self.take_packet(slot, packet) {
                         return self.hang_up(slot);
                     }
                 }
@@ -213,13 +269,42 @@ impl Heart {
                 Err(_) => return self.hang_up(slot),
             }
         }
+        self.count_turn(slot);
+    }
+
+    /// A peer that had its share of this beat is looked at again at the next one.
+    fn count_turn(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        connection.turns += 1;
+        let privileged = matches!(connection.served.role, Role::Operator | Role::Console);
+        if connection.turns == TURNS_A_BEAT && !privileged {
+            // It cannot be left in the poller; one that is not in it any more rests as well.
+            let _ = self.poller.remove(connection.socket.as_fd());
+        }
     }
 
     fn hang_up(&mut self, slot: usize) {
         if let Some(connection) = self.connections.get_mut(slot).and_then(Option::take) {
-            // Closing it unregisters it too; this only spares a stray event.
+            // One that had its share is not there.
             let _ = self.poller.remove(connection.socket.as_fd());
+            self.let_go(connection.socket);
         }
+    }
+
+    /// Answers with a refusal, and says so; `false` ends the connection.
+    fn refuse(&mut self, slot: usize, id: u64, refused: &Refused<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+            return false;
+        };
+        connection.bad_frames += 1;
+        let (served, more) = (connection.served, connection.bad_frames < BAD_FRAMES_MAX);
+        self.complain(
+            served,
+            format_args!("{} {}: {}", refused.code, refused.field, refused.limit),
+        );
+        self.reply(slot, id, refused) && more
     }
 
     /// `false` ends the connection.
@@ -228,36 +313,29 @@ impl Heart {
             return false;
         };
         let served = connection.served;
-        if !connection.greeted {
-            let mut out = [0u8; 64];
-            connection.greeted = true;
-            return ipc::serve_hello(packet, &mut out)
-                .is_ok_and(|answer| connection.socket.send(answer, None).is_ok());
-        }
+        let id = Frame::open(packet).map_or(0, |f| f.id);
         match served.open(packet) {
-            Ok(frame) => self.take_frame(slot, served, frame),
-            Err(refused) => {
-                if !std::mem::replace(&mut connection.refused_once, true) {
-                    let (name, pid) = (served.role.name(), served.peer.pid);
-                    self.complain(format_args!(
-                        "refused role={name} pid={pid}: {} {}",
-                        refused.code, refused.limit
-                    ));
+            Ok(frame) if connection.greeted => self.take_frame(slot, served, frame),
+            Ok(_) => {
+                let mut out = [0u8; 64];
+                connection.greeted = true;
+                match ipc::serve_hello(packet, &mut out) {
+                    Ok(answer) => connection.socket.send(answer, None).is_ok(),
+                    Err(_) => {
+                        self.refuse(slot, id, &BAD_HELLO);
+                        false
+                    }
                 }
-                let id = Frame::open(packet).map_or(0, |f| f.id);
-                self.reply(slot, id, &refused)
+            }
+            Err(refused) => {
+                let greeted = connection.greeted;
+                self.refuse(slot, id, &refused) && greeted
             }
         }
     }
 
     fn take_frame(&mut self, slot: usize, served: Served, frame: Frame<'_>) -> bool {
         let id = frame.id;
-        let malformed = Refused {
-            code: "BAD_REQUEST",
-            field: "body",
-            value: "",
-            limit: "what its kind says",
-        };
         match frame.kind {
             Kind::StatusGet if frame.body::<StatusGet>().is_ok() => self.send_status(slot, id),
             Kind::ServicesGet if frame.body::<ServicesGet>().is_ok() => {
@@ -275,37 +353,33 @@ impl Heart {
             }
             Kind::LogGet => match frame.body::<LogGet<'_>>() {
                 Ok(get) => self.begin_log(slot, id, get),
-                Err(_) => self.reply(slot, id, &malformed),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
             Kind::Control => match frame.body::<Control<'_>>() {
                 Ok(control) => self.control_service(slot, id, served.role, control),
-                Err(_) => self.reply(slot, id, &malformed),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
             Kind::Power => match frame.body::<Power>() {
                 Ok(power) => {
                     self.begin_shutdown(power, actor_of(served.role));
                     self.reply(slot, id, &Done { count: 0 })
                 }
-                Err(_) => self.reply(slot, id, &malformed),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
             Kind::DescriptorGet => match frame.body::<DescriptorGet<'_>>() {
                 Ok(get) => self.send_descriptor(slot, id, get.name),
-                Err(_) => self.reply(slot, id, &malformed),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
             Kind::CgroupPlan => match frame.body::<CgroupPlan>() {
                 Ok(plan) => self.take_plan(slot, id, plan),
-                Err(_) => self.reply(slot, id, &malformed),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
-            _ => self.reply(
-                slot,
-                id,
-                &Refused {
-                    code: "BAD_REQUEST",
-                    field: "kind",
-                    value: "",
-                    limit: "what init.sock answers",
-                },
-            ),
+            Kind::StatusGet
+            | Kind::ServicesGet
+            | Kind::BootGet
+            | Kind::ParamsGet
+            | Kind::BeatGet => self.refuse(slot, id, &BAD_BODY),
+            _ => self.refuse(slot, id, &BAD_KIND),
         }
     }
 
@@ -750,11 +824,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_are_few_a_second_and_none_is_lost_from_the_count() {
-        let mut complaints = Complaints::default();
-        let allowed = (0..100).filter_map(|_| complaints.allow(1)).count();
-        assert_eq!(allowed, COMPLAINTS_A_SECOND as usize);
-        assert_eq!(complaints.allow(2_000_000_000), Some(96));
-        assert_eq!(complaints.allow(2_000_000_001), Some(0));
+    fn the_refusal_of_a_long_frame_names_the_limit() {
+        assert!(TOO_LONG.limit.contains(&PACKET_BYTES.to_string()));
     }
 }

@@ -9,7 +9,7 @@ mod standing;
 mod tasks;
 
 use crate::boot::Open;
-use crate::control::{CONNECTIONS_MAX, Complaints, Connection};
+use crate::control::{CONNECTIONS_MAX, Connection};
 use crate::helper_link::HelperLink;
 use crate::journal::Journal;
 use crate::ledger_link::LedgerLink;
@@ -19,6 +19,7 @@ use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Supervisor, UNITS_MAX};
 use crate::unit::Unit;
 use crate::{BeatFacts, BeatWork, ServiceFact, Setup};
+use ipc::door::Complaints;
 use rts::manifest::Manifest;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +27,7 @@ use std::time::Duration;
 use sys::events::{Interest, Poller, Signals, Ticker};
 use sys::machine::Power as End;
 use sys::packet::PacketListener;
+use sys::release::Releaser;
 use tasks::HelperProcess;
 use wire::control::{Beat, LATENESS_BUCKETS, Power};
 
@@ -202,6 +204,8 @@ pub struct Heart {
     /// New peers are not looked at until the next beat.
     pub(crate) control_rests: bool,
     pub(crate) complaints: Complaints,
+    /// What peers sent is closed by it.
+    pub(crate) releaser: Releaser,
     pub(crate) helper: HelperLink,
     pub(crate) beat: BeatRecord,
     pub(crate) phases: Vec<PhaseRecord>,
@@ -310,6 +314,8 @@ impl Heart {
             Interest::Read,
         )?;
         sys::inherit::set_nonblocking(parts.control.as_fd())?;
+        // Fewer only mean that less may wait to be closed.
+        let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
         let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
         let (watchdog, watchdog_name) = match parts.watchdog {
             Some((file, name)) => (Some(file), name),
@@ -359,6 +365,7 @@ impl Heart {
             generation: 0,
             control_rests: false,
             complaints: Complaints::default(),
+            releaser: Releaser::default(),
             helper: HelperLink::new(),
             helper_process: HelperProcess::default(),
             poller,
@@ -424,6 +431,7 @@ impl Heart {
             if beat {
                 self.on_beat(woken_cpu);
             }
+            self.releaser.step();
             if let Ending::Over = self.ending {
                 return match self.power {
                     Power::Reboot => End::Reboot,
@@ -488,6 +496,7 @@ impl Heart {
         self.decide(Event::Tick);
         self.retry_helper(now);
         self.resume_control();
+        self.renew_connections();
         self.renew_turns();
         self.pump_ledger(false);
         self.scrub();

@@ -4,9 +4,10 @@
 //! either side is taken once.
 
 use crate::state::State;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use sys::packet::{Mode, PacketSocket};
+use sys::release::Releaser;
 use wire::ledger::{Append, Appended, Origin};
 use wire::{Frame, Hello, Kind};
 
@@ -84,8 +85,13 @@ impl LedgerLink {
     }
 
     /// Gives up this connection; what was under way is sent again over the next.
-    pub fn drop_connection(&mut self) {
-        self.progress = Progress::Disconnected;
+    pub fn drop_connection(&mut self, releaser: &mut Releaser) {
+        let old = std::mem::replace(&mut self.progress, Progress::Disconnected);
+        if let Progress::Greeting(socket) | Progress::Ready(socket) = old {
+            // What the ledger sent and nobody read is closed with it.
+            socket.shutdown();
+            releaser.take([OwnedFd::from(socket)]);
+        }
         self.sent_up_to = 0;
         self.under_way = 0;
     }
@@ -98,7 +104,7 @@ impl LedgerLink {
     }
 
     /// Reads what came; `false` when the connection ended.
-    pub fn read(&mut self, state: &mut State) -> bool {
+    pub fn read(&mut self, state: &mut State, releaser: &mut Releaser) -> bool {
         let mut buf = [0u8; PACKET_BYTES];
         // Bounded: no more answers than there are events under way, and one hello.
         for _ in 0..=WINDOW {
@@ -106,9 +112,14 @@ impl LedgerLink {
                 Progress::Disconnected => return false,
                 Progress::Greeting(socket) | Progress::Ready(socket) => socket,
             };
-            let bytes = match socket.receive(&mut buf) {
-                Ok((0, _)) => return false,
-                Ok((bytes, _)) => bytes,
+            let bytes = match socket.take(&mut buf) {
+                Ok(received) if !received.descriptors.is_empty() => {
+                    // The ledger has none to give.
+                    releaser.take(received.descriptors);
+                    return false;
+                }
+                Ok(received) if received.bytes == 0 || received.cut => return false,
+                Ok(received) => received.bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(_) => return false,
             };

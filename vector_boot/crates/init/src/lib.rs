@@ -10,7 +10,7 @@
 
 mod boot;
 mod cgroup;
-mod control;
+pub mod control;
 mod disks;
 mod early;
 mod heart;

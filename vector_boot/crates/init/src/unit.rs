@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use sys::packet::{Mode, PacketListener};
+use sys::packet::{Mode, PacketListener, take_packet};
 use sys::process::{Exit, Reaped};
+use sys::release::Releaser;
 use sys::spawn::{Child, Descriptors, Spawn};
 
 /// Bytes of output that are read of one service in one turn of the loop.
@@ -37,6 +38,8 @@ pub struct Notes {
     pub ready: bool,
     /// `WATCHDOG=1`.
     pub alive: bool,
+    /// Descriptors came along, for the first time of this process.
+    pub descriptors: bool,
 }
 
 /// One service.
@@ -58,6 +61,7 @@ pub struct Unit {
     /// Ready to be started again and again.
     pub spawn: Option<Spawn>,
     notify: Option<UnixDatagram>,
+    descriptors_said: bool,
     /// Read end of its stdout and stderr.
     pub output: Option<File>,
     /// Turns that output and messages have had since the last beat.
@@ -92,6 +96,7 @@ impl Unit {
             child: None,
             spawn: None,
             notify: None,
+            descriptors_said: false,
             output: None,
             turns: [0; 2],
             partial: Vec::with_capacity(PARTIAL_BYTES_MAX),
@@ -185,6 +190,7 @@ impl Unit {
         image: BorrowedFd<'_>,
         null: BorrowedFd<'_>,
         now: u64,
+        releaser: &mut Releaser,
     ) -> io::Result<()> {
         let Some(spawn) = &mut self.spawn else {
             return Err(io::ErrorKind::NotFound.into());
@@ -192,8 +198,9 @@ impl Unit {
         if let Some(socket) = &self.notify {
             // What the last process left would speak for this one.
             for _ in 0..STALE_NOTES_MAX {
-                if socket.recv(&mut [0]).is_err() {
-                    break;
+                match take_packet(socket.as_fd(), &mut [0]) {
+                    Ok(stale) => releaser.take(stale.descriptors),
+                    Err(_) => break,
                 }
             }
         }
@@ -218,6 +225,7 @@ impl Unit {
         self.started_ns = now;
         self.ready_ns = 0;
         self.status = Fixed::default();
+        self.descriptors_said = false;
         Ok(())
     }
 
@@ -289,17 +297,28 @@ impl Unit {
     }
 
     /// Reads what it reported.
-    pub fn read_notes(&mut self) -> Notes {
+    pub fn read_notes(&mut self, releaser: &mut Releaser) -> Notes {
         let mut notes = Notes::default();
         let Some(socket) = &self.notify else {
             return notes;
         };
         let mut buf = [0u8; NOTE_BYTES_MAX];
         for _ in 0..NOTES_A_TURN {
-            let Ok(bytes) = socket.recv(&mut buf) else {
+            if releaser.is_full() {
+                break;
+            }
+            let Ok(received) = take_packet(socket.as_fd(), &mut buf) else {
                 break;
             };
-            for line in buf.get(..bytes).unwrap_or_default().split(|b| *b == b'\n') {
+            if !received.descriptors.is_empty() {
+                notes.descriptors |= !std::mem::replace(&mut self.descriptors_said, true);
+                releaser.take(received.descriptors);
+            }
+            for line in buf
+                .get(..received.bytes)
+                .unwrap_or_default()
+                .split(|b| *b == b'\n')
+            {
                 match line {
                     b"READY=1" => notes.ready = true,
                     b"WATCHDOG=1" => notes.alive = true,

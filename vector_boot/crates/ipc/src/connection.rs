@@ -188,7 +188,15 @@ impl Served {
     /// # Errors
     /// As `getsockopt(2)`.
     pub fn of(socket: &PacketSocket) -> io::Result<Self> {
-        let peer = socket.peer()?;
+        Self::of_fd(socket.as_fd())
+    }
+
+    /// Names the peer of any connected Unix socket.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub fn of_fd(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let peer = sys::packet::peer_of(socket)?;
         Ok(Self {
             peer,
             role: Role::of_uid(peer.uid, sys::packet::own_uid()),

@@ -8,6 +8,7 @@
 
 pub mod capacity;
 mod connection;
+pub mod door;
 pub mod ledger;
 
 pub use connection::{Connection, IpcError, Served, serve_hello};

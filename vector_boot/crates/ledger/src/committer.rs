@@ -95,12 +95,12 @@ impl Refusal {
     #[must_use]
     pub fn new(code: &'static str, field: &'static str, value: &str, limit: &str) -> Self {
         // A hostile value must not become a long answer.
-        let value = value.chars().take(VALUE_CHARS_MAX).collect();
+        let cut = |text: &str| text.chars().take(VALUE_CHARS_MAX).collect();
         Self {
             code,
             field,
-            value,
-            limit: limit.to_owned(),
+            value: cut(value),
+            limit: cut(limit),
         }
     }
 
@@ -115,7 +115,7 @@ impl Refusal {
     }
 }
 
-/// Characters of a refused value that are sent back.
+/// Characters of a refused value that are sent back, and of the limit, which may quote it.
 const VALUE_CHARS_MAX: usize = 128;
 
 impl From<&Stopped> for Refusal {

@@ -53,11 +53,3 @@ impl Drop for Permit {
         self.0.freed.notify_one();
     }
 }
-
-impl Gate {
-    /// Permits that are out.
-    #[must_use]
-    pub fn out(&self) -> usize {
-        *self.out.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}

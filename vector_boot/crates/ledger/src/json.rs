@@ -7,11 +7,19 @@
 use crate::committer::Refusal;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Deepest nesting.
 pub const DEPTH_MAX: usize = 64;
+/// Memory that the values of one text may take, as [`Strict`] counts it: a line of small objects needs
+/// ninety times its own bytes. A batch of 1,024 events of twenty members each needs half of it.
+const COST_MAX: usize = 8 * 1024 * 1024;
+/// A value in its list or object, with its key's header.
+const COST_OF_VALUE: usize = 64;
+/// The first node of an object that is not empty (a B-tree's, with room for eleven members).
+const COST_OF_OBJECT: usize = 704;
 /// Longest line, as the protocol fixes.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -44,7 +52,8 @@ impl Json {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let bad = |e: serde_json::Error| Refusal::new("BAD_REQUEST", "json", "", &e.to_string());
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let value = Strict(DEPTH_MAX)
+        let left = Cell::new(COST_MAX);
+        let value = Strict(DEPTH_MAX, &left)
             .deserialize(&mut deserializer)
             .map_err(bad)?;
         deserializer.end().map_err(bad)?;
@@ -150,25 +159,35 @@ impl Serialize for Json {
     }
 }
 
-/// Deserialises with this much depth left.
-struct Strict(usize);
+/// Deserialises with this much depth, and memory, left.
+#[derive(Clone, Copy)]
+struct Strict<'c>(usize, &'c Cell<usize>);
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Json;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Json, D::Error> {
         d.deserialize_any(self)
     }
 }
 
-impl Strict {
-    fn deeper<E: Error>(&self) -> Result<usize, E> {
-        self.0
-            .checked_sub(1)
-            .ok_or_else(|| E::custom(format_args!("nesting over {DEPTH_MAX}")))
+impl Strict<'_> {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        match self.0.checked_sub(1) {
+            Some(depth) => Ok(Self(depth, self.1)),
+            None => Err(E::custom(format_args!("nesting over {DEPTH_MAX}"))),
+        }
+    }
+
+    fn pay<E: Error>(self, cost: usize) -> Result<(), E> {
+        let left = self.1.get().checked_sub(cost);
+        self.1.set(
+            left.ok_or_else(|| E::custom(format_args!("values that need over {COST_MAX} bytes")))?,
+        );
+        Ok(())
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -200,18 +219,23 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Json::Text(text))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
-        let depth = self.deeper()?;
+        let inner = self.deeper()?;
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Strict(depth))? {
+        while let Some(item) = seq.next_element_seed(inner)? {
+            self.pay(COST_OF_VALUE)?;
             items.push(item);
         }
         Ok(Json::List(items))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
-        let depth = self.deeper()?;
+        let inner = self.deeper()?;
         let mut members = BTreeMap::new();
         while let Some(key) = map.next_key::<String>()? {
-            let value = map.next_value_seed(Strict(depth))?;
+            if members.is_empty() {
+                self.pay(COST_OF_OBJECT)?;
+            }
+            self.pay(COST_OF_VALUE)?;
+            let value = map.next_value_seed(inner)?;
             if members.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
             }
@@ -249,6 +273,21 @@ mod tests {
         assert!(Json::parse(&deep(DEPTH_MAX)).is_ok());
         assert!(Json::parse(&deep(DEPTH_MAX + 1)).is_err());
         assert!(Json::parse(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn a_line_that_would_take_much_memory_is_refused() {
+        let many = |item: &str, bytes: usize| {
+            format!("[{}]", vec![item; bytes / (item.len() + 1)].join(","))
+        };
+        for item in ["{\"\":0}", "0", "[]"] {
+            let refusal = Json::parse(&many(item, LINE_BYTES_MAX)).unwrap_err();
+            assert!(refusal.limit.contains("values that need over"), "{item}");
+        }
+        let event = r#"{"event_type":"x","subject":"y","payload":{"a":1,"b":2,"c":3,"d":4}}"#;
+        assert!(Json::parse(&many(event, 1024 * (event.len() + 1))).is_ok());
+        // One long text is what a line is for.
+        assert!(Json::parse(&format!("\"{}\"", "x".repeat(LINE_BYTES_MAX - 2))).is_ok());
     }
 
     #[test]

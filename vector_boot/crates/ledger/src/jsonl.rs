@@ -5,25 +5,27 @@
 //! that reads slowly holds up its own threads only.
 
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
-use crate::gate::Gate;
+use crate::gate::{Gate, Permit};
 use crate::identity::{self, Reads};
 use crate::json::{Json, LINE_BYTES_MAX};
 use crate::query::{self, Filter, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, event_json, hex};
+use crate::visitors::Visit;
 use crate::{clock, verify};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ledger_core::ulid;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use wire::Role;
 
-/// Appends of one connection that wait for their group.
+/// Appends of one connection whose answers are not sent yet.
 const UNDER_WAY_MAX: usize = 64;
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 8;
+/// The same of a user's service: each is a thread, and the ledger has 64 of them for all peers.
+const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
 /// Events of one batch.
 const BATCH_MAX: usize = 1024;
 /// A peer that takes nothing for this long is dropped.
@@ -63,11 +65,8 @@ impl Out {
 }
 
 /// Serves one connection until the peer goes.
-pub fn serve(stream: UnixStream, ledger: &Ledger) {
-    let Ok(peer) = sys::packet::peer_of(stream.as_fd()) else {
-        return;
-    };
-    let role = Role::of_uid(peer.uid, sys::packet::own_uid());
+pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
+    let role = visit.served().role;
     let Ok(writing) = stream.try_clone() else {
         return;
     };
@@ -79,19 +78,25 @@ pub fn serve(stream: UnixStream, ledger: &Ledger) {
         gone: AtomicBool::new(false),
     });
     // Unbounded, yet never longer than UNDER_WAY_MAX.
-    let (answers, to_write) = unbounded::<String>();
+    let (answers, to_write) = unbounded();
     let theirs = out.clone();
     let writer = std::thread::Builder::new()
         .name("jsonl-answers".to_owned())
         .spawn(move || write_answers(&theirs, &to_write));
     let Ok(writer) = writer else { return };
+    let subscriptions = match role {
+        Role::User(_) | Role::Stranger(_) => SUBSCRIPTIONS_OF_A_USER_MAX,
+        _ => SUBSCRIPTIONS_MAX,
+    };
     let mut connection = Connection {
+        visit,
         role,
         ledger: ledger.clone(),
         out: out.clone(),
         answers,
         gate: Arc::new(Gate::new(UNDER_WAY_MAX)),
-        subscriptions: Arc::new(Gate::new(SUBSCRIPTIONS_MAX)),
+        subscriptions: Arc::new(Gate::new(subscriptions)),
+        subscriptions_max: subscriptions,
     };
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
@@ -107,7 +112,7 @@ pub fn serve(stream: UnixStream, ledger: &Ledger) {
         } else if line.len() > LINE_BYTES_MAX {
             let limit = format!("at most {LINE_BYTES_MAX} bytes");
             let refusal = Refusal::new("TOO_LARGE", "line", "", &limit);
-            out.line(&refused(&Json::Null, &refusal));
+            connection.refuse(&Json::Null, &refusal);
             break;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
@@ -128,8 +133,8 @@ pub fn serve(stream: UnixStream, ledger: &Ledger) {
 /// Buffer that a connection keeps between lines.
 const LINE_KEPT_BYTES: usize = 16 * 1024;
 
-fn write_answers(out: &Out, answers: &Receiver<String>) {
-    for answer in answers {
+fn write_answers(out: &Out, answers: &Receiver<(String, Permit)>) {
+    for (answer, _permit) in answers {
         out.line(&answer);
     }
 }
@@ -156,16 +161,19 @@ fn internal(e: &io::Error) -> Refusal {
     Refusal::new(code, "log", "", &e.to_string())
 }
 
-struct Connection {
+struct Connection<'v> {
+    visit: &'v Visit,
     role: Role,
     ledger: Ledger,
     out: Arc<Out>,
-    answers: Sender<String>,
+    /// Each with its permit: the queue is never longer than there are.
+    answers: Sender<(String, Permit)>,
     gate: Arc<Gate>,
     subscriptions: Arc<Gate>,
+    subscriptions_max: usize,
 }
 
-impl Connection {
+impl Connection<'_> {
     fn request(&mut self, line: &[u8]) {
         let parsed = std::str::from_utf8(line)
             .map_err(|_| bad("line", "UTF-8"))
@@ -188,6 +196,9 @@ impl Connection {
     }
 
     fn refuse(&self, id: &Json, refusal: &Refusal) {
+        // Without the value, which is the peer's.
+        self.visit
+            .complain(&format!("{} {}", refusal.code, refusal.field));
         self.out.line(&refused(id, refusal));
     }
 
@@ -266,8 +277,7 @@ impl Connection {
                 Err(refusal) => refused(&id, &refusal),
             };
             // A peer that went does not need its answer.
-            drop(answers.send(answer));
-            drop(permit);
+            drop(answers.send((answer, permit)));
         };
         self.ledger.append(drafts, Box::new(reply));
         Ok(())
@@ -397,7 +407,7 @@ impl Connection {
             Some(_) => return Err(bad("from", "an event id, HEAD or HEAD-N")),
         };
         let permit = self.subscriptions.try_enter().ok_or_else(|| {
-            let limit = format!("at most {SUBSCRIPTIONS_MAX} a connection");
+            let limit = format!("at most {} a connection", self.subscriptions_max);
             Refusal::new("QUOTA", "subscriptions", "", &limit)
         })?;
         self.out

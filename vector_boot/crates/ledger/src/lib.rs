@@ -28,6 +28,7 @@ mod reader;
 mod serve;
 mod stats;
 pub mod verify;
+pub mod visitors;
 mod wire_socket;
 
 use std::ffi::OsString;

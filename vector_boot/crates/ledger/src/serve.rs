@@ -1,16 +1,17 @@
 //! The service: listeners, connections, readiness, an orderly end.
 //!
-//! The main thread accepts and waits for SIGTERM; each connection has a thread of its own, at most
-//! [`CONNECTIONS_MAX`]; the committer is the only one that writes the log.
+//! The main thread accepts and waits for SIGTERM; each connection has threads of its own, within
+//! [`crate::visitors::LIMITS`]; the committer is the only one that writes the log.
 
 use crate::committer::{Committer, Draft, Ledger};
 use crate::device::{Access, Device};
-use crate::gate::{Gate, Permit};
 use crate::log::{Birth, Recovery};
+use crate::visitors::{Visit, Visitors};
 use crate::{clock, jsonl, open, wire_socket};
+use ipc::Served;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,9 +20,10 @@ use std::time::Duration;
 use sys::events::{Interest, Poller, Signals};
 use sys::inherit::{Inherited, notify};
 use sys::packet::{Mode, PacketListener, PacketSocket};
+use sys::release::Releaser;
 
-/// Connections at a time, both sockets together. Our own services, the console and some users'.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections that are taken of one socket before the other one is looked at.
+const ACCEPTS_A_TURN: usize = 16;
 /// How often the status line with the head is sent.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 /// `signal(7)`.
@@ -173,7 +175,11 @@ fn serve(
     poller.add(signals.as_fd(), TOKEN_SIGNAL, Interest::Read)?;
     poller.add(wire.as_fd(), TOKEN_WIRE, Interest::Read)?;
     poller.add(jsonl.as_fd(), TOKEN_JSONL, Interest::Read)?;
-    let gate = Arc::new(Gate::new(CONNECTIONS_MAX));
+    sys::inherit::set_nonblocking(wire.as_fd())?;
+    jsonl.set_nonblocking(true)?;
+    // Fewer only mean that less may wait to be closed.
+    let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
+    let (visitors, mut releaser) = (Visitors::default(), Releaser::default());
     let mut told = status(ledger);
     loop {
         let ready = poller.wait(Some(STATUS_PERIOD))?;
@@ -185,24 +191,29 @@ fn serve(
                         return Ok(());
                     }
                 }
-                Some(TOKEN_WIRE) => {
-                    if let Ok(socket) = wire.accept(Mode::Blocking) {
-                        start(ledger, &gate, Stream::Wire(socket));
-                    }
-                }
-                Some(TOKEN_JSONL) => {
-                    if let Ok((socket, _)) = jsonl.accept() {
-                        start(ledger, &gate, Stream::Jsonl(socket));
+                Some(token @ (TOKEN_WIRE | TOKEN_JSONL)) => {
+                    let next = || match token {
+                        TOKEN_WIRE => wire.accept(Mode::Blocking).map(Stream::Wire),
+                        _ => jsonl.accept().map(|(socket, _)| Stream::Jsonl(socket)),
+                    };
+                    for _ in 0..ACCEPTS_A_TURN {
+                        // What a peer sent before it was turned away is closed elsewhere.
+                        match next() {
+                            _ if releaser.is_full() => break,
+                            Ok(stream) => releaser.take(start(ledger, &visitors, stream)),
+                            Err(_) => break,
+                        }
                     }
                 }
                 _ => {}
             }
         }
+        releaser.step();
         if committer.died() {
             return Err(io::Error::other("the committer thread died"));
         }
         if let Some(page) = stats {
-            page.publish(ledger, gate.out());
+            page.publish(ledger, visitors.count());
         }
         let now = status(ledger);
         if now != told {
@@ -218,23 +229,44 @@ enum Stream {
     Jsonl(UnixStream),
 }
 
-/// Starts a connection's thread; past the limit the connection is closed at once.
-fn start(ledger: &Ledger, gate: &Arc<Gate>, stream: Stream) {
-    let Some(permit) = gate.try_enter() else {
-        ::log::warn!("connection refused: limit={CONNECTIONS_MAX}");
-        return;
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Wire(socket) => socket.as_fd(),
+            Self::Jsonl(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Wire(socket) => socket.into(),
+            Stream::Jsonl(socket) => socket.into(),
+        }
+    }
+}
+
+/// Starts a connection's thread, or gives back what is to be closed.
+fn start(ledger: &Ledger, visitors: &Visitors, stream: Stream) -> Option<OwnedFd> {
+    let visit = Served::of_fd(stream.as_fd())
+        .ok()
+        .and_then(|served| visitors.admit(served));
+    let Some(visit) = visit else {
+        return Some(stream.into());
     };
     let ledger = ledger.clone();
     let spawned = std::thread::Builder::new()
         .name("connection".to_owned())
         .spawn(move || {
-            let _permit: Permit = permit;
+            let visit: Visit = visit;
             match stream {
-                Stream::Wire(socket) => wire_socket::serve(socket, &ledger),
-                Stream::Jsonl(socket) => jsonl::serve(socket, &ledger),
+                Stream::Wire(socket) => wire_socket::serve(socket, &visit, &ledger),
+                Stream::Jsonl(socket) => jsonl::serve(socket, &visit, &ledger),
             }
         });
     if let Err(e) = spawned {
         ::log::warn!("connection refused: error=\"{e}\"");
     }
+    None
 }

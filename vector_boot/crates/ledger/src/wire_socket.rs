@@ -1,21 +1,26 @@
 //! `ledger.wire`: postcard frames of our own services and of PID 1.
 //!
-//! One thread reads a connection and one writes it. Appends pipeline: any number up to
-//! [`UNDER_WAY_MAX`] may be under way; beyond, the connection is not read until some are answered.
+//! One thread reads a connection and one writes it. Questions pipeline: any number up to
+//! [`UNDER_WAY_MAX`] may be under way; beyond, the connection is not read until some answers are sent.
 
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
-use crate::gate::Gate;
+use crate::gate::{Gate, Permit};
+use crate::visitors::Visit;
 use crate::{identity, json};
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use ledger_core::Origin;
 use std::sync::Arc;
+use std::time::Duration;
 use sys::packet::PacketSocket;
-use wire::ledger::{Append, Appended, Head, PAYLOAD_BYTES_MAX};
+use wire::ledger::{Append, Appended, Head, HeadGet, PAYLOAD_BYTES_MAX};
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused};
 
-/// Appends of one connection that wait for their group.
-const UNDER_WAY_MAX: usize = 256;
+/// Questions of one connection whose answers are not sent yet.
+pub const UNDER_WAY_MAX: usize = 256;
+/// A peer that takes no answer for this long is dropped.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// One answer to write.
 enum Answer {
@@ -24,114 +29,174 @@ enum Answer {
     Refused(u64, Refusal),
 }
 
+/// Answers on their way to the writer, each with its permit: the queue is never longer than there are.
+type Answers = Sender<(Answer, Permit)>;
+
 /// Serves one connection until the peer goes.
-pub fn serve(socket: PacketSocket, ledger: &Ledger) {
+pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
     let mut buf = vec![0; PACKET_BYTES_MAX].into_boxed_slice();
-    let Ok(served) = Served::of(&socket) else {
-        return;
-    };
-    let hello = match socket.receive(&mut buf) {
-        Ok((n, _)) if n > 0 => {
-            let mut out = [0; 64];
-            let packet = buf.get(..n).unwrap_or_default();
-            serve_hello(packet, &mut out)
-                .ok()
-                .map(|answer| socket.send(answer, None))
-        }
-        _ => None,
-    };
-    if !matches!(hello, Some(Ok(()))) {
+    let bounded = socket.set_timeout(HELLO_LIMIT);
+    if bounded.is_err() || !greet(&socket, visit, &mut buf) {
         return;
     }
-    let Ok(writing) = socket.try_clone() else {
+    let unbounded_reads = socket
+        .set_timeout(WRITE_LIMIT)
+        .and_then(|()| socket.receive_for_ever());
+    let (Ok(()), Ok(writing)) = (unbounded_reads, socket.try_clone()) else {
         return;
     };
-    // Unbounded, yet never longer than UNDER_WAY_MAX appends and one answer to a question.
     let (answers, to_write) = unbounded();
     let writer = std::thread::Builder::new()
         .name("wire-answers".to_owned())
         .spawn(move || write_answers(&writing, &to_write));
     let Ok(writer) = writer else { return };
     let gate = Arc::new(Gate::new(UNDER_WAY_MAX));
-    while let Ok((n, _)) = socket.receive(&mut buf) {
-        if n == 0 {
+    let mut bad_frames = 0;
+    while let Ok(received) = socket.take(&mut buf) {
+        let over = !received.descriptors.is_empty();
+        if received.bytes == 0 && !over {
             break;
         }
-        let packet = buf.get(..n).unwrap_or_default();
-        handle(packet, &served, ledger, &answers, &gate);
+        let packet = buf.get(..received.bytes).unwrap_or_default();
+        let permit = gate.enter();
+        let refusal = if over {
+            Err(Refusal::new("BAD_REQUEST", "descriptors", "", "none"))
+        } else if received.cut {
+            let limit = format!("at most {PACKET_BYTES_MAX} bytes");
+            Err(Refusal::new("BAD_REQUEST", "frame", "", &limit))
+        } else {
+            question(packet, &visit.served())
+        };
+        let id = Frame::open(packet).map_or(0, |f| f.id);
+        match refusal {
+            Ok(question) => handle(id, question, ledger, &answers, permit),
+            Err(refusal) => {
+                bad_frames += 1;
+                visit.complain(&refusal.reason());
+                answer(&answers, Answer::Refused(id, refusal), permit);
+            }
+        }
+        if over || bad_frames >= BAD_FRAMES_MAX {
+            break;
+        }
     }
     drop(answers);
-    socket.shutdown();
-    // It ends once the last append under way is answered.
+    // It ends once the last question under way is answered, or the peer takes no answer.
     let _ = writer.join();
+    socket.shutdown();
 }
 
-fn handle(
-    packet: &[u8],
-    served: &Served,
-    ledger: &Ledger,
-    answers: &Sender<Answer>,
-    gate: &Arc<Gate>,
-) {
-    // A writer that is gone means that the peer is; the reader notices by itself.
-    let answer = |a| drop(answers.send(a));
-    let permit = gate.enter();
-    let frame = match served.open(packet) {
-        Ok(frame) => frame,
-        Err(refused) => {
-            let id = Frame::open(packet).map_or(0, |f| f.id);
-            let refusal = Refusal::new(code_of(refused.code), "kind", "", refused.limit);
-            return answer(Answer::Refused(id, refusal));
+/// Answers the hello; `false` ends the connection.
+fn greet(socket: &PacketSocket, visit: &Visit, buf: &mut [u8]) -> bool {
+    let received = match socket.take(buf) {
+        Ok(received) if received.bytes > 0 => received,
+        Ok(_) => return false,
+        Err(e) => {
+            if e.kind() == std::io::ErrorKind::WouldBlock {
+                visit.complain("no hello in time");
+            }
+            return false;
         }
     };
-    let id = frame.id;
-    match frame.kind {
-        Kind::LedgerAppend => match draft(&frame, served) {
-            Ok(draft) => {
-                let answers = answers.clone();
-                let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
-                    let answer = match outcome.map(|r| r.first().copied()) {
-                        Ok(Some(receipt)) => Answer::Appended(
-                            id,
-                            Appended {
-                                event_id: receipt.id,
-                                commit_id: receipt.commit_id,
-                                repeated: receipt.repeated,
-                            },
-                        ),
-                        Ok(None) => Answer::Refused(
-                            id,
-                            Refusal::new("INTERNAL", "events", "0", "one receipt"),
-                        ),
-                        Err(refusal) => Answer::Refused(id, refusal),
-                    };
-                    // A peer that went does not need its answer.
-                    drop(answers.send(answer));
-                    drop(permit);
-                };
-                ledger.append(vec![draft], Box::new(reply));
+    let packet = buf.get(..received.bytes).unwrap_or_default();
+    let whole = !received.cut && received.descriptors.is_empty();
+    let mut out = [0; 256];
+    let refused = match visit.served().open(packet) {
+        Err(refused) => refused,
+        Ok(_) => {
+            if let Some(hello) = serve_hello(packet, &mut out).ok().filter(|_| whole) {
+                return socket.send(hello, None).is_ok();
             }
-            Err(refusal) => answer(Answer::Refused(id, refusal)),
-        },
-        Kind::LedgerHeadGet => {
-            let standing = ledger.standing();
-            answer(Answer::Head(
-                id,
-                Head {
-                    event_id: standing.id,
-                    chain: standing.chain,
-                    writable: standing.stopped.is_none(),
-                },
-            ));
+            Refused {
+                code: "BAD_REQUEST",
+                field: "hello",
+                value: "",
+                limit: "the first frame, of a version spoken here",
+            }
         }
+    };
+    visit.complain(&format!("{}: {}", refused.field, refused.limit));
+    let id = Frame::open(packet).map_or(0, |f| f.id);
+    if let Ok(packet) = wire::encode(id, &refused, &mut out) {
+        // A peer that went does not need it.
+        let _ = socket.send(packet, None);
+    }
+    false
+}
+
+fn answer(answers: &Answers, what: Answer, permit: Permit) {
+    // A writer that is gone means that the peer is; the reader notices by itself.
+    drop(answers.send((what, permit)));
+}
+
+/// What a peer asks.
+enum Question {
+    Append(Box<Draft>),
+    Head,
+    /// The frame is one, and what it asks for is refused for its content.
+    Refused(Refusal),
+}
+
+/// Reads a packet; an error is a frame that is none, or not the peer's to send.
+fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
+    let frame = served
+        .open(packet)
+        .map_err(|no| Refusal::new(code_of(no.code), no.field, no.value, no.limit))?;
+    match frame.kind {
+        Kind::LedgerAppend => {
+            let append = body(&frame)?;
+            Ok(match draft(&append, served) {
+                Ok(draft) => Question::Append(Box::new(draft)),
+                Err(refusal) => Question::Refused(refusal),
+            })
+        }
+        Kind::LedgerHeadGet => body::<HeadGet>(&frame).map(|_| Question::Head),
         other => {
             let value = format!("{other:?}");
             let limit = "LedgerAppend or LedgerHeadGet";
-            answer(Answer::Refused(
-                id,
-                Refusal::new("BAD_REQUEST", "kind", &value, limit),
-            ));
+            Err(Refusal::new("BAD_REQUEST", "kind", &value, limit))
         }
+    }
+}
+
+fn body<'p, M: Message + serde::Deserialize<'p>>(frame: &Frame<'p>) -> Result<M, Refusal> {
+    let read = frame.body();
+    read.map_err(|e| Refusal::new("BAD_REQUEST", "body", "", &e.to_string()))
+}
+
+fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permit: Permit) {
+    match question {
+        Question::Append(draft) => {
+            let answers = answers.clone();
+            let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
+                let what = match outcome.map(|r| r.first().copied()) {
+                    Ok(Some(receipt)) => Answer::Appended(
+                        id,
+                        Appended {
+                            event_id: receipt.id,
+                            commit_id: receipt.commit_id,
+                            repeated: receipt.repeated,
+                        },
+                    ),
+                    Ok(None) => {
+                        Answer::Refused(id, Refusal::new("INTERNAL", "events", "0", "one receipt"))
+                    }
+                    Err(refusal) => Answer::Refused(id, refusal),
+                };
+                answer(&answers, what, permit);
+            };
+            ledger.append(vec![*draft], Box::new(reply));
+        }
+        Question::Head => {
+            let standing = ledger.standing();
+            let head = Head {
+                event_id: standing.id,
+                chain: standing.chain,
+                writable: standing.stopped.is_none(),
+            };
+            answer(answers, Answer::Head(id, head), permit);
+        }
+        Question::Refused(refusal) => answer(answers, Answer::Refused(id, refusal), permit),
     }
 }
 
@@ -142,10 +207,7 @@ fn code_of(code: &str) -> &'static str {
     }
 }
 
-fn draft(frame: &Frame<'_>, served: &Served) -> Result<Draft, Refusal> {
-    let append: Append<'_> = frame
-        .body()
-        .map_err(|e| Refusal::new("BAD_REQUEST", "body", "", &e.to_string()))?;
+fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
     identity::may_append(served.role, append.ns, append.actor)?;
     identity::may_append_for(served.role, append.tenant_id)?;
     if append.payload.len() > PAYLOAD_BYTES_MAX {
@@ -181,9 +243,10 @@ fn draft(frame: &Frame<'_>, served: &Served) -> Result<Draft, Refusal> {
     })
 }
 
-fn write_answers(socket: &PacketSocket, answers: &Receiver<Answer>) {
-    let mut buf = [0; 1024];
-    for answer in answers {
+fn write_answers(socket: &PacketSocket, answers: &Receiver<(Answer, Permit)>) {
+    // A refusal's texts are at most 128 characters of 4 bytes each.
+    let mut buf = [0; 2048];
+    for (answer, _permit) in answers {
         let sent = match &answer {
             Answer::Appended(id, body) => send(socket, *id, body, &mut buf),
             Answer::Head(id, body) => send(socket, *id, body, &mut buf),
@@ -201,7 +264,7 @@ fn write_answers(socket: &PacketSocket, answers: &Receiver<Answer>) {
             break;
         }
     }
-    // Wakes the reader, if the peer stopped taking answers.
+    // Wakes the reader, if the peer stopped taking answers; what it waits for at the gate comes below.
     socket.shutdown();
     for _unwanted in answers {}
 }

@@ -18,6 +18,7 @@ pub mod park;
 pub mod process;
 pub mod random;
 pub mod region;
+pub mod release;
 pub mod seccomp;
 pub mod seqlock;
 pub mod space;

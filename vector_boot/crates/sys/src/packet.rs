@@ -11,13 +11,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// Descriptors that one packet may carry. One is what the protocol uses; the kernel closes the rest.
-const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors that one packet can carry (SCM_MAX_FD, unix(7)). All are taken, so that the kernel never
+/// closes one in our context: see [`crate::release`].
+pub const DESCRIPTORS_MAX: usize = 253;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 128;
 
 /// Words of a control message with that many descriptors: a header of 16 bytes, then 4 bytes each.
-const CONTROL_WORDS: usize = 2 + DESCRIPTORS_MAX / 2;
+const CONTROL_WORDS: usize = 2 + DESCRIPTORS_MAX.div_ceil(2);
 
 /// Where the kernel puts descriptors, aligned as `cmsghdr` is.
 #[repr(C, align(8))]
@@ -52,6 +53,17 @@ pub struct Peer {
     pub pid: i32,
     /// Its effective uid when it connected.
     pub uid: u32,
+}
+
+/// A packet as it came.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Bytes of it in the buffer; 0 when the peer of a connection went.
+    pub bytes: usize,
+    /// Whether there were more than the buffer takes; they are gone.
+    pub cut: bool,
+    /// Descriptors that came along, of which closing the last handle may wait.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 impl PacketSocket {
@@ -123,38 +135,22 @@ impl PacketSocket {
     /// # Errors
     /// As `recvmsg(2)`; a packet longer than `buf` is `InvalidData` and is gone.
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-        let mut space = ControlSpace([0; CONTROL_WORDS]);
-        let mut iov = libc::iovec {
-            iov_base: buf.as_mut_ptr().cast(),
-            iov_len: buf.len(),
-        };
-        // SAFETY: all zeroes is a valid msghdr.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = &raw mut iov;
-        message.msg_iovlen = 1;
-        message.msg_control = space.0.as_mut_ptr().cast();
-        message.msg_controllen = size_of::<ControlSpace>();
-        let bytes = loop {
-            // SAFETY: `message` points to `buf` and `space`, both alive, with their true lengths.
-            let received = unsafe {
-                libc::recvmsg(self.0.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
-            };
-            match usize::try_from(received) {
-                Ok(bytes) => break bytes,
-                Err(_) => match io::Error::last_os_error() {
-                    e if e.kind() == io::ErrorKind::Interrupted => {}
-                    e => return Err(e),
-                },
-            }
-        };
-        let first = take_descriptors(&message);
-        if message.msg_flags & libc::MSG_TRUNC != 0 {
+        let received = self.take(buf)?;
+        if received.cut {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "packet longer than its buffer",
             ));
         }
-        Ok((bytes, first))
+        Ok((received.bytes, received.descriptors.into_iter().next()))
+    }
+
+    /// Receives one packet with everything that came along; see [`take_packet`].
+    ///
+    /// # Errors
+    /// As `recvmsg(2)`.
+    pub fn take(&self, buf: &mut [u8]) -> io::Result<Received> {
+        take_packet(self.0.as_fd(), buf)
     }
 
     /// Who connected, by SO_PEERCRED.
@@ -171,6 +167,18 @@ impl PacketSocket {
     /// As `setsockopt(2)`.
     pub fn set_timeout(&self, limit: Duration) -> io::Result<()> {
         set_timeouts(&self.0, limit)
+    }
+
+    /// Lets a blocking `receive` wait for ever again.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn receive_for_ever(&self) -> io::Result<()> {
+        Ok(setsockopt(
+            &self.0,
+            sockopt::ReceiveTimeout,
+            &TimeVal::new(0, 0),
+        )?)
     }
 
     /// Makes another handle of the same socket.
@@ -252,6 +260,41 @@ impl From<PacketListener> for OwnedFd {
     }
 }
 
+/// Receives one packet of any Unix socket that keeps their borders, with everything that came along.
+///
+/// # Errors
+/// As `recvmsg(2)`.
+pub fn take_packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Received> {
+    let mut space = ControlSpace([0; CONTROL_WORDS]);
+    let mut iov = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    // SAFETY: all zeroes is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = space.0.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<ControlSpace>();
+    let bytes = loop {
+        // SAFETY: `message` points to `buf` and `space`, both alive, with their true lengths.
+        let received =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        match usize::try_from(received) {
+            Ok(bytes) => break bytes,
+            Err(_) => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    };
+    Ok(Received {
+        bytes,
+        cut: message.msg_flags & libc::MSG_TRUNC != 0,
+        descriptors: take_descriptors(&message),
+    })
+}
+
 /// Credentials of the far end of any connected Unix socket.
 ///
 /// # Errors
@@ -318,10 +361,10 @@ pub fn remove_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes every descriptor that came into our table, keeps the first and closes the others. This holds
-/// for a control message that was cut too (MSG_CTRUNC): what did fit is installed all the same.
-fn take_descriptors(message: &libc::msghdr) -> Option<OwnedFd> {
-    let mut first = None;
+/// Takes every descriptor that came into our table. This holds for a control message that was cut too
+/// (MSG_CTRUNC): what did fit is installed all the same.
+fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut all = Vec::new();
     // SAFETY: the kernel filled the control buffer and its length; the macros of cmsg(3) stay inside.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -340,13 +383,13 @@ fn take_descriptors(message: &libc::msghdr) -> Option<OwnedFd> {
                     let at = libc::CMSG_DATA(header).cast::<RawFd>().add(i);
                     OwnedFd::from_raw_fd(at.read_unaligned())
                 };
-                first.get_or_insert(owned);
+                all.push(owned);
             }
         }
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    first
+    all
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
@@ -388,7 +431,7 @@ mod tests {
     /// A descriptor that nobody took lives on: the writer of its pipe would never see the end.
     #[test]
     fn no_descriptor_stays_behind_however_many_come() {
-        for count in [1, DESCRIPTORS_MAX, DESCRIPTORS_MAX + 1, 200] {
+        for count in [1, 2, 200, DESCRIPTORS_MAX] {
             let (a, b) = PacketSocket::pair(Mode::Blocking).unwrap();
             let (read, mut write) = io::pipe().unwrap();
             let fds = vec![read.as_raw_fd(); count];

@@ -248,6 +248,19 @@ pub fn become_program(image: BorrowedFd<'_>, words: &[String], env: &[String]) -
     io::Error::last_os_error()
 }
 
+/// Raises the limit of open files of this process to `wanted`, as far as it may.
+///
+/// # Errors
+/// As `setrlimit(2)`.
+pub fn allow_open_files(wanted: u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < wanted && soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

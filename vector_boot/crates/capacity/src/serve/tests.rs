@@ -175,7 +175,7 @@ fn a_peer_that_never_reads_is_let_go_and_costs_the_others_nothing() {
 fn connections_are_bounded_and_come_free_again() {
     let (_folder, path) = start();
     let open = || Client::connect(&path, Duration::from_secs(20));
-    let mut held: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| open().unwrap()).collect();
+    let mut held: Vec<Client> = (0..LIMITS.all).map(|_| open().unwrap()).collect();
     assert!(open().is_err());
     assert!(held[0].check(&check(BOOT_TOKEN)).is_ok());
     held.truncate(1);

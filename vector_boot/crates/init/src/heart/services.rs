@@ -81,7 +81,9 @@ impl Heart {
             unit.image
         };
         let result = match self.images.get(runs).map(|image| &image.held) {
-            Some(Held::Yes(image)) => unit.start(image.as_fd(), self.null.as_fd(), now),
+            Some(Held::Yes(image)) => {
+                unit.start(image.as_fd(), self.null.as_fd(), now, &mut self.releaser)
+            }
             _ => Err(std::io::ErrorKind::NotFound.into()),
         };
         match result {
@@ -286,12 +288,18 @@ impl Heart {
         let Some(unit) = self.units.get_mut(i) else {
             return;
         };
-        let notes = unit.read_notes();
+        let notes = unit.read_notes(&mut self.releaser);
         if unit.notes_are_over()
             && let Some(socket) = unit.notify()
         {
             // As with output.
             let _ = self.poller.remove(socket);
+        }
+        if notes.descriptors {
+            self.journal.say(
+                Level::Warn,
+                format_args!("notify/{}: descriptors refused: none is kept", unit.name()),
+            );
         }
         if notes.ready {
             self.decide(Event::Ready(i));

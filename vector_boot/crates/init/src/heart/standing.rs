@@ -98,13 +98,15 @@ impl Heart {
             }
             return;
         }
-        well &= self.ledger.read(&mut self.journal.state);
+        well &= self
+            .ledger
+            .read(&mut self.journal.state, &mut self.releaser);
         well &= self.ledger.write(&self.journal.state);
         if !well {
             if let Some(socket) = self.ledger.socket() {
                 let _ = self.poller.remove(socket);
             }
-            self.ledger.drop_connection();
+            self.ledger.drop_connection(&mut self.releaser);
         }
         let refusing = self.ledger.refusing().map(str::to_owned);
         if refusing.is_some() || !self.troubles.is_empty() {

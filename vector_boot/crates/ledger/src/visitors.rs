@@ -1,0 +1,127 @@
+//! Who is connected, over both sockets, and what is said about those who are rude.
+//!
+//! Bounds: [`LIMITS`]. Start with [`Visitors::admit`].
+
+use ipc::Served;
+use ipc::door::{Complaints, Limits};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use wire::Role;
+
+/// Connections of both sockets together; each has two threads, a subscription one more.
+pub const LIMITS: Limits = Limits {
+    all: 64,
+    kept: 8,
+    users: 24,
+    of_uid: 4,
+};
+
+#[derive(Default)]
+struct Inside {
+    roles: Vec<Role>,
+    complaints: Complaints,
+}
+
+/// The connections; clones are handles of the same.
+#[derive(Clone, Default)]
+pub struct Visitors(Arc<Mutex<Inside>>);
+
+/// One connection; dropping it makes room.
+pub struct Visit {
+    visitors: Visitors,
+    served: Served,
+}
+
+impl Visitors {
+    /// Lets a peer in, or says why not.
+    #[must_use]
+    pub fn admit(&self, served: Served) -> Option<Visit> {
+        let mut inside = self.inside();
+        let admitted = LIMITS.admit(inside.roles.iter().copied(), served.role);
+        if admitted.is_ok() {
+            inside.roles.push(served.role);
+        }
+        drop(inside);
+        match admitted {
+            Ok(()) => Some(Visit {
+                visitors: self.clone(),
+                served,
+            }),
+            Err(over) => {
+                self.complain(served, &over.to_string());
+                None
+            }
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inside().roles.len()
+    }
+
+    /// Says what a peer did wrong, once a minute a uid.
+    pub fn complain(&self, served: Served, what: &str) {
+        let second = sys::clock::monotonic_ns() / 1_000_000_000;
+        let (uid, role) = (served.peer.uid, served.role.name());
+        match self.inside().complaints.allow(uid, second) {
+            None => {}
+            Some(0) => ::log::warn!("refused: role={role} uid={uid}: {what}"),
+            Some(n) => {
+                ::log::warn!(
+                    "refused: role={role} uid={uid}: {what} (and {n} more since the last)"
+                );
+            }
+        }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        // Every change is one call: nothing is half done where a thread panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Visit {
+    /// The peer.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        self.served
+    }
+
+    /// See [`Visitors::complain`].
+    pub fn complain(&self, what: &str) {
+        self.visitors.complain(self.served, what);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut inside = self.visitors.inside();
+        if let Some(at) = inside.roles.iter().position(|r| *r == self.served.role) {
+            inside.roles.swap_remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::packet::Peer;
+
+    #[test]
+    fn whoever_goes_makes_room() {
+        let visitors = Visitors::default();
+        let uid = 30_001;
+        let served = Served {
+            peer: Peer { pid: 1, uid },
+            role: Role::User(uid),
+        };
+        let mut held: Vec<Visit> = (0..LIMITS.of_uid)
+            .map(|_| visitors.admit(served).unwrap())
+            .collect();
+        assert!(visitors.admit(served).is_none());
+        held.pop();
+        assert!(visitors.admit(served).is_some());
+        drop(held);
+        assert_eq!(visitors.count(), 0);
+    }
+}

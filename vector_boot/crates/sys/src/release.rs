@@ -1,0 +1,171 @@
+//! Closing what strangers sent, so that it blocks nobody who matters.
+//!
+//! close(2) of the last handle does the work of closing in the caller: a TCP socket with `SO_LINGER`
+//! waits for its peer as long as its owner said, a removed file of gigabytes gives back its blocks.
+//! A packet's descriptors, and those in the queue of a connection that is closed, are such handles.
+//! A task that is ending never lingers (`inet_release` looks at `PF_EXITING`), so a thread with a
+//! table of descriptors of its own holds them while the owner closes its handles, and then ends.
+//!
+//! Start with [`Releaser::take`] and [`Releaser::step`]. Never here: waiting.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
+/// Descriptors that may wait; with a packet's more they still fit a table of [`OPEN_FILES`].
+const WAITING_MAX: usize = 1024;
+/// Open files that a process should be allowed that has a [`Releaser`]: see
+/// [`crate::process::allow_open_files`]. What finds no place in its table, the kernel closes at once.
+pub const OPEN_FILES: u64 = 4096;
+/// The thread has nothing to do but to hold and to end.
+const STACK_BYTES: usize = 32 * 1024;
+/// Threads at once. More than one there is only where they cannot get a table of their own.
+const THREADS_MAX: usize = 8;
+
+/// The thread has started.
+const STARTED: u8 = 0;
+/// It has handles of its own to everything that was open when it was asked.
+const HOLDS: u8 = 1;
+/// It could not get any.
+const FAILED: u8 = 2;
+
+struct UnderWay {
+    held: Vec<OwnedFd>,
+    state: Arc<AtomicU8>,
+    /// Dropped, it lets the thread end; a list sent over it is closed by the thread itself.
+    gate: Sender<Vec<OwnedFd>>,
+}
+
+/// What is to be closed elsewhere.
+#[derive(Default)]
+pub struct Releaser {
+    waiting: Vec<OwnedFd>,
+    under_way: Option<UnderWay>,
+    /// Each thread has one of it.
+    threads: Arc<()>,
+}
+
+impl std::fmt::Debug for Releaser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Releaser({} waiting)", self.waiting.len())
+    }
+}
+
+impl Releaser {
+    /// Takes descriptors that are to be closed. Past [`WAITING_MAX`] they are closed here and now:
+    /// ask [`Self::is_full`] before receiving more.
+    pub fn take(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
+        let room = WAITING_MAX.saturating_sub(self.waiting.len());
+        self.waiting.extend(descriptors.into_iter().take(room));
+    }
+
+    /// Whether a packet's descriptors may find no place.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() + crate::packet::DESCRIPTORS_MAX > WAITING_MAX
+    }
+
+    /// Whether everything is closed, as far as its owner is concerned.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_none()
+    }
+
+    /// Goes on. Call it now and then while not [`Self::is_idle`]; it never waits.
+    pub fn step(&mut self) {
+        if let Some(under_way) = self.under_way.take() {
+            match under_way.state.load(Ordering::Acquire) {
+                STARTED => {
+                    self.under_way = Some(under_way);
+                    return;
+                }
+                // Ours are not the last handles any more; the thread ends once the gate is gone.
+                HOLDS => drop(under_way.held),
+                // Closing them in the thread may hold up the thread, and nobody else.
+                _ => drop(under_way.gate.send(under_way.held)),
+            }
+        }
+        if self.waiting.is_empty() || Arc::strong_count(&self.threads) > THREADS_MAX {
+            return;
+        }
+        let state = Arc::new(AtomicU8::new(STARTED));
+        let (gate, ended) = channel::<Vec<OwnedFd>>();
+        let (theirs, counted) = (state.clone(), self.threads.clone());
+        let thread = std::thread::Builder::new()
+            .name("release".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let own_table = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).is_ok();
+                theirs.store(if own_table { HOLDS } else { FAILED }, Ordering::Release);
+                // The end of the gate is the sign to end.
+                drop(ended.recv());
+                drop(counted);
+            });
+        // Without a thread they wait for the next step.
+        if thread.is_ok() {
+            self.under_way = Some(UnderWay {
+                held: std::mem::take(&mut self.waiting),
+                state,
+                gate,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    /// A connection whose closing waits for a peer that never reads, for longer than any test.
+    fn lingering() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 3600,
+        };
+        nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        near.set_nonblocking(true).unwrap();
+        while (&near).write(&[0; 65_536]).is_ok() {}
+        (near, far)
+    }
+
+    #[test]
+    fn a_socket_that_lingers_for_an_hour_holds_nobody() {
+        let (near, mut far) = lingering();
+        let (trap, _its_far_end) = lingering();
+        let trapped = std::thread::spawn(move || drop(trap));
+        let mut releaser = Releaser::default();
+        releaser.take([OwnedFd::from(near)]);
+        while !releaser.is_idle() {
+            releaser.step();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It is closed: what was sent comes, and then the end or a reset.
+        let mut buf = vec![0; 1 << 20];
+        while far.read(&mut buf).is_ok_and(|n| n > 0) {}
+        // Whoever closes one in the ordinary way still waits.
+        assert!(!trapped.is_finished());
+    }
+
+    #[test]
+    fn many_are_closed_and_none_is_kept() {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let mut releaser = Releaser::default();
+        let copies = (0..100).map(|_| OwnedFd::from(read.try_clone().unwrap()));
+        releaser.take(copies);
+        drop(read);
+        let until = Instant::now() + Duration::from_secs(60);
+        while write.write_all(b"x").is_ok() {
+            assert!(Instant::now() < until, "a descriptor is still open");
+            releaser.step();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(releaser.is_idle());
+    }
+}
