@@ -111,8 +111,6 @@ impl Server {
     /// Takes descriptors and folders from the environment; what is missing is said and done without.
     fn from_environment() -> io::Result<Self> {
         let mut inherited = Inherited::take();
-        // Fewer only mean that less may wait to be closed.
-        let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
         let run = ipc::run_folder();
         let listener = match inherited.remove("capacity.sock") {
             Some(fd) => PacketListener::from_fd(fd),

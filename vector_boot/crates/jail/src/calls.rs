@@ -26,10 +26,12 @@ enum Test {
     Is(u8, u32),
     /// The bits of the argument at this place that are in the mask are these.
     Bits(u8, u32, u32),
+    /// The argument at this place is anything but this.
+    Not(u8, u32),
     /// The pointer at this place is null.
     Null(u8),
 }
-use Test::{Bits, Is, Null};
+use Test::{Bits, Is, Not, Null};
 
 /// `mmap(2)`: PROT_EXEC.
 const PROT_EXEC: u32 = libc::PROT_EXEC.unsigned_abs();
@@ -118,6 +120,7 @@ impl Calls {
                 let op = SeccompCmpOp::MaskedEq(mask.into());
                 (at, SeccompCmpArgLen::Dword, op, value)
             }
+            Not(at, value) => (at, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value),
             Null(at) => (at, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0),
         });
         let rule = conditions
@@ -229,11 +232,24 @@ impl Calls {
             libc::SYS_sendmsg,
             libc::SYS_recvmsg,
             libc::SYS_getsockopt,
-            libc::SYS_setsockopt,
             libc::SYS_getsockname,
             libc::SYS_getpeername,
             libc::SYS_shutdown,
         ]);
+        // Every option but SO_LINGER: whoever closes the last handle of such a socket waits, and a
+        // socket can be sent to somebody who must not.
+        let socket = libc::SOL_SOCKET.unsigned_abs();
+        let linger = libc::SO_LINGER.unsigned_abs();
+        self.when(libc::SYS_setsockopt, &[Not(1, socket)]);
+        self.when(libc::SYS_setsockopt, &[Is(1, socket), Not(2, linger)]);
+    }
+
+    /// A table of descriptors for one thread, which closes there what strangers sent.
+    fn own_descriptors(&mut self) {
+        self.when(
+            libc::SYS_unshare,
+            &[Is(0, libc::CLONE_FILES.unsigned_abs())],
+        );
     }
 
     /// An event loop.
@@ -296,6 +312,7 @@ impl Calls {
     /// One log, two listeners, a thread a connection. It connects to nobody and opens nothing.
     fn ledger(&mut self) {
         self.threads();
+        self.own_descriptors();
         self.local_sockets();
         self.events();
         self.allow(&[
@@ -317,6 +334,7 @@ impl Calls {
     /// One listener, two clients, its folder, what the kernel tells of load.
     fn capacity(&mut self) {
         self.threads();
+        self.own_descriptors();
         self.local_sockets();
         self.events();
         self.files_to_write();

@@ -177,8 +177,6 @@ fn serve(
     poller.add(jsonl.as_fd(), TOKEN_JSONL, Interest::Read)?;
     sys::inherit::set_nonblocking(wire.as_fd())?;
     jsonl.set_nonblocking(true)?;
-    // Fewer only mean that less may wait to be closed.
-    let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
     let (visitors, mut releaser) = (Visitors::default(), Releaser::default());
     let mut told = status(ledger);
     loop {

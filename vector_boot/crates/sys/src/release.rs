@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
-/// Descriptors that may wait; with a packet's more they still fit a table of [`OPEN_FILES`].
+/// Descriptors that may wait, those of another packet among them.
 const WAITING_MAX: usize = 1024;
-/// Open files that a process should be allowed that has a [`Releaser`]: see
-/// [`crate::process::allow_open_files`]. What finds no place in its table, the kernel closes at once.
-pub const OPEN_FILES: u64 = 4096;
+/// Open files that a process with a [`Releaser`] must be allowed: what finds no place in its table, the
+/// kernel closes at once. PID 1 gives its services as many, and itself.
+pub const OPEN_FILES: u64 = 2 * WAITING_MAX as u64;
 /// The thread has nothing to do but to hold and to end.
 const STACK_BYTES: usize = 32 * 1024;
 /// Threads at once. More than one there is only where they cannot get a table of their own.

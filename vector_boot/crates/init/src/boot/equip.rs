@@ -12,6 +12,7 @@ use sys::spawn::{Capability, Spawn};
 
 /// Open files of one service (RLIMIT_NOFILE): the gateway's 512 connections with a file each.
 const OPEN_FILES_MAX: u64 = 2048;
+const _: () = assert!(OPEN_FILES_MAX >= sys::release::OPEN_FILES);
 
 /// Gathers what a service is started with.
 ///
