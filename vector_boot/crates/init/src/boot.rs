@@ -18,7 +18,7 @@ use crate::package::{self, Found};
 use crate::params::{CommandLine, Params};
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
-use crate::{BeatWork, Mode, NoWork, Setup, disks};
+use crate::{BeatWork, Mode, NoWork, Setup, disks, harden};
 use rts::manifest::{self, Manifest, Pass};
 use std::fs::{self, File};
 use std::io;
@@ -209,7 +209,7 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
     let unconfined = if appliance {
         ""
     } else {
-        "uids, cgroups, mounts: not as an ordinary process"
+        "uids, cgroups, namespaces, kernel switches: not as an ordinary process"
     };
     let (mut work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
         Ok((work, page)) => match read_only(&page) {
@@ -269,6 +269,9 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
     let note = format!("{}, {mapped} bytes mapped", heart.package_name);
     heart.phase("package", package_begin, package_end, note);
     bind_sockets(&mut heart);
+    if appliance {
+        confine_machine(&mut heart);
+    }
     heart.phase(
         "handoff-to-loop",
         handoff_ns,
@@ -276,6 +279,22 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         String::new(),
     );
     Ok(heart)
+}
+
+/// The end of the boot: what was needed for it and is not needed any more is switched off and given up.
+fn confine_machine(heart: &mut Heart) {
+    let switched = harden::switches();
+    let absent = &switched.absent;
+    heart.journal.say(
+        Level::Info,
+        format_args!("kernel switches: set={} absent=\"{absent}\"", switched.set),
+    );
+    for failed in switched.failed {
+        heart.leave_out(&failed);
+    }
+    if let Err(e) = harden::own_powers() {
+        heart.leave_out(&format!("powers of PID 1: {e}"));
+    }
 }
 
 /// Descriptors that services get by name.

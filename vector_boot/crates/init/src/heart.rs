@@ -3,6 +3,7 @@
 //! Owns every descriptor of the machine. Never waits for anything but [`Poller::wait`], never
 //! allocates on the path of a beat. Start with [`Heart::run`].
 
+mod cells;
 mod ending;
 mod services;
 mod standing;
@@ -445,6 +446,7 @@ impl Heart {
     /// The first turn: the helper and everything that waits for nothing.
     fn begin(&mut self) {
         self.start_helper();
+        self.unblock_all();
         self.queue_boot_tasks();
         self.unblock_all();
         let boot = self.setup.is_appliance();

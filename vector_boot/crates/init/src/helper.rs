@@ -46,17 +46,18 @@ pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
             continue;
         };
         let (result, detail, passed) = match perform(&task, descriptor) {
-            Ok(done) => (Ok(done.figure), done.detail, done.descriptor),
-            Err(failure) => (Err(failure.figure), failure.detail, None),
+            Ok(done) => (Ok(done.figure), done.detail, done.descriptors),
+            Err(failure) => (Err(failure.figure), failure.detail, Vec::new()),
         };
         let outcome = Outcome {
             ok: result.is_ok(),
             detail: cut(&detail, DETAIL_BYTES_MAX),
             figure: *result.as_ref().unwrap_or_else(|figure| figure),
         };
+        let passed: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
         let sent = wire::encode(frame.id, &outcome, &mut out)
             .map_err(io::Error::other)
-            .and_then(|packet| socket.send(packet, passed.as_ref().map(AsFd::as_fd)));
+            .and_then(|packet| socket.send_with(packet, &passed));
         if let Err(e) = sent {
             eprintln!("helper: answer: {e}");
             return ExitCode::FAILURE;
@@ -68,7 +69,7 @@ pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
 struct DoneWell {
     figure: u64,
     detail: String,
-    descriptor: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl From<u64> for DoneWell {
@@ -133,7 +134,7 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
             let (figure, image) = crate::package::load(&file, name)?;
             return Ok(DoneWell {
-                descriptor: Some(image),
+                descriptors: vec![image],
                 ..figure.into()
             });
         }
@@ -158,7 +159,7 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
         Task::Open { path } => {
             return match open_folder(Path::new(path)) {
                 Ok(descriptor) => Ok(DoneWell {
-                    descriptor,
+                    descriptors: descriptor.into_iter().collect(),
                     ..DoneWell::default()
                 }),
                 Err(e) => Err(named(path, e).into()),
@@ -175,6 +176,14 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             });
         }
         Task::GrowPartition { .. } | Task::GrowFileSystem { .. } => {}
+        Task::Cell(ref cell) => {
+            let (descriptors, detail) = crate::cell::make(cell)?;
+            return Ok(DoneWell {
+                detail,
+                descriptors,
+                ..DoneWell::default()
+            });
+        }
     }
     Ok(DoneWell::default())
 }

@@ -11,7 +11,7 @@ use sys::packet::{Mode, PacketSocket};
 use wire::helper::{Outcome, Task};
 use wire::{Frame, PACKET_BYTES_MAX};
 
-/// Tasks that may wait: the boot asks for about three a service, and for two a root.
+/// Tasks that may wait: the boot asks for about four a service, and for two a root.
 const QUEUE_MAX: usize = 192;
 /// Helpers that may die over one task, which a disk that cannot be read would go on with for ever.
 const DEATHS_MAX: u32 = 5;
@@ -45,6 +45,8 @@ pub enum Purpose {
     Verify,
     /// Loading the image of this index.
     Load(usize),
+    /// Making the cell of the service of this index.
+    Cell(usize),
     /// Hashing tensor blocks from this one on.
     Scrub(u64),
     /// A plan of the capacity kernel: connection, its generation, frame id, epoch.
@@ -65,6 +67,8 @@ impl Purpose {
             // The kernel reclaims a page at a time, and kills when nothing is left to reclaim.
             Self::Leases(..) => 30 * S,
             Self::Provision
+            // Mounts and namespaces wait for other processors, no disk.
+            | Self::Cell(_)
             | Self::OpenData
             | Self::OpenRoot(_)
             | Self::StorageReady
@@ -116,7 +120,7 @@ pub struct Answer {
     /// What a task that was done says.
     pub detail: String,
     /// What came along.
-    pub descriptor: Option<OwnedFd>,
+    pub descriptors: Vec<OwnedFd>,
 }
 
 impl HelperLink {
@@ -200,7 +204,15 @@ impl HelperLink {
         };
         let packet = packet.to_vec();
         self.next_id += 1;
-        self.queue.push_back(Job {
+        // Services wait for their cells: those come before the hashing of a package, in their order.
+        let is_cell = |purpose: &Purpose| matches!(purpose, Purpose::Cell(_));
+        let place = if is_cell(&purpose) {
+            let cells = self.queue.iter().take_while(|job| is_cell(&job.purpose));
+            cells.count()
+        } else {
+            self.queue.len()
+        };
+        let job = Job {
             purpose,
             what: text_of(task),
             id,
@@ -210,7 +222,8 @@ impl HelperLink {
             late: 0,
             sent_ns: 0,
             overdue: false,
-        });
+        };
+        self.queue.insert(place, job);
         self.pump();
         true
     }
@@ -256,20 +269,22 @@ impl HelperLink {
             result: Err(why),
             figure: 0,
             detail: String::new(),
-            descriptor: None,
+            descriptors: Vec::new(),
         })
     }
 
-    /// Takes an answer, if one came.
+    /// Takes an answer, if one came. The next task is sent by [`HelperLink::pump`], so that what follows
+    /// from this answer can come before what waits.
     pub fn take(&mut self) -> Option<Answer> {
         let mut buf = [0u8; 8192];
-        let (bytes, descriptor) = self
+        let received = self
             .socket
             .as_ref()?
-            .receive(&mut buf)
+            .take(&mut buf)
             .ok()
-            .filter(|(n, _)| *n > 0)?;
-        let packet = buf.get(..bytes.min(PACKET_BYTES_MAX)).unwrap_or_default();
+            .filter(|received| received.bytes > 0)?;
+        let bytes = received.bytes.min(PACKET_BYTES_MAX);
+        let packet = buf.get(..bytes).unwrap_or_default();
         let opened = Frame::open(packet).and_then(|f| Ok((f.id, f.body::<Outcome<'_>>()?)));
         let job = self.current.take()?;
         let (mut figure, mut detail) = (0, String::new());
@@ -288,13 +303,12 @@ impl HelperLink {
             }
             Err(e) => Err(format!("helper's answer: {e}")),
         };
-        self.pump();
         Some(Answer {
             purpose: job.purpose,
             result,
             figure,
             detail,
-            descriptor,
+            descriptors: received.descriptors,
         })
     }
 }
@@ -307,6 +321,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Seed { path, .. } => format!("first file {path}"),
         Task::VerifyPackage => "hash the package".to_owned(),
         Task::Load { name } => format!("load {name}"),
+        Task::Cell(cell) => format!("cell of {}", cell.service),
         Task::Scrub { first, count } => format!("hash {count} tensor blocks from {first}"),
         Task::Unmount { target } => format!("unmount {target}"),
         Task::Leases(plan) => format!("cgroup plan {}", plan.epoch),
@@ -424,5 +439,36 @@ mod tests {
         assert!(answer.result.unwrap_err().contains("given up"));
         link.pump();
         assert_eq!(received(&helper).1, "load x");
+    }
+
+    #[test]
+    fn cells_come_before_what_waits_and_in_their_order() {
+        let cell = |service| {
+            Task::Cell(wire::helper::Cell {
+                service,
+                profile: "foreign",
+                uid: 30_000,
+                data: false,
+                notify: false,
+                network: false,
+                tmp_bytes: 0,
+                sockets: "",
+            })
+        };
+        let mut link = HelperLink::new();
+        assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
+        assert!(link.ask(Purpose::Cell(0), &cell("a"), None));
+        assert!(link.ask(Purpose::Load(0), &Task::Load { name: "x" }, None));
+        assert!(link.ask(Purpose::Cell(1), &cell("b"), None));
+        let order: Vec<Purpose> = link.queue.iter().map(|job| job.purpose).collect();
+        assert_eq!(
+            order,
+            [
+                Purpose::Cell(0),
+                Purpose::Cell(1),
+                Purpose::Verify,
+                Purpose::Load(0)
+            ]
+        );
     }
 }

@@ -9,10 +9,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod boot;
+mod cell;
 mod cgroup;
 pub mod control;
 mod disks;
 mod early;
+mod harden;
 mod heart;
 pub mod helper;
 mod helper_link;

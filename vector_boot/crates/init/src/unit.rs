@@ -13,7 +13,7 @@ use std::path::Path;
 use sys::packet::{Mode, PacketListener, take_packet};
 use sys::process::{Exit, Reaped};
 use sys::release::Releaser;
-use sys::spawn::{Child, Descriptors, Spawn};
+use sys::spawn::{Child, Descriptors, NAMESPACES_MAX, Spawn};
 
 /// Bytes of output that are read of one service in one turn of the loop.
 const OUTPUT_TURN_BYTES: usize = 16 * 1024;
@@ -42,6 +42,19 @@ pub struct Notes {
     pub descriptors: bool,
 }
 
+/// A service's cell: the namespaces that each of its processes enters.
+#[derive(Debug)]
+pub enum CellState {
+    /// Not made: as an ordinary process for ever.
+    Unasked,
+    /// The helper makes it, for the n-th time.
+    Asked(u8),
+    /// Held.
+    Made(Vec<OwnedFd>),
+    /// It could not be made.
+    Refused,
+}
+
 /// One service.
 pub struct Unit {
     /// What the manifest says.
@@ -56,6 +69,8 @@ pub struct Unit {
     pub image: usize,
     /// Its leaf, on the appliance.
     pub leaf: Option<Leaf>,
+    /// Its cell, on the appliance.
+    pub cell: CellState,
     /// Its process.
     pub child: Option<Child>,
     /// Ready to be started again and again.
@@ -93,6 +108,7 @@ impl Unit {
             passed: Vec::new(),
             image,
             leaf: None,
+            cell: CellState::Unasked,
             child: None,
             spawn: None,
             notify: None,
@@ -213,11 +229,16 @@ impl Unit {
             .chain(&self.passed)
             .map(|(_, fd)| fd.as_fd())
             .collect();
+        let mut namespaces = heapless::Vec::<BorrowedFd<'_>, NAMESPACES_MAX>::new();
+        if let CellState::Made(cell) = &self.cell {
+            namespaces.extend(cell.iter().take(NAMESPACES_MAX).map(AsFd::as_fd));
+        }
         let child = spawn.start(&Descriptors {
             image,
             stdio: [null, write.as_fd(), write.as_fd()],
             passed: &passed,
             cgroup: self.leaf.as_ref().map(|l| l.folder.as_fd()),
+            namespaces: &namespaces,
         })?;
         self.child = Some(child);
         self.output = Some(File::from(read));

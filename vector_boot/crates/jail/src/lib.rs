@@ -12,6 +12,7 @@
 )]
 
 pub mod calls;
+pub mod cell;
 mod confine;
 mod grants;
 mod landlock;

@@ -5,6 +5,7 @@
 
 pub mod beneath;
 pub mod blockdev;
+pub mod capability;
 pub mod clock;
 pub mod events;
 pub mod inherit;
@@ -12,6 +13,7 @@ pub mod kernel_log;
 pub mod machine;
 pub mod mapping;
 pub mod memfd;
+pub mod namespace;
 pub mod network;
 pub mod packet;
 pub mod park;

@@ -14,6 +14,8 @@ use std::time::Duration;
 /// Descriptors that one packet can carry (SCM_MAX_FD, unix(7)). All are taken, so that the kernel never
 /// closes one in our context: see [`crate::release`].
 pub const DESCRIPTORS_MAX: usize = 253;
+/// Descriptors that we send with one packet: the four namespaces of a cell.
+pub const SENT_MAX: usize = 4;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 128;
 
@@ -106,12 +108,26 @@ impl PacketSocket {
     /// # Errors
     /// As `sendmsg(2)`; a peer that went is `BrokenPipe`, never a signal.
     pub fn send(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let raw: [RawFd; 1] = [descriptor.map_or(-1, |d| d.as_raw_fd())];
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if descriptor.is_some() {
-            &rights[..]
-        } else {
+        self.send_with(packet, descriptor.as_slice())
+    }
+
+    /// Sends one packet with these descriptors, at most [`SENT_MAX`].
+    ///
+    /// # Errors
+    /// As [`PacketSocket::send`]; `InvalidInput` for more descriptors.
+    pub fn send_with(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if descriptors.len() > SENT_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut raw: [RawFd; SENT_MAX] = [-1; SENT_MAX];
+        for (slot, descriptor) in raw.iter_mut().zip(descriptors) {
+            *slot = descriptor.as_raw_fd();
+        }
+        let rights = [ControlMessage::ScmRights(&raw[..descriptors.len()])];
+        let control = if descriptors.is_empty() {
             &[]
+        } else {
+            &rights[..]
         };
         let iov = [IoSlice::new(packet)];
         let sent = retry(|| {
@@ -470,6 +486,29 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
         let connected = connect_stream_within(&stream, Duration::from_millis(20)).unwrap();
         assert!(connected.read_timeout().unwrap().is_some());
+    }
+
+    #[test]
+    fn several_descriptors_keep_their_order_and_too_many_are_refused() {
+        let (a, b) = PacketSocket::pair(Mode::Blocking).unwrap();
+        let texts = ["mnt", "ipc", "uts", "net", "one more"];
+        let files: Vec<OwnedFd> = texts
+            .iter()
+            .map(|t| crate::memfd::sealed("x", t.as_bytes()).unwrap())
+            .collect();
+        let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        assert_eq!(
+            a.send_with(b"x", &fds).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        a.send_with(b"x", &fds[..SENT_MAX]).unwrap();
+        let received = b.take(&mut [0u8; 8]).unwrap();
+        let read: Vec<String> = received
+            .descriptors
+            .into_iter()
+            .map(|fd| std::io::read_to_string(std::fs::File::from(fd)).unwrap())
+            .collect();
+        assert_eq!(read, &texts[..SENT_MAX]);
     }
 
     #[test]

@@ -171,6 +171,12 @@ pub fn set_name(name: &str) {
     unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
+/// Sets which permissions new files do not get; answers what was set before.
+pub fn set_umask(mask: u32) -> u32 {
+    use nix::sys::stat::{Mode, umask};
+    umask(Mode::from_bits_truncate(mask)).bits()
+}
+
 /// Makes orphans of our descendants ours, where we are not PID 1.
 ///
 /// # Errors

@@ -5,7 +5,9 @@
 //! but the kernel: no allocation, no lock, no libc wrapper that keeps state per thread.
 //! Start with [`Spawn::start`].
 
+use crate::capability::{HIGHEST, Set, VERSION_3};
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -16,20 +18,12 @@ const FIRST_PASSED: RawFd = 3;
 const PARKING: RawFd = FIRST_PASSED + PASSED_MAX as RawFd;
 /// Descriptors that one child may get.
 pub const PASSED_MAX: usize = 24;
+/// Namespaces that one child enters: mnt, ipc, uts, net.
+pub const NAMESPACES_MAX: usize = 4;
 /// Bytes of the child's stack; it holds one frame of [`child`] and the kernel's signal frame.
 const STACK_BYTES: usize = 32 * 1024;
 /// `LISTEN_PID=` and ten digits, filled in by the child, who alone knows its pid.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
-
-/// Capabilities that a service may keep, as bit numbers of `capabilities(7)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Capability {
-    /// Configure interfaces, addresses and routes.
-    NetAdmin = 12,
-    /// Raw and packet sockets.
-    NetRaw = 13,
-}
 
 /// Who the child becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +34,121 @@ pub enum Identity {
     Uid(u32),
 }
 
+/// What a child keeps of root's powers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Powers {
+    /// Whatever the parent has.
+    Inherit,
+    /// As root, at most these: the bounding set is cut, and the exec takes up what is left of it.
+    Bounded(Set),
+    /// These and no others, whatever the uid, and no way back: empty bounding set but for them,
+    /// securebits that are locked.
+    Only(Set),
+}
+
+/// What a process may have of something, as `setrlimit(2)` names it; soft and hard limit are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Open files.
+    OpenFiles,
+    /// Bytes of a core dump.
+    Core,
+    /// Bytes that may be locked in memory.
+    LockedMemory,
+    /// Highest realtime priority.
+    RealtimePriority,
+    /// Bytes of POSIX message queues.
+    MessageQueues,
+}
+
+impl Limit {
+    fn resource(self) -> u32 {
+        // Unsigned in glibc, signed in musl; small numbers in both.
+        #[allow(clippy::unnecessary_cast, reason = "the type differs by libc")]
+        let number = match self {
+            Self::OpenFiles => libc::RLIMIT_NOFILE as u32,
+            Self::Core => libc::RLIMIT_CORE as u32,
+            Self::LockedMemory => libc::RLIMIT_MEMLOCK as u32,
+            Self::RealtimePriority => libc::RLIMIT_RTPRIO as u32,
+            Self::MessageQueues => libc::RLIMIT_MSGQUEUE as u32,
+        };
+        number
+    }
+}
+
+/// Where a child that could not become its program got stuck; in the order of its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    /// clone3: cgroup, memory for a process.
+    Clone,
+    /// Parking and filling descriptors.
+    Descriptors,
+    /// Session and controlling terminal.
+    Session,
+    /// Signal dispositions, mask, umask, the parent's death.
+    Signals,
+    /// rlimits and oom_score_adj.
+    Limits,
+    /// Entering the namespaces of its cell.
+    Namespaces,
+    /// Emptying the bounding set.
+    BoundingSet,
+    /// gid, groups and uid.
+    Identity,
+    /// Capability sets.
+    Capabilities,
+    /// Locking the securebits.
+    SecureBits,
+    /// no_new_privs.
+    NoNewPrivileges,
+    /// execveat.
+    Exec,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clone => "clone3",
+            Self::Descriptors => "descriptors",
+            Self::Session => "session",
+            Self::Signals => "signals",
+            Self::Limits => "limits",
+            Self::Namespaces => "namespaces",
+            Self::BoundingSet => "bounding set",
+            Self::Identity => "uid and gid",
+            Self::Capabilities => "capabilities",
+            Self::SecureBits => "securebits",
+            Self::NoNewPrivileges => "no_new_privs",
+            Self::Exec => "execveat",
+        })
+    }
+}
+
+/// Why a child could not become its program.
+#[derive(Debug)]
+pub struct Stuck {
+    /// Where.
+    pub step: Step,
+    /// What the kernel said.
+    pub cause: io::Error,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.cause)
+    }
+}
+
+impl std::error::Error for Stuck {}
+
+impl Stuck {
+    fn at(step: Step, errno: i32) -> io::Error {
+        let cause = io::Error::from_raw_os_error(errno);
+        io::Error::new(cause.kind(), Self { step, cause })
+    }
+}
+
 /// Everything that a child is started with. Prepared once a service and used for every restart.
 #[derive(Debug)]
 pub struct Spawn {
@@ -47,10 +156,14 @@ pub struct Spawn {
     env: Vec<CString>,
     /// Who it becomes.
     pub identity: Identity,
-    /// Bits of [`Capability`] that it keeps as ambient.
-    pub capabilities: u64,
-    /// Open files at most (RLIMIT_NOFILE); `None` inherits.
-    pub open_files_max: Option<u64>,
+    /// What it keeps of root's powers.
+    pub powers: Powers,
+    /// Whether it and all that it execs can never gain any.
+    pub no_new_privileges: bool,
+    /// What it may have; what is not named is inherited.
+    pub limits: Vec<(Limit, u64)>,
+    /// Where it stands when memory runs out, -1000 to 1000; `None` inherits.
+    pub oom_score_adj: Option<CString>,
     /// Whether stdin becomes the controlling terminal of the child's session.
     pub controlling_terminal: bool,
     /// Whether the child is killed when we end: for an ordinary process, whose end nobody cleans up.
@@ -78,6 +191,8 @@ pub struct Descriptors<'a> {
     pub passed: &'a [BorrowedFd<'a>],
     /// cgroup v2 folder to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Namespaces to enter before anything is given up, at most [`NAMESPACES_MAX`].
+    pub namespaces: &'a [BorrowedFd<'a>],
 }
 
 impl Spawn {
@@ -104,8 +219,10 @@ impl Spawn {
             argv: argv.iter().map(|w| word(w)).collect::<io::Result<_>>()?,
             env: lines,
             identity: Identity::Inherit,
-            capabilities: 0,
-            open_files_max: None,
+            powers: Powers::Inherit,
+            no_new_privileges: false,
+            limits: Vec::new(),
+            oom_score_adj: None,
             controlling_terminal: false,
             dies_with_parent: false,
             stack: vec![0; STACK_BYTES],
@@ -115,9 +232,9 @@ impl Spawn {
     /// Starts the child; returns when it has exec'd.
     ///
     /// # Errors
-    /// As `clone3(2)`, or what failed in the child: `execveat(2)`, `setresuid(2)`, ...
+    /// [`Stuck`]: the step that failed, `clone3(2)` or one in the child, and why.
     pub fn start(&mut self, descriptors: &Descriptors<'_>) -> io::Result<Child> {
-        if descriptors.passed.len() > PASSED_MAX {
+        if descriptors.passed.len() > PASSED_MAX || descriptors.namespaces.len() > NAMESPACES_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let mut argv: Vec<*const libc::c_char> = self.argv.iter().map(|w| w.as_ptr()).collect();
@@ -141,6 +258,20 @@ impl Spawn {
         for (slot, fd) in sources.iter_mut().zip(wanted) {
             *slot = fd.as_raw_fd();
         }
+        let mut namespaces = [-1; NAMESPACES_MAX];
+        for (slot, fd) in namespaces.iter_mut().zip(descriptors.namespaces) {
+            *slot = fd.as_raw_fd();
+        }
+        let (bounding, kept) = match self.powers {
+            Powers::Inherit => (None, None),
+            Powers::Bounded(set) => (Some(set.bits()), None),
+            Powers::Only(set) => (Some(set.bits()), Some(set.bits())),
+        };
+        let limits: Vec<(u32, u64)> = self
+            .limits
+            .iter()
+            .map(|(limit, most)| (limit.resource(), *most))
+            .collect();
         let mut plan = Plan {
             image: descriptors.image.as_raw_fd(),
             sources,
@@ -152,10 +283,22 @@ impl Spawn {
                 Identity::Inherit => None,
                 Identity::Uid(uid) => Some(uid),
             },
-            capabilities: self.capabilities,
-            open_files_max: self.open_files_max,
+            namespaces,
+            namespaces_count: descriptors.namespaces.len(),
+            bounding,
+            kept,
+            no_new_privileges: self.no_new_privileges,
+            limits: limits.as_ptr(),
+            limits_count: limits.len(),
+            oom_score_adj: self
+                .oom_score_adj
+                .as_ref()
+                .map_or((std::ptr::null(), 0), |text| {
+                    (text.as_ptr(), text.as_bytes().len())
+                }),
             controlling_terminal: self.controlling_terminal,
             dies_with_parent: self.dies_with_parent,
+            step: Step::Clone,
             errno: 0,
         };
         let mut pidfd: RawFd = -1;
@@ -184,7 +327,8 @@ impl Spawn {
         // and everything that it points to stay alive and are touched by one side at a time.
         let pid = unsafe { clone_and_call(&arguments, child, &raw mut plan) };
         if pid < 0 {
-            return Err(io::Error::from_raw_os_error(
+            return Err(Stuck::at(
+                Step::Clone,
                 i32::try_from(-pid).unwrap_or(libc::EIO),
             ));
         }
@@ -194,7 +338,7 @@ impl Spawn {
         if plan.errno != 0 {
             // It never was the program: reap it here, so that nobody sees it live or die.
             crate::process::reap_failed(pid);
-            return Err(io::Error::from_raw_os_error(plan.errno));
+            return Err(Stuck::at(plan.step, plan.errno));
         }
         Ok(Child { pid, pidfd })
     }
@@ -229,10 +373,21 @@ struct Plan {
     env: *const *const libc::c_char,
     listen_pid: *mut u8,
     identity: Option<u32>,
-    capabilities: u64,
-    open_files_max: Option<u64>,
+    namespaces: [RawFd; NAMESPACES_MAX],
+    namespaces_count: usize,
+    /// What stays in the bounding set; `None` leaves it.
+    bounding: Option<u64>,
+    /// What stays in all other sets; `None` leaves them.
+    kept: Option<u64>,
+    no_new_privileges: bool,
+    limits: *const (u32, u64),
+    limits_count: usize,
+    /// Text and its length.
+    oom_score_adj: (*const libc::c_char, usize),
     controlling_terminal: bool,
     dies_with_parent: bool,
+    /// Where the child is.
+    step: Step,
     /// Written by the child when it cannot become the program.
     errno: i32,
 }
@@ -314,11 +469,15 @@ unsafe fn clone_and_call(
 /// # Safety
 /// Called by [`clone_and_call`] alone; `plan` is alive and ours until exec or exit.
 unsafe extern "C" fn child(plan: *mut Plan) -> ! {
-    // SAFETY: see above; the parent sleeps, so this is the only reference.
-    let plan = unsafe { &mut *plan };
-    // SAFETY: only raw system calls with arguments that the parent prepared.
-    let Err(errno) = unsafe { become_program(plan) };
-    plan.errno = errno;
+    let mut step = Step::Descriptors;
+    // SAFETY: the parent sleeps, so the reference is the only one; only raw system calls with arguments
+    // that the parent prepared.
+    let Err(errno) = unsafe { become_program(&mut *plan, &mut step) };
+    // SAFETY: alive as above; volatile, since the parent reads what this function never does.
+    unsafe {
+        (&raw mut (*plan).step).write_volatile(step);
+        (&raw mut (*plan).errno).write_volatile(errno);
+    }
     loop {
         // SAFETY: ends this process; never returns.
         unsafe { libc::syscall(libc::SYS_exit_group, 127) };
@@ -333,11 +492,14 @@ macro_rules! call {
     }};
 }
 
-/// Arranges descriptors, identity and limits, then becomes the program.
+/// Takes the steps of [`Step`] in their order, then becomes the program. `step` is where it is.
 ///
 /// # Safety
 /// Runs in the child of a CLONE_VM | CLONE_VFORK clone: async-signal-safe calls only.
-unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i32> {
+unsafe fn become_program(
+    plan: &mut Plan,
+    step: &mut Step,
+) -> Result<std::convert::Infallible, i32> {
     // SAFETY: for the whole block, raw calls over numbers and pointers that the parent prepared and keeps
     // alive; slots below `count` are initialised; no memory is allocated.
     unsafe {
@@ -345,6 +507,9 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
         let image = call!(libc::SYS_fcntl, plan.image, libc::F_DUPFD_CLOEXEC, PARKING)?;
         for source in plan.sources.iter_mut().take(plan.count) {
             *source = call!(libc::SYS_fcntl, *source, libc::F_DUPFD_CLOEXEC, PARKING)? as RawFd;
+        }
+        for space in plan.namespaces.iter_mut().take(plan.namespaces_count) {
+            *space = call!(libc::SYS_fcntl, *space, libc::F_DUPFD_CLOEXEC, PARKING)? as RawFd;
         }
         for (target, source) in plan.sources.iter().take(plan.count).enumerate() {
             call!(libc::SYS_dup3, *source, target as RawFd, 0)?;
@@ -357,11 +522,70 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC
         )?;
+        *step = Step::Session;
         call!(libc::SYS_setsid)?;
         if plan.controlling_terminal {
             // A line that is somebody else's terminal still serves for reading and writing.
             let _ = call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY, 1);
         }
+        *step = Step::Signals;
+        prepare_signals(plan)?;
+        *step = Step::Limits;
+        set_limits(plan)?;
+        *step = Step::Namespaces;
+        for space in plan.namespaces.iter().take(plan.namespaces_count) {
+            call!(libc::SYS_setns, *space, 0)?;
+        }
+        *step = Step::BoundingSet;
+        if let Some(bounding) = plan.bounding {
+            for bit in (0..=HIGHEST).filter(|bit| bounding & (1 << bit) == 0) {
+                match call!(libc::SYS_prctl, libc::PR_CAPBSET_DROP, bit, 0, 0, 0) {
+                    // This kernel has no more of them.
+                    Err(libc::EINVAL) => break,
+                    other => other?,
+                };
+            }
+        }
+        *step = Step::Identity;
+        if plan.kept.is_some() {
+            call!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)?;
+        }
+        if let Some(uid) = plan.identity {
+            call!(libc::SYS_setgroups, 0, 0usize)?;
+            call!(libc::SYS_setresgid, uid, uid, uid)?;
+            call!(libc::SYS_setresuid, uid, uid, uid)?;
+        }
+        if let Some(kept) = plan.kept {
+            keep(kept, step)?;
+        }
+        *step = Step::NoNewPrivileges;
+        if plan.no_new_privileges {
+            call!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
+        }
+        *step = Step::Exec;
+        if !plan.listen_pid.is_null() {
+            let pid = call!(libc::SYS_getpid)?;
+            write_decimal(plan.listen_pid, pid as u64);
+        }
+        call!(
+            libc::SYS_execveat,
+            image,
+            c"".as_ptr(),
+            plan.argv,
+            plan.env,
+            libc::AT_EMPTY_PATH
+        )?;
+    }
+    Err(libc::EINVAL)
+}
+
+/// Default dispositions, no blocked signal, a closed umask.
+///
+/// # Safety
+/// As [`become_program`].
+unsafe fn prepare_signals(plan: &Plan) -> Result<(), i32> {
+    // SAFETY: as in `become_program`; the two masks are live locals.
+    unsafe {
         // Rust ignores SIGPIPE, and what is ignored stays so over exec: give the program the default.
         // All zeroes is SIG_DFL in the kernel's sigaction of every architecture (at most 32 bytes).
         let default = [0u64; 4];
@@ -380,19 +604,6 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
             0usize,
             size_of::<u64>()
         )?;
-        if let Some(most) = plan.open_files_max {
-            let limit = libc::rlimit64 {
-                rlim_cur: most,
-                rlim_max: most,
-            };
-            call!(
-                libc::SYS_prlimit64,
-                0,
-                libc::RLIMIT_NOFILE,
-                &raw const limit,
-                0usize
-            )?;
-        }
         call!(libc::SYS_umask, 0o077)?;
         if plan.dies_with_parent {
             call!(
@@ -404,61 +615,88 @@ unsafe fn become_program(plan: &mut Plan) -> Result<std::convert::Infallible, i3
                 0
             )?;
         }
-        if let Some(uid) = plan.identity {
-            if plan.capabilities != 0 {
-                call!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)?;
-            }
-            call!(libc::SYS_setgroups, 0, 0usize)?;
-            call!(libc::SYS_setresgid, uid, uid, uid)?;
-            call!(libc::SYS_setresuid, uid, uid, uid)?;
-            if plan.capabilities != 0 {
-                keep(plan.capabilities)?;
-            }
-            // A child of root with another uid would take its signals only from root; it still dies
-            // with the machine. Core dumps stay off, since uids changed.
-            call!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
-        }
-        if !plan.listen_pid.is_null() {
-            let pid = call!(libc::SYS_getpid)?;
-            write_decimal(plan.listen_pid, pid as u64);
-        }
-        call!(
-            libc::SYS_execveat,
-            image,
-            c"".as_ptr(),
-            plan.argv,
-            plan.env,
-            libc::AT_EMPTY_PATH
-        )?;
     }
-    Err(libc::EINVAL)
+    Ok(())
 }
 
-/// Keeps these capabilities over the exec: permitted, inheritable, ambient.
+/// rlimits, and the place in the queue of those who die when memory runs out.
 ///
 /// # Safety
 /// As [`become_program`].
-unsafe fn keep(capabilities: u64) -> Result<(), i32> {
-    // struct __user_cap_header_struct, version 3, and two of __user_cap_data_struct.
-    let header: [u32; 2] = [0x2008_0522, 0];
-    let (low, high) = (capabilities as u32, (capabilities >> 32) as u32);
-    let data: [u32; 6] = [low, low, low, high, high, high];
-    // SAFETY: both arrays live over the calls and have the layout that capset(2) reads.
+unsafe fn set_limits(plan: &Plan) -> Result<(), i32> {
+    // SAFETY: as in `become_program`; `limits` points to `limits_count` pairs, the text to its length.
     unsafe {
-        call!(libc::SYS_capset, header.as_ptr(), data.as_ptr())?;
-        for bit in 0..64u64 {
-            if capabilities & (1 << bit) != 0 {
-                call!(
-                    libc::SYS_prctl,
-                    libc::PR_CAP_AMBIENT,
-                    libc::PR_CAP_AMBIENT_RAISE,
-                    bit,
-                    0,
-                    0
-                )?;
-            }
+        for i in 0..plan.limits_count {
+            let (resource, most) = *plan.limits.add(i);
+            let limit = libc::rlimit64 {
+                rlim_cur: most,
+                rlim_max: most,
+            };
+            call!(libc::SYS_prlimit64, 0, resource, &raw const limit, 0usize)?;
+        }
+        let (text, bytes) = plan.oom_score_adj;
+        if !text.is_null() {
+            // The parent's /proc: the cell is not entered yet.
+            let path = c"/proc/self/oom_score_adj".as_ptr();
+            let how = libc::O_WRONLY | libc::O_CLOEXEC;
+            let file = call!(libc::SYS_openat, libc::AT_FDCWD, path, how, 0)?;
+            call!(libc::SYS_write, file, text, bytes)?;
+            call!(libc::SYS_close, file)?;
         }
     }
+    Ok(())
+}
+
+/// SECBIT_NOROOT, SECBIT_NO_SETUID_FIXUP as it is, SECBIT_KEEP_CAPS off, SECBIT_NO_CAP_AMBIENT_RAISE,
+/// each with its lock (linux/securebits.h): uid 0 means nothing, nothing is kept or raised any more.
+const SECUREBITS: u64 = 0b1110_1011;
+
+/// Keeps these capabilities over the exec (permitted, inheritable, ambient) and no others, for good.
+///
+/// # Safety
+/// As [`become_program`].
+unsafe fn keep(kept: u64, step: &mut Step) -> Result<(), i32> {
+    let locks = kept | 1 << crate::capability::Capability::SetPcap as u32;
+    // SAFETY: as in `become_program`.
+    unsafe {
+        *step = Step::Capabilities;
+        set_capabilities(locks, kept)?;
+        for bit in (0..=HIGHEST).filter(|bit| kept & (1 << bit) != 0) {
+            call!(
+                libc::SYS_prctl,
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                bit,
+                0,
+                0
+            )?;
+        }
+        *step = Step::SecureBits;
+        call!(
+            libc::SYS_prctl,
+            libc::PR_SET_SECUREBITS,
+            SECUREBITS,
+            0,
+            0,
+            0
+        )?;
+        *step = Step::Capabilities;
+        set_capabilities(kept, kept)
+    }
+}
+
+/// Sets effective and permitted, and inheritable.
+///
+/// # Safety
+/// As [`become_program`].
+unsafe fn set_capabilities(own: u64, inheritable: u64) -> Result<(), i32> {
+    // struct __user_cap_header_struct, version 3, and two of __user_cap_data_struct: low and high halves.
+    let header: [u32; 2] = [VERSION_3, 0];
+    let half = |bits: u64| (bits as u32, (bits >> 32) as u32);
+    let ((low, high), (low_inherited, high_inherited)) = (half(own), half(inheritable));
+    let data: [u32; 6] = [low, low, low_inherited, high, high, high_inherited];
+    // SAFETY: both arrays live over the call and have the layout that capset(2) reads.
+    unsafe { call!(libc::SYS_capset, header.as_ptr(), data.as_ptr())? };
     Ok(())
 }
 
@@ -511,6 +749,7 @@ mod tests {
                 stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
                 passed: &fds,
                 cgroup: None,
+                namespaces: &[],
             })
             .unwrap();
         drop(write);
@@ -557,8 +796,10 @@ mod tests {
             stdio: [null.as_fd(), null.as_fd(), null.as_fd()],
             passed: &[],
             cgroup: None,
+            namespaces: &[],
         };
-        assert!(spawn.start(&fds).is_err());
+        let error = spawn.start(&fds).unwrap_err();
+        assert!(error.to_string().starts_with("execveat: "), "{error}");
     }
 
     #[test]

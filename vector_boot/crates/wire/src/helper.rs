@@ -91,6 +91,29 @@ pub enum Task<'a> {
         /// Where it is mounted.
         target: &'a str,
     },
+    /// Makes the cell of a service: namespaces, which come back as descriptors with the [`Outcome`].
+    Cell(Cell<'a>),
+}
+
+/// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell<'a> {
+    /// The service's name.
+    pub service: &'a str,
+    /// The profile's name.
+    pub profile: &'a str,
+    /// Its uid, which owns its `/tmp`.
+    pub uid: u32,
+    /// Whether it has a folder on the data disk.
+    pub data: bool,
+    /// Whether it has a notify socket.
+    pub notify: bool,
+    /// Whether it is in the machine's network.
+    pub network: bool,
+    /// Size of its `/tmp`; 0 is none.
+    pub tmp_bytes: u64,
+    /// Sockets of the services that it needs: file names in the run folder, a colon between.
+    pub sockets: &'a str,
 }
 
 /// How an act ended.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use wire::capacity::{self, Knob, Want, Write};
 use wire::control::{self, LATENESS_BUCKETS, MachineState, Power, ServiceState, Verb};
-use wire::helper::{Outcome, Task};
+use wire::helper::{Cell, Outcome, Task};
 use wire::ledger::{self, Origin};
 use wire::{Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused};
 
@@ -265,6 +265,19 @@ fn helper(golden: &mut Golden) {
             device: "/dev/vda2",
             target: "/data",
         },
+    );
+    golden.variant(
+        "cell",
+        &Task::Cell(Cell {
+            service: "ticker",
+            profile: "foreign",
+            uid: 30005,
+            data: true,
+            notify: true,
+            network: false,
+            tmp_bytes: 16 << 20,
+            sockets: "a.sock:b.sock",
+        }),
     );
     golden.kind(&Outcome {
         ok: false,

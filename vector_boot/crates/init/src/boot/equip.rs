@@ -4,15 +4,30 @@ use super::storage::service_folder;
 use crate::cgroup::Leaf;
 use crate::heart::{Heart, Held};
 use crate::state::Level;
-use rts::manifest::{self, Cap, Pass};
+use rts::manifest::{self, Cap, Pass, Service};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use sys::spawn::{Capability, Spawn};
+use sys::capability::{Capability, Set};
+use sys::spawn::{Limit, Powers, Spawn};
 
 /// Open files of one service (RLIMIT_NOFILE): the gateway's 512 connections with a file each.
 const OPEN_FILES_MAX: u64 = 2048;
 const _: () = assert!(OPEN_FILES_MAX >= sys::release::OPEN_FILES);
+/// Bytes that one service may lock in memory: what Linux gave everybody for long.
+const LOCKED_BYTES_MAX: u64 = 64 << 10;
+/// What every service may have. No core dumps, no realtime, no POSIX message queues.
+const LIMITS: &[(Limit, u64)] = &[
+    (Limit::OpenFiles, OPEN_FILES_MAX),
+    (Limit::Core, 0),
+    (Limit::LockedMemory, LOCKED_BYTES_MAX),
+    (Limit::RealtimePriority, 0),
+    (Limit::MessageQueues, 0),
+];
+/// oom_score_adj: when the machine's memory is out, users' services go before ours.
+const DIES_FIRST: &CStr = c"500";
+const DIES_LATE: &CStr = c"-500";
 
 /// Gathers what a service is started with.
 ///
@@ -81,7 +96,12 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     };
     unit.passed = passed;
     unit.leaf = leaf;
-    let notify = run.join("notify").join(name).display().to_string();
+    // In its cell the service finds its own socket alone.
+    let notify = if appliance {
+        jail::cell::NOTIFY.to_owned()
+    } else {
+        run.join("notify").join(name).display().to_string()
+    };
     let (run, data) = (
         run.display().to_string(),
         service_folder(&data, name).display().to_string(),
@@ -115,18 +135,33 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         Spawn::new(&argv, &env, &unit.descriptor_names()).map_err(|e| failed("command", e))?;
     if appliance {
         spawn.identity = sys::spawn::Identity::Uid(uid);
-        spawn.capabilities = service.caps.iter().fold(0, |bits, cap| {
-            bits | match cap {
-                Cap::NetAdmin => 1 << Capability::NetAdmin as u32,
-                Cap::NetRaw => 1 << Capability::NetRaw as u32,
-            }
-        });
-        spawn.open_files_max = Some(OPEN_FILES_MAX);
+        spawn.powers = Powers::Only(powers_of(&service));
+        spawn.limits = LIMITS.to_vec();
+        spawn.oom_score_adj = Some(if added { DIES_FIRST } else { DIES_LATE }.to_owned());
     } else {
         spawn.dies_with_parent = true;
+        // What needs no power is done here too.
+        spawn.limits = LIMITS
+            .iter()
+            .copied()
+            .filter(|(_, most)| *most == 0)
+            .collect();
+        if sys::capability::Set::own().is_ok_and(|own| own.holds(Capability::SetPcap)) {
+            spawn.powers = Powers::Only(powers_of(&service));
+        }
     }
+    spawn.no_new_privileges = true;
     unit.spawn = Some(spawn);
     Ok(())
+}
+
+fn powers_of(service: &Service) -> Set {
+    service.caps.iter().fold(Set::NONE, |powers, cap| {
+        powers.and(Set::of(&[match cap {
+            Cap::NetAdmin => Capability::NetAdmin,
+            Cap::NetRaw => Capability::NetRaw,
+        }]))
+    })
 }
 
 fn collect(

@@ -4,6 +4,7 @@ use super::{Ending, Heart};
 use crate::helper_link::Purpose;
 use crate::state::{Level, Weight};
 use crate::supervisor::Event;
+use crate::unit::CellState;
 use sys::machine::Power as End;
 use wire::control::Power;
 use wire::helper::Task;
@@ -54,6 +55,10 @@ impl Heart {
     }
 
     pub(super) fn all_stopped(&mut self) {
+        for unit in &mut self.units {
+            // The mounts in it would keep the data disk busy.
+            unit.cell = CellState::Unasked;
+        }
         let targets = std::mem::take(&mut self.mounted);
         let asked = targets
             .iter()

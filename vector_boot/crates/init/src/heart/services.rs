@@ -242,7 +242,8 @@ impl Heart {
                 .pass
                 .iter()
                 .any(|p| matches!(p, Pass::Tty | Pass::Machine));
-        if !image || !storage || !trusted {
+        // What the cell shows must be there before it is made; it is made while the image loads.
+        if !storage || !self.cell_is_there(i) || !image || !trusted {
             return;
         }
         match crate::boot::prepare_unit(self, i) {

@@ -8,7 +8,7 @@ use rts::manifest::Verify;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
-use sys::spawn::{Child, Descriptors, Spawn};
+use sys::spawn::{Child, Descriptors, Limit, Powers, Spawn};
 use wire::helper::Task;
 
 /// Pause between two tries to start the helper.
@@ -62,11 +62,16 @@ impl Heart {
             &[("VB_NAME", "helper")],
             &["helper"],
         )?;
+        if self.setup.is_appliance() {
+            spawn.powers = Powers::Bounded(crate::harden::HELPER);
+            spawn.limits = vec![(Limit::Core, 0)];
+        }
         let child = spawn.start(&Descriptors {
             image: image.as_fd(),
             stdio: [self.null.as_fd(), write.as_fd(), write.as_fd()],
             passed: &[theirs.as_fd()],
             cgroup: None,
+            namespaces: &[],
         })?;
         self.helper_process.child = Some(child);
         if let Some(socket) = self.helper.socket() {
@@ -189,6 +194,7 @@ impl Heart {
             self.helper_process.looked_ns = sys::clock::monotonic_ns();
             self.trouble(Trouble::Helper, None);
             self.take_answer(answer);
+            self.helper.pump();
         }
         if hung_up && let Some(socket) = self.helper.socket() {
             // The next one brings its own.
@@ -215,7 +221,8 @@ impl Heart {
                     .images
                     .get_mut(i)
                     .and_then(|image| image.fallback.take());
-                let held = match (result, answer.descriptor, fallback) {
+                let image = answer.descriptors.into_iter().next();
+                let held = match (result, image, fallback) {
                     (Ok(_), Some(fd), _) => Held::Yes(fd),
                     (Ok(_), None, _) => Held::No("no image came back".to_owned()),
                     (Err(e), _, Some(own)) => {
@@ -232,6 +239,10 @@ impl Heart {
                         self.unblock(unit);
                     }
                 }
+            }
+            (Purpose::Cell(i), result) => {
+                let result = result.map(|_| (answer.descriptors, answer.detail));
+                self.take_cell(i, result);
             }
             (Purpose::Scrub(first), Ok(0)) if self.blocks_damaged > 0 => {
                 let damaged = self.blocks_damaged;
@@ -268,12 +279,15 @@ impl Heart {
                 self.unblock_all();
             }
             (Purpose::OpenData, Ok(_)) => {
-                if let Some(folder) = answer.descriptor {
+                if let Some(folder) = answer.descriptors.into_iter().next() {
                     self.work.take_data(folder);
                     self.data_opened = true;
                 }
             }
-            (Purpose::OpenRoot(i), Ok(_)) => crate::boot::take_root(self, i, answer.descriptor),
+            (Purpose::OpenRoot(i), Ok(_)) => {
+                let folder = answer.descriptors.into_iter().next();
+                crate::boot::take_root(self, i, folder);
+            }
             (Purpose::OpenData | Purpose::OpenRoot(_), Err(e)) => self.degrade(e),
             (Purpose::Look, Ok(available)) => self.judge_data(available, &answer.detail),
             // An old mount that went away; nothing depends on it.
