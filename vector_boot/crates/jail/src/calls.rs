@@ -274,6 +274,7 @@ impl Calls {
             libc::SYS_getdents64,
             libc::SYS_readlinkat,
             libc::SYS_faccessat,
+            libc::SYS_faccessat2,
             libc::SYS_pread64,
         ]);
         #[cfg(target_arch = "x86_64")]
