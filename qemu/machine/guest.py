@@ -17,8 +17,6 @@ from .report import HostError
 
 # A machine that says nothing for this long under KVM is taken for hung.
 SILENCE_SECONDS = 5.0
-# QEMU's user network: the guest, its gateway, its name server.
-NETWORK = "10.0.2.15/24,10.0.2.2,10.0.2.3"
 GUEST_HTTP = 8080
 # PR_SET_PDEATHSIG of prctl(2).
 PDEATHSIG = 1
@@ -41,6 +39,9 @@ class Parts:
     memory_mib: int
     append: str
     on_terminal: bool
+    # For tests: QEMU's own control socket, and a folder with the two ends of a wire to a first network card.
+    qmp: Path | None = None
+    wire: Path | None = None
     held: list[IO[bytes]] = field(default_factory=list)
 
 
@@ -62,7 +63,7 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu, "-smp", str(min(2, os.cpu_count() or 1))]
     words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
-    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 vb.net={NETWORK} {parts.append}".rstrip()]
+    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
     if parts.package:
         words += _disk("package", parts.package, ",readonly=on")
@@ -70,10 +71,14 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     words += _disk("data", parts.data, ",file.locking=off")
     if parts.share:
         words += _disk("share", parts.share, ",readonly=on")
+    if parts.wire:
+        words += _wire(parts.wire)
     forward = f"hostfwd=tcp:127.0.0.1:{parts.http_port}-:{GUEST_HTTP}"
     words += ["-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]
     words += ["-chardev", f"socket,id=console,path={parts.console},server=on,wait=off"]
     words += ["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]
+    if parts.qmp:
+        words += ["-qmp", f"unix:{parts.qmp},server=on,wait=off"]
     if parts.on_terminal:
         words += ["-chardev", f"stdio,id=serial,mux=on,signal=off,logfile={parts.serial_log}"]
         words += ["-mon", "chardev=serial"]
@@ -87,6 +92,12 @@ def _disk(name: str, path: Path, options: str) -> list[str]:
     file = str(path).replace(",", ",,")
     drive = f"if=none,id={name},format=raw,file={file}{options}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _wire(folder: Path) -> list[str]:
+    # Each datagram is one Ethernet frame; whoever has the other end is the network.
+    ends = f"local.type=unix,local.path={folder}/guest,remote.type=unix,remote.path={folder}/host"
+    return ["-netdev", f"dgram,id=wire,{ends}", "-device", "virtio-net-pci,netdev=wire,romfile="]
 
 
 class Guest:

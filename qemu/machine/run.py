@@ -72,6 +72,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--trust", type=Path, action="append", default=[], metavar="KEY.pub", help="boot only packages signed by this key")
     add("--bin", type=Path, metavar="DIR", help="executables from this folder, instead of building")
     add("--machine", type=Path, metavar="SOCKET", help="put the machine console's socket here and leave it to others")
+    add("--qmp", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
+    add("--wire", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -170,6 +172,8 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
         memory_mib=args.memory,
         append=args.append,
         on_terminal=args.exec is None,
+        qmp=args.qmp,
+        wire=args.wire,
         held=[disk],
     )
 

@@ -25,6 +25,7 @@ from .report import HostError, phase, say
 ELF_BYTES = 20
 # How often a long build says that it is alive.
 PROGRESS_SECONDS = 5.0
+DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ def environment(tools: Tools, arch: Architecture) -> dict[str, str]:
         kept["RUSTC"] = str(tools.rustc)
     kept.update(arch.linker_settings(architecture.host()))
     kept["CARGO_TARGET_DIR"] = str(build_folder())
+    # The floor of the machine's clock. By the day: each commit would build anew otherwise.
+    commit = _ask(["git", "log", "-1", "--format=%ct"])
+    if commit.isdigit():
+        kept.setdefault("SOURCE_DATE_EPOCH", str(int(commit) // DAY_SECONDS * DAY_SECONDS))
     return kept
 
 

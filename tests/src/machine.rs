@@ -37,6 +37,10 @@ pub struct Options {
     pub append: String,
     /// Executables other than the tested ones, for the initramfs.
     pub bin: Option<PathBuf>,
+    /// QEMU's own control socket, to be made at this path.
+    pub qmp: Option<PathBuf>,
+    /// A folder with the two ends of a wire, `guest` and `host`, to a first network card.
+    pub wire: Option<PathBuf>,
 }
 
 /// What a console command printed, and its exit code.
@@ -92,6 +96,12 @@ impl Machine {
         };
         if let Some(share) = &options.share {
             command.arg("--share").arg(share);
+        }
+        if let Some(qmp) = &options.qmp {
+            command.arg("--qmp").arg(qmp);
+        }
+        if let Some(wire) = &options.wire {
+            command.arg("--wire").arg(wire);
         }
         if !options.append.is_empty() {
             command.arg("--append").arg(&options.append);

@@ -138,6 +138,11 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
             .mode(mode)
             .create(folder)?;
     }
+    if let Err(e) = network_folder(&run, appliance) {
+        report
+            .complaints
+            .push(format!("{}/net: {e}", run.display()));
+    }
     let package_begin = sys::clock::monotonic_ns();
     let (found, package_name) =
         find_package(&first_look, hand, &mut initramfs, appliance, &mut degraded);
@@ -294,6 +299,22 @@ fn confine_machine(heart: &mut Heart) {
     }
     if let Err(e) = harden::own_powers() {
         heart.leave_out(&format!("powers of PID 1: {e}"));
+    }
+}
+
+/// The folder of the role `net`, which alone writes there, and `resolv.conf` where programs look.
+fn network_folder(run: &Path, appliance: bool) -> io::Result<()> {
+    let folder = run.join("net");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&folder)?;
+    if appliance {
+        sys::machine::give_to(&folder, wire::Role::Net.uid())?;
+    }
+    match std::os::unix::fs::symlink("net/resolv.conf", run.join("resolv.conf")) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 

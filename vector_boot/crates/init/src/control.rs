@@ -15,8 +15,8 @@ use sys::events::Interest;
 use sys::packet::{Mode, PacketSocket};
 use wire::capacity::{CgroupPlan, CgroupReadback};
 use wire::control::{
-    BeatGet, BootGet, Control, Descriptor, DescriptorGet, LogGet, LogLine, Param, ParamsGet, Power,
-    Service, ServiceState, ServicesGet, Status, StatusGet, Verb,
+    BeatGet, BootGet, ClockSet, Control, Descriptor, DescriptorGet, LogGet, LogLine, Param,
+    ParamsGet, Power, Service, ServiceState, ServicesGet, Status, StatusGet, Verb,
 };
 use wire::helper::Task;
 use wire::{Done, Frame, Kind, Message, Refused, Role};
@@ -285,7 +285,7 @@ impl Heart {
         }
     }
 
-    fn hang_up(&mut self, slot: usize) {
+    pub(crate) fn hang_up(&mut self, slot: usize) {
         if let Some(connection) = self.connections.get_mut(slot).and_then(Option::take) {
             // One that had its share is not there.
             let _ = self.poller.remove(connection.socket.as_fd());
@@ -370,6 +370,10 @@ impl Heart {
                 Ok(get) => self.send_descriptor(slot, id, get.name),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
+            Kind::ClockSet => match frame.body::<ClockSet<'_>>() {
+                Ok(ask) => self.set_clock(slot, id, &ask),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
+            },
             Kind::CgroupPlan => match frame.body::<CgroupPlan>() {
                 Ok(plan) => self.take_plan(slot, id, plan),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -383,7 +387,7 @@ impl Heart {
         }
     }
 
-    fn reply<M: Message>(&mut self, slot: usize, id: u64, body: &M) -> bool {
+    pub(crate) fn reply<M: Message>(&mut self, slot: usize, id: u64, body: &M) -> bool {
         self.reply_with(slot, id, body, None)
     }
 
@@ -433,6 +437,20 @@ impl Heart {
         }
     }
 
+    /// As [`Heart::complain`], of the peer in this slot.
+    pub(crate) fn complain_of(&mut self, slot: usize, what: std::fmt::Arguments<'_>) {
+        let connection = self.connections.get(slot).and_then(Option::as_ref);
+        if let Some(served) = connection.map(|c| c.served) {
+            self.complain(served, what);
+        }
+    }
+
+    /// Tells the connection in this slot from others that were there; 0 without one.
+    pub(crate) fn generation_of(&self, slot: usize) -> u64 {
+        let connection = self.connections.get(slot).and_then(Option::as_ref);
+        connection.map_or(0, |c| c.generation)
+    }
+
     fn take_plan(&mut self, slot: usize, id: u64, plan: CgroupPlan) -> bool {
         let epoch = plan.epoch;
         if !self.setup.is_appliance() {
@@ -446,11 +464,7 @@ impl Heart {
                 },
             );
         }
-        let generation = self
-            .connections
-            .get(slot)
-            .and_then(Option::as_ref)
-            .map_or(0, |c| c.generation);
+        let generation = self.generation_of(slot);
         let purpose = crate::helper_link::Purpose::Leases(slot, generation, id, epoch);
         if self.helper.ask(purpose, &Task::Leases(plan), None) {
             return true;

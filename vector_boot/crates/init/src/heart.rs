@@ -8,6 +8,7 @@ mod ending;
 mod services;
 mod standing;
 mod tasks;
+mod time;
 
 use crate::boot::Open;
 use crate::control::{CONNECTIONS_MAX, Connection};
@@ -220,6 +221,7 @@ pub struct Heart {
     pub(crate) rts: Option<OwnedFd>,
     pub(crate) sensors: Option<OwnedFd>,
     helper_process: HelperProcess,
+    pub(crate) clock: crate::clock::Clock,
     ledger: LedgerLink,
     signals: Signals,
     ticker: Ticker,
@@ -368,6 +370,7 @@ impl Heart {
             complaints: Complaints::default(),
             releaser: Releaser::default(),
             helper: HelperLink::new(),
+            clock: crate::clock::Clock::new(),
             helper_process: HelperProcess::default(),
             poller,
             signals,
@@ -446,6 +449,7 @@ impl Heart {
     /// The first turn: the helper and everything that waits for nothing.
     fn begin(&mut self) {
         self.start_helper();
+        self.keep_clock(sys::clock::monotonic_ns());
         self.unblock_all();
         self.queue_boot_tasks();
         self.unblock_all();
@@ -501,6 +505,7 @@ impl Heart {
         self.renew_connections();
         self.renew_turns();
         self.pump_ledger(false);
+        self.keep_clock(now);
         self.scrub();
         self.go_on_ending(now);
         self.say_when_ready(now);

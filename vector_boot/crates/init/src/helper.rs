@@ -184,6 +184,11 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
                 ..DoneWell::default()
             });
         }
+        Task::Clock {
+            wall_ns,
+            at_ns,
+            step,
+        } => set_clock(wall_ns, at_ns, step)?,
     }
     Ok(DoneWell::default())
 }
@@ -197,6 +202,19 @@ fn open_folder(path: &Path) -> io::Result<Option<OwnedFd>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Sets the wall clock, or lets it run towards what it shall show.
+fn set_clock(wall_ns: u64, at_ns: u64, step: bool) -> Result<(), String> {
+    let since = sys::clock::monotonic_ns().saturating_sub(at_ns);
+    let target = wall_ns.saturating_add(since);
+    let set = if step {
+        sys::clock::set_wall_ns(target)
+    } else {
+        let offset = i128::from(target) - i128::from(sys::clock::wall_ns());
+        sys::clock::slew_ns(i64::try_from(offset).unwrap_or(0))
+    };
+    set.map_err(|e| format!("clock: {e}"))
 }
 
 fn folder(path: &Path, uid: u32, mode: u32) -> io::Result<()> {

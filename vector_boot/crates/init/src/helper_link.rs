@@ -51,6 +51,8 @@ pub enum Purpose {
     Scrub(u64),
     /// A plan of the capacity kernel: connection, its generation, frame id, epoch.
     Leases(usize, u64, u64, u64),
+    /// Setting the wall clock.
+    Clock,
     /// Unmounting at the end.
     Unmount,
 }
@@ -62,7 +64,7 @@ impl Purpose {
         const S: u64 = 1_000_000_000;
         match self {
             // It touches no disk: a helper that lives answers at once.
-            Self::Look => 5 * S,
+            Self::Look | Self::Clock => 5 * S,
             Self::Unmount => 10 * S,
             // The kernel reclaims a page at a time, and kills when nothing is left to reclaim.
             Self::Leases(..) => 30 * S,
@@ -328,6 +330,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Open { path } => format!("open {path}"),
         Task::Look { path } => format!("look at {path}"),
         Task::GrowPartition { device, .. } => format!("grow partition {device}"),
+        Task::Clock { .. } => "set the clock".to_owned(),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

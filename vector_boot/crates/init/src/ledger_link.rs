@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use sys::packet::{Mode, PacketSocket};
 use sys::release::Releaser;
-use wire::ledger::{Append, Appended, Origin};
+use wire::ledger::{Append, Appended, LastTime, LastTimeGet, Origin};
 use wire::{Frame, Hello, Kind};
 
 /// Events under way at once: a group commit each is what the ledger makes of them.
@@ -17,6 +17,8 @@ const WINDOW: usize = 32;
 const REST_NS: u64 = 2_000_000_000;
 /// Refusals in a row that are no passing matter: a ledger that restarts refuses once.
 const REFUSALS_SETTLED: u32 = 2;
+/// Under which the time of the last event is asked for; no event's sequence comes so far.
+const LAST_TIME_ID: u64 = u64::MAX;
 /// An outbox event with its frame always fits.
 const PACKET_BYTES: usize = 2048;
 
@@ -32,6 +34,9 @@ pub struct LedgerLink {
     progress: Progress,
     sent_up_to: u64,
     under_way: usize,
+    /// Whether this boot's question for the time of the last event was answered, or refused.
+    knows_last_time: bool,
+    last_wall_ns: Option<u64>,
     /// Events that the ledger refused for good, since boot.
     pub refused: u64,
     /// Why it takes no events for now, and how often in a row it said so.
@@ -48,6 +53,8 @@ impl LedgerLink {
             progress: Progress::Disconnected,
             sent_up_to: 0,
             under_way: 0,
+            knows_last_time: false,
+            last_wall_ns: None,
             refused: 0,
             refusing: None,
             rest_until_ns: 0,
@@ -106,8 +113,8 @@ impl LedgerLink {
     /// Reads what came; `false` when the connection ended.
     pub fn read(&mut self, state: &mut State, releaser: &mut Releaser) -> bool {
         let mut buf = [0u8; PACKET_BYTES];
-        // Bounded: no more answers than there are events under way, and one hello.
-        for _ in 0..=WINDOW {
+        // Bounded: no more answers than there are events under way, one hello and one time.
+        for _ in 0..=WINDOW + 1 {
             let socket = match &self.progress {
                 Progress::Disconnected => return false,
                 Progress::Greeting(socket) | Progress::Ready(socket) => socket,
@@ -131,12 +138,21 @@ impl LedgerLink {
                     if let Progress::Greeting(socket) =
                         std::mem::replace(&mut self.progress, Progress::Disconnected)
                     {
+                        if !self.knows_last_time && !ask_last_time(&socket) {
+                            return false;
+                        }
                         self.progress = Progress::Ready(socket);
                     }
                 }
                 Kind::LedgerAppended if frame.body::<Appended>().is_ok() => {
                     self.over(frame.id, state)
                 }
+                Kind::LedgerLastTime if frame.id == LAST_TIME_ID => {
+                    self.last_wall_ns = frame.body::<LastTime>().ok().map(|t| t.wall_ns);
+                    self.knows_last_time = true;
+                }
+                // An older ledger: then the build's time alone is the floor.
+                Kind::Refused if frame.id == LAST_TIME_ID => self.knows_last_time = true,
                 Kind::Refused => {
                     // Refused while it is read-only or full means later; refused for what it is means never.
                     let Ok(r) = frame.body::<wire::Refused<'_>>() else {
@@ -161,6 +177,11 @@ impl LedgerLink {
             }
         }
         true
+    }
+
+    /// When the last event of the last boot was written, once, after the ledger has said it.
+    pub fn take_last_wall(&mut self) -> Option<u64> {
+        self.last_wall_ns.take()
     }
 
     fn over(&mut self, sequence: u64, state: &mut State) {
@@ -212,4 +233,10 @@ impl LedgerLink {
         }
         true
     }
+}
+
+/// Asks before the first event goes, so that the answer is of the last boot.
+fn ask_last_time(socket: &PacketSocket) -> bool {
+    let mut buf = [0u8; 64];
+    wire::encode(LAST_TIME_ID, &LastTimeGet, &mut buf).is_ok_and(|p| socket.send(p, None).is_ok())
 }

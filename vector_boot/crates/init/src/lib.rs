@@ -11,6 +11,7 @@
 mod boot;
 mod cell;
 mod cgroup;
+mod clock;
 pub mod control;
 mod disks;
 mod early;

@@ -69,6 +69,8 @@ enum Rule {
     Text(usize),
     /// A whole number in this range.
     Number(u64, u64),
+    /// Text up to this many bytes that this reads.
+    Read(usize, fn(&str) -> Result<(), &'static str>),
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -126,7 +128,19 @@ const KEYS: &[(&str, &str, Rule, Tighter)] = &[
         Rule::Number(25, 1000),
         Tighter::Any,
     ),
-    ("vb.net", "off", Rule::Text(64), Tighter::Only("off")),
+    (
+        "vb.net",
+        "dhcp",
+        Rule::Read(64, |text| crate::net::plan::parse(text).map(drop)),
+        Tighter::Only("off"),
+    ),
+    // Whom it asks may set the clock.
+    (
+        "vb.ntp",
+        "dhcp",
+        Rule::Read(128, |text| crate::net::plan::parse_ntp(text).map(drop)),
+        Tighter::Only("off"),
+    ),
     ("vb.http", "", Rule::Text(64), Tighter::Loopback),
     ("vb.hostname", "", Rule::Text(63), Tighter::Any),
     (
@@ -375,6 +389,8 @@ impl Rule {
         match self {
             Self::Text(most) if value.len() > most => Err(format!("{most} bytes")),
             Self::Text(_) => Ok(()),
+            Self::Read(most, _) if value.len() > most => Err(format!("{most} bytes")),
+            Self::Read(_, read) => read(value).map_err(str::to_owned),
             Self::Number(least, most) => match value.parse::<u64>() {
                 Ok(n) if (least..=most).contains(&n) => Ok(()),
                 _ => Err(format!("{least} to {most}")),
@@ -589,6 +605,7 @@ mod tests {
             ("vb.log", &["info", "debug"], &["error"], "warn|info|debug"),
             ("vb.heartbeat_ms", &["25", "1000"], &[], ""),
             ("vb.net", &["off"], &["1.2.3.4/24"], "dhcp|off"),
+            ("vb.ntp", &["off"], &["1.2.3.4:123"], "dhcp|off"),
             (
                 "vb.http",
                 &["127.0.0.1:80", "[::1]:80"],

@@ -83,13 +83,11 @@ impl Grants {
                 .path("/proc", Access::Read)
                 .path("/sys/fs/cgroup", Access::Read),
             Profile::Gateway => with(grants.inherited(), own, Access::Write),
-            Profile::Console => grants
+            Profile::Console => with(grants, network(), Access::Read)
                 .path("/proc", Access::Read)
                 .path("/sys", Access::Read)
                 .path("/dev/kmsg", Access::Read),
-            Profile::Net => grants
-                .path("/sys/class/net", Access::Read)
-                .path("/sys/devices", Access::Read),
+            Profile::Net => with(grants, network(), Access::Write),
             Profile::Foreign => with(grants.inherited(), own, Access::Own)
                 .path("/tmp", Access::Own)
                 .path("/proc/self", Access::Read)
@@ -99,6 +97,11 @@ impl Grants {
                 .path("/dev/urandom", Access::Read),
         }
     }
+}
+
+/// Where `net` says what it has, and programs read it.
+fn network() -> Option<PathBuf> {
+    folder("VB_RUN").map(|run| run.join("net"))
 }
 
 fn folder(variable: &str) -> Option<PathBuf> {

@@ -19,7 +19,13 @@ use sys::park::Parked;
 /// Largest program that is copied by hand; the appliance's come from the package.
 const PROGRAM_BYTES_MAX: u64 = 1 << 30;
 /// Variables that PID 1 makes for our own roles alone.
-const OURS: &[&str] = &["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "VB_NET"];
+const OURS: &[&str] = &[
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "VB_NET",
+    "VB_NTP",
+];
 
 /// Words: `[--profile NAME] [--] PROGRAM ARGS...`; without a profile `foreign`.
 #[must_use]

@@ -161,6 +161,7 @@ pub struct Standing {
 struct Shared {
     device: Arc<dyn Device>,
     superblock: Superblock,
+    last_wall_ns: u64,
     index: Arc<Mutex<Index>>,
     standing: Mutex<Standing>,
     moved: Condvar,
@@ -193,6 +194,7 @@ impl Committer {
         let shared = Arc::new(Shared {
             device: log.device().clone(),
             superblock: *log.superblock(),
+            last_wall_ns: fold.last_wall_ns,
             index,
             standing: Mutex::new(standing_of(&log, 0)),
             moved: Condvar::new(),
@@ -287,6 +289,13 @@ impl Ledger {
             Box::new(move |outcome| drop(sender.send(outcome))),
         );
         receiver.recv().unwrap_or_else(|_| Err(closing()))
+    }
+
+    /// When the last event was written that was there when the log was opened, by the wall clock
+    /// then; 0 for an empty log.
+    #[must_use]
+    pub fn last_wall_ns(&self) -> u64 {
+        self.shared.last_wall_ns
     }
 
     /// Where the log stands.

@@ -12,6 +12,8 @@ pub struct Fold {
     pub index: Index,
     /// Which origins were seen.
     pub dedupe: Dedupe,
+    /// When the last event was written, by the wall clock then; 0 without one.
+    pub last_wall_ns: u64,
     pending: Vec<Pending>,
 }
 
@@ -20,6 +22,7 @@ struct Pending {
     offset: u64,
     chain: Hash,
     origin: Option<Origin>,
+    wall_ns: u64,
     values: [String; 4],
 }
 
@@ -37,11 +40,13 @@ impl Fold {
                 offset: *offset,
                 chain: *chain,
                 origin: body.origin,
+                wall_ns: body.wall_ns,
                 values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
             }),
             Found::Group { .. } => {
                 for event in self.pending.drain(..) {
                     let values = event.values.each_ref().map(String::as_str);
+                    self.last_wall_ns = event.wall_ns;
                     self.index.add(event.id, event.offset, &values);
                     if let Some(origin) = event.origin {
                         self.dedupe.add(&origin, event.id, &event.chain);

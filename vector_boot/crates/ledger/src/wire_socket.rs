@@ -14,7 +14,7 @@ use ledger_core::Origin;
 use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
-use wire::ledger::{Append, Appended, Head, HeadGet, PAYLOAD_BYTES_MAX};
+use wire::ledger::{Append, Appended, Head, HeadGet, LastTime, LastTimeGet, PAYLOAD_BYTES_MAX};
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused};
 
 /// Questions of one connection whose answers are not sent yet.
@@ -26,6 +26,7 @@ pub const WRITE_LIMIT: Duration = Duration::from_secs(30);
 enum Answer {
     Appended(u64, Appended),
     Head(u64, Head),
+    LastTime(u64, LastTime),
     Refused(u64, Refusal),
 }
 
@@ -133,6 +134,7 @@ fn answer(answers: &Answers, what: Answer, permit: Permit) {
 enum Question {
     Append(Box<Draft>),
     Head,
+    LastTime,
     /// The frame is one, and what it asks for is refused for its content.
     Refused(Refusal),
 }
@@ -151,9 +153,10 @@ fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
             })
         }
         Kind::LedgerHeadGet => body::<HeadGet>(&frame).map(|_| Question::Head),
+        Kind::LedgerLastTimeGet => body::<LastTimeGet>(&frame).map(|_| Question::LastTime),
         other => {
             let value = format!("{other:?}");
-            let limit = "LedgerAppend or LedgerHeadGet";
+            let limit = "LedgerAppend, LedgerHeadGet or LedgerLastTimeGet";
             Err(Refusal::new("BAD_REQUEST", "kind", &value, limit))
         }
     }
@@ -195,6 +198,10 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
                 writable: standing.stopped.is_none(),
             };
             answer(answers, Answer::Head(id, head), permit);
+        }
+        Question::LastTime => {
+            let wall_ns = ledger.last_wall_ns();
+            answer(answers, Answer::LastTime(id, LastTime { wall_ns }), permit);
         }
         Question::Refused(refusal) => answer(answers, Answer::Refused(id, refusal), permit),
     }
@@ -249,6 +256,7 @@ fn write_answers(socket: &PacketSocket, answers: &Receiver<(Answer, Permit)>) {
     for (answer, _permit) in answers {
         let sent = match &answer {
             Answer::Appended(id, body) => send(socket, *id, body, &mut buf),
+            Answer::LastTime(id, body) => send(socket, *id, body, &mut buf),
             Answer::Head(id, body) => send(socket, *id, body, &mut buf),
             Answer::Refused(id, refusal) => {
                 let body = Refused {

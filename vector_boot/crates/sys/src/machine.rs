@@ -177,6 +177,14 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
 
+/// The host's name.
+///
+/// # Errors
+/// As `gethostname(2)`.
+pub fn hostname() -> io::Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
+}
+
 /// Only messages more urgent than `level` reach the kernel's console from now on.
 ///
 /// # Errors

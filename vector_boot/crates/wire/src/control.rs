@@ -258,7 +258,21 @@ pub struct Descriptor<'a> {
     pub name: &'a str,
 }
 
+/// Asks for the wall clock to be set; answered by [`crate::Done`] once it is, or being led there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSet<'a> {
+    /// Nanoseconds since 1970 in UTC...
+    pub wall_ns: u64,
+    /// ...at this moment of CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// How wrong that may be.
+    pub error_ns: u64,
+    /// By whose word: `ntp ADDR:PORT`, for the record.
+    pub source: &'a str,
+}
+
 message! {
+    ClockSet<'_> = ClockSet,
     StatusGet = StatusGet, Status<'_> = Status, ServicesGet = ServicesGet, Service<'_> = Service,
     Control<'_> = Control, LogGet<'_> = LogGet, LogLine<'_> = LogLine, BeatGet = BeatGet, Beat = Beat,
     BootGet = BootGet, Phase<'_> = Phase, ParamsGet = ParamsGet, Param<'_> = Param, Power = Power,

@@ -169,6 +169,9 @@ fn capacity(role: Role) -> bool {
 fn ledger(role: Role) -> bool {
     role == Role::Ledger
 }
+fn net(role: Role) -> bool {
+    role == Role::Net
+}
 fn console_or_gateway(role: Role) -> bool {
     matches!(role, Role::Console | Role::Gateway)
 }
@@ -213,6 +216,8 @@ kinds! {
     DescriptorGet = 0x0111 by console;
     /// [`crate::control::Descriptor`].
     Descriptor = 0x0112 by operator;
+    /// [`crate::control::ClockSet`].
+    ClockSet = 0x0113 by net;
 
     /// [`crate::helper::Task`], PID 1 to its helper over a socketpair.
     HelperTask = 0x0201 by operator;
@@ -227,6 +232,10 @@ kinds! {
     LedgerHeadGet = 0x0303 by known;
     /// [`crate::ledger::Head`].
     LedgerHead = 0x0304 by ledger;
+    /// [`crate::ledger::LastTimeGet`].
+    LedgerLastTimeGet = 0x0305 by operator;
+    /// [`crate::ledger::LastTime`].
+    LedgerLastTime = 0x0306 by ledger;
 
     /// [`crate::capacity::Request`].
     CapacityRequest = 0x0401 by known;

@@ -93,6 +93,16 @@ pub enum Task<'a> {
     },
     /// Makes the cell of a service: namespaces, which come back as descriptors with the [`Outcome`].
     Cell(Cell<'a>),
+    /// Sets the wall clock so that it shows, or will show, `wall_ns` at the moment `at_ns` of
+    /// CLOCK_MONOTONIC: repeated, it sets the same.
+    Clock {
+        /// Nanoseconds since 1970 in UTC.
+        wall_ns: u64,
+        /// When, by CLOCK_MONOTONIC.
+        at_ns: u64,
+        /// At once; otherwise slowly.
+        step: bool,
+    },
 }
 
 /// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.

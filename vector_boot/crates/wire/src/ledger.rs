@@ -71,4 +71,17 @@ pub struct Head {
     pub writable: bool,
 }
 
+/// Asks for [`LastTime`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTimeGet;
+
+/// When the last event was written that the log held when the service opened it: no clock is right
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTime {
+    /// Nanoseconds since 1970 in UTC; 0 for an empty log.
+    pub wall_ns: u64,
+}
+
+message! { LastTimeGet = LedgerLastTimeGet, LastTime = LedgerLastTime }
 message! { Append<'_> = LedgerAppend, Appended = LedgerAppended, HeadGet = LedgerHeadGet, Head = LedgerHead }

@@ -206,6 +206,12 @@ fn machine(golden: &mut Golden) {
     golden.kind(&Power::Halt);
     golden.kind(&control::DescriptorGet { name: "sensors" });
     golden.kind(&control::Descriptor { name: "sensors" });
+    golden.kind(&control::ClockSet {
+        wall_ns: BIG,
+        at_ns: ID,
+        error_ns: 1_000_000,
+        source: "ntp 10.0.2.2:123",
+    });
 }
 
 fn helper(golden: &mut Golden) {
@@ -279,6 +285,14 @@ fn helper(golden: &mut Golden) {
             sockets: "a.sock:b.sock",
         }),
     );
+    golden.variant(
+        "clock",
+        &Task::Clock {
+            wall_ns: BIG,
+            at_ns: ID,
+            step: true,
+        },
+    );
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",
@@ -287,6 +301,8 @@ fn helper(golden: &mut Golden) {
 }
 
 fn of_ledger(golden: &mut Golden) {
+    golden.kind(&ledger::LastTimeGet);
+    golden.kind(&ledger::LastTime { wall_ns: BIG });
     golden.kind(&ledger::Append {
         origin: Some(Origin {
             boot_id: BOOT_ID,

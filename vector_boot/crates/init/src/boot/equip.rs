@@ -86,11 +86,11 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         .collect();
     // The links of a host are not ours.
     let network = if appliance {
-        heart.params.get("vb.net")
+        [heart.params.get("vb.net"), heart.params.get("vb.ntp")]
     } else {
-        "off"
+        ["off"; 2]
     }
-    .to_owned();
+    .map(str::to_owned);
     let Some(unit) = heart.units.get_mut(i) else {
         return Ok(());
     };
@@ -110,7 +110,8 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         ("VB_RUN", run.as_str()),
         ("VB_BOOT_ID", &boot_id),
         ("VB_NAME", name),
-        ("VB_NET", &network),
+        ("VB_NET", &network[0]),
+        ("VB_NTP", &network[1]),
     ];
     if unit.notify().is_some() {
         env.push(("NOTIFY_SOCKET", &notify));

@@ -270,6 +270,7 @@ impl Heart {
             (Purpose::Leases(slot, generation, id, epoch), result) => {
                 self.answer_plan(slot, generation, id, epoch, &result);
             }
+            (Purpose::Clock, result) => self.clock_set(&result),
             (Purpose::StorageReady, result) => {
                 if let Err(e) = result {
                     self.degrade(e);
