@@ -8,6 +8,7 @@
 pub mod inputs;
 pub mod machine;
 pub mod package;
+pub mod peer;
 pub mod process;
 pub mod program;
 pub mod screen;

@@ -3,5 +3,6 @@
 
 mod attacks;
 mod c_abi;
+mod frames;
 mod ordinary;
 mod packages;
