@@ -60,7 +60,12 @@ pub fn make(cell: &Cell<'_>) -> Result<(Vec<OwnedFd>, String), String> {
     let lacking = lacking.join(", ");
     // What a service shall look into must not be closed by the helper's own umask.
     let umask = sys::process::set_umask(0o022);
-    let furnished = furnish(cell, &View::of(profile));
+    let view = if cell.foreign {
+        View::of_stranger(profile)
+    } else {
+        View::of(profile)
+    };
+    let furnished = furnish(cell, &view);
     sys::process::set_umask(umask);
     match away.home() {
         Ok(namespaces) => furnished.map(|()| (namespaces, lacking)).map_err(named),

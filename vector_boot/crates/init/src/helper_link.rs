@@ -450,6 +450,7 @@ mod tests {
             Task::Cell(wire::helper::Cell {
                 service,
                 profile: "foreign",
+                foreign: true,
                 uid: 30_000,
                 data: false,
                 notify: false,

@@ -114,9 +114,7 @@ impl View {
                 ..EMPTY
             },
             Profile::Net => View {
-                sockets: &["init.sock", "ledger.wire"],
-                proc: Proc::Own,
-                sys: true,
+                sockets: &["init.sock"],
                 network: Network::Machine,
                 names: Names::Writes,
                 ..EMPTY
@@ -129,6 +127,24 @@ impl View {
                 names: Names::Reads,
                 ..EMPTY
             },
+        }
+    }
+
+    /// What a program that is not ours finds under a role's profile: no processes of others, and the
+    /// network only as its manifest says. A profile may take away, never add.
+    #[must_use]
+    pub const fn of_stranger(profile: Profile) -> Self {
+        let view = Self::of(profile);
+        View {
+            proc: match view.proc {
+                Proc::All => Proc::Own,
+                other => other,
+            },
+            network: match view.network {
+                Network::Machine => Network::Asked,
+                other => other,
+            },
+            ..view
         }
     }
 

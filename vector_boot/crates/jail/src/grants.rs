@@ -88,13 +88,18 @@ impl Grants {
                 .path("/sys", Access::Read)
                 .path("/dev/kmsg", Access::Read),
             Profile::Net => with(grants, network(), Access::Write),
-            Profile::Foreign => with(grants.inherited(), own, Access::Own)
-                .path("/tmp", Access::Own)
-                .path("/proc/self", Access::Read)
-                .path("/dev/null", Access::Write)
-                .path("/dev/zero", Access::Read)
-                .path("/dev/random", Access::Read)
-                .path("/dev/urandom", Access::Read),
+            Profile::Foreign => with(
+                with(grants.inherited(), own, Access::Own),
+                network(),
+                Access::Read,
+            )
+            .path("/tmp", Access::Own)
+            .path("/dev/full", Access::Write)
+            .path("/proc/self", Access::Read)
+            .path("/dev/null", Access::Write)
+            .path("/dev/zero", Access::Read)
+            .path("/dev/random", Access::Read)
+            .path("/dev/urandom", Access::Read),
         }
     }
 }

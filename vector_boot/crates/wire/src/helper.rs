@@ -112,6 +112,8 @@ pub struct Cell<'a> {
     pub service: &'a str,
     /// The profile's name.
     pub profile: &'a str,
+    /// Whether its program is not ours: a role's profile then never adds anything.
+    pub foreign: bool,
     /// Its uid, which owns its `/tmp`.
     pub uid: u32,
     /// Whether it has a folder on the data disk.

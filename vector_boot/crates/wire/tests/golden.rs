@@ -277,6 +277,7 @@ fn helper(golden: &mut Golden) {
         &Task::Cell(Cell {
             service: "ticker",
             profile: "foreign",
+            foreign: true,
             uid: 30005,
             data: true,
             notify: true,

@@ -17,13 +17,11 @@ use wire::helper::{Cell, Task};
 const TRIES_MAX: u8 = 3;
 /// Bytes of all that is left out, so that `status` fits its packet.
 const UNCONFINED_BYTES_MAX: usize = 2048;
-/// Size of a service's `/tmp`.
-const TMP_BYTES: u64 = 16 << 20;
 
 /// What a service is confined as.
 pub fn profile_of(service: &Service) -> Profile {
     match service.image {
-        Image::Added(_) => Profile::Foreign,
+        Image::Added(_) => Profile::of_name(service.profile.as_str()).unwrap_or(Profile::Foreign),
         Image::VectorBoot | Image::Services => service
             .args
             .first()
@@ -57,8 +55,14 @@ impl Heart {
             return;
         };
         let (service, profile) = (&unit.service, profile_of(&unit.service));
+        let added = matches!(service.image, Image::Added(_));
+        let view = if added {
+            View::of_stranger(profile)
+        } else {
+            View::of(profile)
+        };
         let mut sockets = String::new();
-        if matches!(service.image, Image::Added(_)) {
+        if added {
             // Who needs a service speaks to it.
             let needed =
                 |other: &&crate::unit::Unit| service.needs.iter().any(|n| n == other.name());
@@ -79,8 +83,9 @@ impl Heart {
             uid: unit.uid,
             data: service.data,
             notify: unit.notify().is_some(),
-            network: View::of(profile).has_network(false),
-            tmp_bytes: TMP_BYTES,
+            foreign: added,
+            network: view.has_network(service.network),
+            tmp_bytes: service.tmp_bytes,
             sockets: &sockets,
         });
         if !self.helper.ask(Purpose::Cell(i), &task, None) {

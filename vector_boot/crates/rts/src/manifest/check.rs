@@ -26,6 +26,8 @@ const TIMEOUT_MS_LIMIT: u32 = 600_000;
 const WATCHDOG_MS: RangeInclusive<u32> = 100..=3_600_000;
 /// Below 256 KiB a static program cannot even exec; above 1 PiB the number is a mistake.
 const MEMORY_BYTES: RangeInclusive<u64> = (256 << 10)..=(1 << 50);
+/// Below 64 KiB there is no room for a file; above 1 TiB the number is a mistake.
+const TMP_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
 /// The kernel's own PID_MAX_LIMIT on 64 bits.
 const PIDS_LIMIT: u32 = 4_194_304;
 /// cgroup v2: cpu.weight.
@@ -191,6 +193,13 @@ impl Manifest {
                     field("args"),
                     "[]",
                     "a role word first",
+                ));
+            }
+            Image::VectorBoot | Image::Services if service.network => {
+                return Err(ManifestError::value(
+                    field("network"),
+                    "true",
+                    "none where the image is ours: its role has its own",
                 ));
             }
             Image::VectorBoot | Image::Services if service.profile != Profile::Foreign => {
@@ -418,6 +427,9 @@ fn check_numbers(service: &Service) -> Result<(), ManifestError> {
             service.memory_max_bytes,
             &MEMORY_BYTES,
         )?;
+    }
+    if service.tmp_bytes != 0 {
+        range(field("tmp_bytes"), service.tmp_bytes, &TMP_BYTES)?;
     }
     small("pids_max", service.pids_max, 0, PIDS_LIMIT)?;
     small(

@@ -127,6 +127,10 @@ pub struct Service {
     pub log_rate: u32,
     /// What an added program is confined as; the programs that are ours have their role's.
     pub profile: Profile,
+    /// Whether an added program is in the machine's network; the programs that are ours have their role's.
+    pub network: bool,
+    /// Size of its own `/tmp`; 0 is none.
+    pub tmp_bytes: u64,
 }
 
 impl Service {
@@ -159,6 +163,8 @@ impl Service {
             strategy: Strategy::OneForOne,
             log_rate: 200,
             profile: Profile::Foreign,
+            network: false,
+            tmp_bytes: 16 << 20,
         }
     }
 }

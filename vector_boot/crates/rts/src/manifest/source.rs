@@ -119,6 +119,8 @@ struct SourceService {
     strategy: Option<Strategy>,
     log_rate: Option<u32>,
     profile: Option<Profile>,
+    network: Option<bool>,
+    tmp_bytes: Option<u64>,
 }
 
 /// The machine's name where the manifest gives none.
@@ -252,6 +254,8 @@ impl SourceService {
             strategy: self.strategy.unwrap_or(base.strategy),
             log_rate: self.log_rate.unwrap_or(base.log_rate),
             profile: self.profile.unwrap_or(base.profile),
+            network: self.network.unwrap_or(base.network),
+            tmp_bytes: self.tmp_bytes.unwrap_or(base.tmp_bytes),
             ..base
         })
     }

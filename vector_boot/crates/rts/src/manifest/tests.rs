@@ -138,6 +138,15 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
         ),
         (service("log_rate = 100001"), "log_rate: 100001"),
         (
+            service("tmp_bytes = 1"),
+            "tmp_bytes: 1, allowed 65536 to 1099511627776",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nimage = \"vb-services\"\nargs = [\"ledger\"]\nuid = 901\nnetwork = true"
+                .into(),
+            "service a: network: \"true\", expected none",
+        ),
+        (
             service("profile = \"root\""),
             "unknown variant `root`",
         ),
@@ -285,6 +294,7 @@ fn the_fullest_manifest_fits_its_limit() {
             let _ = service.pass.push(Pass::Root(name(root)));
         }
         service.memory_max_bytes = 1 << 50;
+        service.tmp_bytes = 1 << 40;
         service.pids_max = 4_194_304;
         table.services.push(service);
     }
