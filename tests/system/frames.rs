@@ -150,7 +150,7 @@ fn golden(kind: Kind) -> Vec<u8> {
 }
 
 /// A process whose sockets every uid can reach.
-fn open_to_all(folder: &Path) -> Process {
+pub fn open_to_all(folder: &Path) -> Process {
     use std::os::unix::fs::PermissionsExt;
     let all = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder, all.clone()).expect("mode");
@@ -162,7 +162,7 @@ fn open_to_all(folder: &Path) -> Process {
 }
 
 /// pid and restarts of every service.
-fn standing(process: &Process) -> Vec<(Value, Value, Value)> {
+pub fn standing(process: &Process) -> Vec<(Value, Value, Value)> {
     let services = process.json(&["services"]);
     let rows = services["services"].as_array().expect("services").iter();
     rows.map(|r| (r["name"].clone(), r["pid"].clone(), r["restarts"].clone()))
@@ -170,7 +170,7 @@ fn standing(process: &Process) -> Vec<(Value, Value, Value)> {
 }
 
 /// Nothing that was done cost anybody anything.
-fn unharmed(process: &Process, before: &[(Value, Value, Value)]) {
+pub fn unharmed(process: &Process, before: &[(Value, Value, Value)]) {
     assert_eq!(standing(process), before);
     assert_eq!(process.json(&["beat"])["missed"], 0);
     assert_eq!(process.json(&["status"])["state"], "ready");

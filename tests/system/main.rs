@@ -3,6 +3,7 @@
 
 mod attacks;
 mod c_abi;
+mod floods;
 mod frames;
 mod ordinary;
 mod packages;
