@@ -14,8 +14,8 @@ use std::fmt;
 /// Deepest nesting.
 pub const DEPTH_MAX: usize = 64;
 /// Memory that the values of one text may take, as [`Strict`] counts it: a line of small objects needs
-/// ninety times its own bytes. A batch of 1,024 events of twenty members each needs half of it.
-const COST_MAX: usize = 8 * 1024 * 1024;
+/// ninety times its own bytes. A batch of 1,024 events of twenty members each needs three quarters of it.
+const COST_MAX: usize = 4 * 1024 * 1024;
 /// A value in its list or object, with its key's header.
 const COST_OF_VALUE: usize = 64;
 /// The first node of an object that is not empty (a B-tree's, with room for eleven members).

@@ -24,7 +24,7 @@ use wire::Role;
 const UNDER_WAY_MAX: usize = 64;
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 8;
-/// The same of a user's service: each is a thread, and the ledger has 64 of them for all peers.
+/// The same of a user's service: each is a thread, and the manifest bounds those of the ledger.
 const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
 /// Events of one batch.
 const BATCH_MAX: usize = 1024;
