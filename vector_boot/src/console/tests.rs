@@ -513,12 +513,19 @@ fn kernel_files(folder: &Path) {
         std::fs::write(path, text).unwrap();
     };
     let process = |pid: u32, name: &str, ppid: u32, uid: u32, kib: u32| {
+        let (own, bound) = (0, if uid == 0 { "1c" } else { "0" });
+        let held = u8::from(uid != 0);
         let text = format!(
             "Name:\t{name}\nState:\tS (sleeping)\nPPid:\t{ppid}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n\
-             VmSize:\t99999 kB\nVmRSS:\t{kib} kB\nRssAnon:\t{} kB\n",
-            kib / 4
+             VmSize:\t99999 kB\nVmRSS:\t{kib} kB\nRssAnon:\t{} kB\n\
+             CapInh:\t{own}\nCapPrm:\t{bound}\nCapEff:\t{bound}\nCapBnd:\t{bound}\nCapAmb:\t{own}\n\
+             NoNewPrivs:\t{held}\nSeccomp:\t{}\n",
+            kib / 4,
+            2 * held
         );
         put(&format!("proc/{pid}/status"), &text);
+        let mounts = format!("tmpfs / tmpfs ro,size={} 0 0\n", 64 * (uid + 1));
+        put(&format!("proc/{pid}/mounts"), &mounts);
     };
     process(1, "vector_boot", 0, 0, 1700);
     process(7, "vb-services", 1, 901, 6400);

@@ -26,8 +26,9 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Machine,
         usage: "",
-        help: "Processes and the service that each belongs to. Threads of the kernel are left out; \
-               arguments are never shown.",
+        help: "Processes and the service that each belongs to. CONFINED is what the kernel says of each: \
+               a cell (other mounts than PID 1), capabilities that it has or could get, no_new_privs, \
+               a seccomp filter. Threads of the kernel are left out; arguments are never shown.",
         completes: &[],
         changes: false,
         run: ps,
@@ -87,7 +88,65 @@ struct Process {
     comm: String,
     /// Threads of the kernel have no memory of their own.
     is_user: bool,
+    confined: Confined,
 }
+
+/// What the kernel says of a process's confinement; nothing where it does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Confined {
+    /// Every power that it has or could get, as a mask of `capabilities(7)`.
+    capabilities: Option<u64>,
+    no_new_privileges: bool,
+    seccomp: bool,
+    /// It sees other mounts than PID 1.
+    cell: bool,
+}
+
+impl Confined {
+    fn of(status: &str, cell: bool) -> Self {
+        let field = |name: &str| {
+            let mut lines = status.lines().filter_map(|l| l.split_once(':'));
+            lines.find(|(n, _)| *n == name).map(|(_, v)| v.trim())
+        };
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+        let masks = sets.map(|name| u64::from_str_radix(field(name)?, 16).ok());
+        Self {
+            capabilities: masks.into_iter().try_fold(0, |all, mask| Some(all | mask?)),
+            no_new_privileges: field("NoNewPrivs") == Some("1"),
+            // 2 is SECCOMP_MODE_FILTER (proc_pid_status(5)).
+            seccomp: field("Seccomp") == Some("2"),
+            cell,
+        }
+    }
+
+    /// In words; `-` for a process that nothing holds.
+    fn text(&self) -> String {
+        let capabilities = match self.capabilities {
+            Some(0) => "no caps".to_owned(),
+            Some(mask) if mask.count_ones() <= FEW_CAPABILITIES => format!("caps {mask:x}"),
+            _ => String::new(),
+        };
+        let words = [
+            if self.cell { "cell" } else { "" },
+            &capabilities,
+            if self.no_new_privileges {
+                "no new privs"
+            } else {
+                ""
+            },
+            if self.seccomp { "seccomp" } else { "" },
+        ];
+        let words: Vec<&str> = words.into_iter().filter(|w| !w.is_empty()).collect();
+        if words.is_empty() {
+            "-".to_owned()
+        } else {
+            words.join(", ")
+        }
+    }
+}
+
+/// With more capabilities than these a process counts as unbound.
+const FEW_CAPABILITIES: u32 = 4;
 
 /// Reads `Name:  value` lines; sizes are in kB.
 fn process(pid: u32, status: &str) -> Option<Process> {
@@ -107,6 +166,7 @@ fn process(pid: u32, status: &str) -> Option<Process> {
         rss_bytes: number("VmRSS").unwrap_or(0).saturating_mul(1024),
         comm: field("Name")?.to_owned(),
         is_user: field("VmSize").is_some() || field("State")?.starts_with('Z'),
+        confined: Confined::default(),
     })
 }
 
@@ -118,8 +178,19 @@ fn processes(proc: &Path) -> Result<Vec<Process>, Failure> {
     };
     let mut pids: Vec<u32> = listed.filter_map(pid).collect();
     pids.sort_unstable();
-    // A process that ended between the two reads is not there, which is right.
-    let read = |pid: u32| process(pid, &small_file(&proc.join(format!("{pid}/status"))).ok()?);
+    let mounts_of = |pid: u32| small_file(&proc.join(format!("{pid}/mounts"))).ok();
+    let mounts_of_init = mounts_of(1);
+    // A process that ended between the reads is not there, which is right.
+    let read = |pid: u32| {
+        let status = small_file(&proc.join(format!("{pid}/status"))).ok()?;
+        let mut process = process(pid, &status)?;
+        if process.is_user {
+            let mounts = mounts_of(pid);
+            let cell = mounts.is_some() && mounts_of_init.is_some() && mounts != mounts_of_init;
+            process.confined = Confined::of(&status, cell);
+        }
+        Some(process)
+    };
     Ok(pids
         .into_iter()
         .filter_map(read)
@@ -179,7 +250,9 @@ fn ps(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome
         .filter(|p| !only_ours || of.contains_key(&p.pid))
         .collect();
     let service = |p: &Process| of.get(&p.pid).cloned().unwrap_or_default();
-    let mut table = Table::new(&[">PID", ">PPID", ">UID", "S", ">RSS", "COMMAND", "SERVICE"]);
+    let mut table = Table::new(&[
+        ">PID", ">PPID", ">UID", "S", ">RSS", "COMMAND", "SERVICE", "CONFINED",
+    ]);
     for p in &shown {
         table.row([
             p.pid.to_string(),
@@ -189,6 +262,7 @@ fn ps(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome
             text::bytes(p.rss_bytes),
             p.comm.clone(),
             service(p),
+            p.confined.text(),
         ]);
     }
     let values: Vec<Value> = shown
@@ -197,6 +271,9 @@ fn ps(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome
             json!({
                 "pid": p.pid, "ppid": p.ppid, "uid": p.uid, "state": p.state.to_string(),
                 "rss_bytes": p.rss_bytes, "comm": p.comm, "service": service(p),
+                "capabilities": p.confined.capabilities.map(|mask| format!("{mask:x}")),
+                "no_new_privs": p.confined.no_new_privileges, "seccomp": p.confined.seccomp,
+                "cell": p.confined.cell,
             })
         })
         .collect();
@@ -619,6 +696,7 @@ mod tests {
             rss_bytes: 0,
             comm: "x".into(),
             is_user: true,
+            confined: Confined::default(),
         };
         let all = [
             process(1, 0),
