@@ -93,7 +93,7 @@ def choose(word: str, arch: Architecture, qemu: str | None = None) -> Choice:
     if note.is_file():
         name, _, reason = note.read_text(encoding="utf-8").strip().partition(" ")
         return Choice(name, f"{reason}, earlier since the host booted")
-    choice = _probe(PROOFS[arch], qemu or arch.qemu)
+    choice = probe(PROOFS[arch], qemu or arch.qemu)
     remember(choice)
     return choice
 
@@ -108,11 +108,12 @@ def _note() -> Path:
     return cache.folder("accelerator") / boot
 
 
-def _probe(proof: Proof, qemu: str) -> Choice:
+def probe(proof: Proof, qemu: str, accel: str = "kvm", cpu: str = "host") -> Choice:
+    """Runs a proof; it holds under every accelerator that works."""
     with tempfile.NamedTemporaryFile() as program:
         program.write(proof.content)
         program.flush()
-        words = [qemu, "-accel", "kvm", "-cpu", "host", *proof.machine, "-nodefaults", "-display", "none"]
+        words = [qemu, "-accel", accel, "-cpu", cpu, *proof.machine, "-nodefaults", "-display", "none"]
         words += [word.format(program.name) for word in proof.load]
         try:
             ended = subprocess.run(words, capture_output=True, timeout=PROBE_SECONDS, check=False).returncode

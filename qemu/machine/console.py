@@ -43,6 +43,7 @@ class Console:
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 if time.monotonic() > deadline:
+                    self._socket.close()
                     raise ConsoleLate from None
                 time.sleep(0.02)
 

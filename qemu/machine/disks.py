@@ -31,12 +31,13 @@ def open_data(path: Path, fresh: bool) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # O_NONBLOCK: a FIFO is refused, not waited for.
-        disk = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644), "r+b")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise HostError(f"--data {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(disk.fileno()).st_mode):
-        disk.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise HostError(f"--data {path}: not a regular file")
+    disk = os.fdopen(descriptor, "r+b")
     try:
         fcntl.flock(disk, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -142,6 +143,8 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
     core = kernel.own(args.kernel, args.modules, arch) if args.kernel else kernel.debian(arch)
     data = args.data or cache.folder("disks") / "data.img"
     disk = disks.open_data(data, args.fresh)
+    if args.trust:
+        say("trust: the command line can only tighten, so the package's manifest must bring vb.net")
     share = None
     if args.share:
         share = scratch / "share.img"
@@ -266,16 +269,16 @@ def drive(args: argparse.Namespace, parts: guest.Parts, machine: guest.Guest, ch
     """Waits for readiness, runs the commands, powers off; 0 only if the machine was ready and all succeeded."""
     deadline = machine.begun + (args.timeout or TIMEOUT_SECONDS)
     try:
-        console = Console(parts.console, deadline)
-        console.synchronise(deadline)
-        # A machine that does not get ready leaves time to look at it.
-        patience = (deadline - time.monotonic()) * READY_SHARE
-        ready = console.run(f"ready {max(1, int(patience))}", deadline)
-        say(phases(console, ready, machine, chosen, deadline))
-        failed = ready.code != 0
-        for word in filter(None, (part.strip() for part in re.split(r"[;\n]", args.exec))):
-            failed |= not run_command(console, word, deadline)
-        power_off(console, machine, deadline)
+        with closing(Console(parts.console, deadline)) as console:
+            console.synchronise(deadline)
+            # A machine that does not get ready leaves time to look at it.
+            patience = (deadline - time.monotonic()) * READY_SHARE
+            ready = console.run(f"ready {max(1, int(patience))}", deadline)
+            say(phases(console, ready, machine, chosen, deadline))
+            failed = ready.code != 0
+            for word in filter(None, (part.strip() for part in re.split(r"[;\n]", args.exec))):
+                failed |= not run_command(console, word, deadline)
+            power_off(console, machine, deadline)
     except ConsoleLate:
         say(f"{machine.serial_tail()}\nqemu/run: no end after {args.timeout or TIMEOUT_SECONDS} s")
         return EXIT_LATE

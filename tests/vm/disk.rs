@@ -10,7 +10,7 @@ use system_tests::machine::Machine;
 use crate::{call, options};
 
 /// `ledger verify` on the host, over the disk's image.
-fn verify_on_host(image: &Path) -> std::process::Output {
+pub fn verify_on_host(image: &Path) -> std::process::Output {
     let mut verify = Command::new(inputs().vector_boot());
     verify.args(["ledger", "--log"]).arg(image).arg("verify");
     system_tests::output(&mut verify)
