@@ -143,8 +143,6 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
     core = kernel.own(args.kernel, args.modules, arch) if args.kernel else kernel.debian(arch)
     data = args.data or cache.folder("disks") / "data.img"
     disk = disks.open_data(data, args.fresh)
-    if args.trust:
-        say("trust: the command line can only tighten, so the package's manifest must bring vb.net")
     share = None
     if args.share:
         share = scratch / "share.img"

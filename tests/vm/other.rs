@@ -21,19 +21,8 @@ fn a_signed_package_works_is_killed_and_stopped_and_the_host_reads_its_log() {
     let key = folder.join("maker");
     let mut keygen = std::process::Command::new(inputs().vector_boot());
     system_tests::stdout_of(keygen.args(["rts", "keygen"]).arg(&key));
-    // A command line that can only tighten brings no address: the package says it.
-    let manifest = folder.join("app.toml");
-    let net = r#"[params]
-"vb.net" = "10.0.2.15/24,10.0.2.2,10.0.2.3"
-"#;
-    std::fs::write(&manifest, format!("extends = \"default\"\n{net}")).unwrap();
-    let words = [
-        "--sign",
-        key.to_str().expect("a path of text"),
-        "--manifest",
-        manifest.to_str().expect("a path of text"),
-    ];
-    let signed = package::pack_default_for(Arch::OTHER, folder, "signed.rts", &words);
+    let sign = ["--sign", key.to_str().expect("a path of text")];
+    let signed = package::pack_default_for(Arch::OTHER, folder, "signed.rts", &sign);
     let share = folder.join("share");
     std::fs::create_dir(&share).unwrap();
     std::fs::write(share.join("report.txt"), "a shared file\n").unwrap();
