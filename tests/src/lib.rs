@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod inputs;
+pub mod lan;
 pub mod machine;
 pub mod package;
 pub mod peer;

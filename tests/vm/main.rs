@@ -6,6 +6,7 @@
 mod disk;
 mod first_line;
 mod gateway;
+mod network;
 mod other;
 mod packages;
 mod services;

@@ -9,6 +9,7 @@ mod evidence;
 mod kernel;
 pub mod machine;
 pub mod model;
+mod network;
 pub mod services;
 mod traffic;
 

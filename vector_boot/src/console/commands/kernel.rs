@@ -48,7 +48,8 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Machine,
         usage: "",
-        help: "Network interfaces, addresses, gateway and name servers. Hardware addresses are in the JSON.",
+        help: "Network interfaces, addresses, gateway, name servers, lease, time. The lease shows the seconds that \
+               are left of it, the time the last word of the time servers. Hardware addresses are in the JSON.",
         completes: &[],
         changes: false,
         run: net,
@@ -518,8 +519,13 @@ fn net(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcom
         ("gateway", gateways.join(", ")),
         ("names", servers.join(", ")),
     ]));
+    let network = super::network::read(context);
+    if let Some(network) = &network {
+        let pairs = super::network::pairs(network);
+        lines.extend(text::pairs(&pairs));
+    }
     out.either(
-        &json!({"interfaces": values, "gateways": gateways, "nameservers": servers}),
+        &json!({"interfaces": values, "gateways": gateways, "nameservers": servers, "net": network}),
         &lines,
     )?;
     Ok(DONE)

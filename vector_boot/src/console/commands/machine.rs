@@ -124,11 +124,17 @@ fn state_name(state: MachineState) -> &'static str {
 
 fn status(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     Words::parse(words, &[], &[], 0)?;
-    let (value, lines) = context.init()?.ask(&StatusGet, |frame| {
+    let (mut value, mut lines) = context.init()?.ask(&StatusGet, |frame| {
         frame
             .body::<Status<'_>>()
             .map(|s| (status_value(&s), status_lines(&s)))
     })?;
+    // Absent as an ordinary process without a network of its own.
+    if let Some(network) = super::network::read(context) {
+        let brief = super::network::brief(&network);
+        lines.push(format!("{:<10}  {brief}", "network"));
+        value["network"] = brief.into();
+    }
     out.either(&value, &lines)?;
     Ok(DONE)
 }

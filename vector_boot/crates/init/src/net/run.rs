@@ -63,7 +63,10 @@ pub struct Role {
     sntp: Sntp,
     ntp_sockets: BTreeMap<usize, UdpSocket>,
     clock: Option<(ipc::Connection, u64)>,
+    /// Lines about what strangers send, about links, about leases.
     quota: Quota,
+    quota_links: Quota,
+    quota_leases: Quota,
     counters: Counters,
     time: Time,
     /// The status that was written last, and when the next may be.
@@ -98,6 +101,8 @@ impl Role {
             ntp_sockets: BTreeMap::new(),
             clock: None,
             quota: Quota::default(),
+            quota_links: Quota::default(),
+            quota_leases: Quota::default(),
             counters: Counters::default(),
             time: Time::default(),
             written: String::new(),
@@ -272,9 +277,13 @@ impl Role {
             self.counters.link_changes += 1;
             let word = if carrier { "up" } else { "down" };
             // Flapping is a stranger's: whoever holds the other end of the wire.
-            if self.quota.allow(sys::clock::monotonic_ns()).is_some() {
-                eprintln!("net: link {word}: link={name}");
-            }
+            let now = sys::clock::monotonic_ns();
+            say(
+                &mut self.quota_links,
+                now,
+                6,
+                format_args!("link {word}: link={name}"),
+            );
         }
         if self.chooser.active() == Some(index) && had_carrier != carrier {
             match (self.plan.clone(), carrier) {
@@ -530,17 +539,19 @@ impl Role {
 
     fn tell(&mut self, told: &Told) {
         self.counters.lost += 1;
-        match told {
-            Told::Nak(server) => self.complain(format_args!("dhcp: server {server} said no")),
+        let text = match told {
+            Told::Nak(server) => format!("dhcp: server {server} said no"),
             Told::Taken(address, mac) => {
-                let mac = status::mac(Some(*mac));
-                self.complain(format_args!("dhcp: address {address} is taken by {mac}"));
+                format!(
+                    "dhcp: address {address} is taken by {}",
+                    status::mac(Some(*mac))
+                )
             }
-            Told::Over(address) => self.complain(format_args!("dhcp: lease of {address} is over")),
-            Told::Forgotten(address) => {
-                self.complain(format_args!("dhcp: nobody answers for {address} any more"));
-            }
-        }
+            Told::Over(address) => format!("dhcp: lease of {address} is over"),
+            Told::Forgotten(address) => format!("dhcp: nobody answers for {address} any more"),
+        };
+        let now = sys::clock::monotonic_ns();
+        say(&mut self.quota_leases, now, 4, format_args!("{text}"));
     }
 
     fn read_dhcp(&mut self) {
@@ -772,11 +783,7 @@ impl Role {
 
     /// One line about what somebody else did wrong, as long as there are few.
     fn complain(&mut self, what: std::fmt::Arguments<'_>) {
-        match self.quota.allow(sys::clock::monotonic_ns()) {
-            None => {}
-            Some(0) => eprintln!("<4>net: {what}"),
-            Some(unsaid) => eprintln!("<4>net: {what} (and {unsaid} more before it)"),
-        }
+        say(&mut self.quota, sys::clock::monotonic_ns(), 4, what);
     }
 
     /// Writes the status if it changed, not more than twice a second.
@@ -837,6 +844,15 @@ impl Role {
             self.complain(format_args!("status.json: {e}"));
         }
         self.written = text;
+    }
+}
+
+/// One line, if this quota has room.
+fn say(quota: &mut Quota, now: u64, level: u8, what: std::fmt::Arguments<'_>) {
+    match quota.allow(now) {
+        None => {}
+        Some(0) => eprintln!("<{level}>net: {what}"),
+        Some(unsaid) => eprintln!("<{level}>net: {what} (and {unsaid} more before it)"),
     }
 }
 
