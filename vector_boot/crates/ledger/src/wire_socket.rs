@@ -286,3 +286,71 @@ fn send<M: Message>(socket: &PacketSocket, id: u64, body: &M, buf: &mut [u8]) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sys::packet::Peer;
+    use wire::Role;
+
+    fn served(uid: u32) -> Served {
+        Served {
+            peer: Peer { pid: 1, uid },
+            role: Role::of_uid(uid, 901),
+        }
+    }
+
+    /// A frame with some bytes changed, and cut or made longer.
+    fn mangled() -> impl Strategy<Value = Vec<u8>> {
+        let append = Append {
+            origin: Some(wire::ledger::Origin {
+                boot_id: [7; 16],
+                producer: 30_001,
+                sequence: 1,
+            }),
+            ns: "user",
+            actor: "service:uid-30001",
+            tenant_id: "uid-30001",
+            event_type: "tried",
+            subject: "door",
+            payload: "{\"a\":{\"b\":[1,2,{}]}}",
+            causation_id: Some(3),
+            timestamp_ns: None,
+        };
+        let mut buf = [0; 512];
+        let whole = wire::encode(7, &append, &mut buf).unwrap().to_vec();
+        let changes = proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6);
+        (changes, 0..200usize, any::<bool>()).prop_map(move |(changes, bytes, longer)| {
+            let mut packet = whole.clone();
+            for (at, byte) in changes {
+                let at = at % packet.len();
+                packet[at] = byte;
+            }
+            if longer {
+                packet.extend(std::iter::repeat_n(0xa5, bytes));
+            } else if bytes < 100 {
+                packet.truncate(bytes);
+            }
+            packet
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn no_packet_panics_and_a_user_writes_under_its_own_name_alone(packet in mangled()) {
+            prop_assert!(question(&packet, &served(1000)).is_err(), "a stranger was heard");
+            if let Ok(Question::Append(draft)) = question(&packet, &served(30_001)) {
+                prop_assert_eq!(draft.actor, "service:uid-30001");
+                prop_assert_eq!(draft.ns, "user");
+                prop_assert_eq!(draft.tenant_id, "uid-30001");
+                prop_assert!(draft.origin.is_none_or(|o| o.producer == 30_001));
+            }
+            for uid in [0, 902, 903, 905, 907] {
+                let _ = question(&packet, &served(uid));
+            }
+        }
+    }
+}

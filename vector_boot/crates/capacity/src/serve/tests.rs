@@ -227,3 +227,63 @@ fn leases_outlive_the_process_where_there_is_a_data_folder() {
     restore(&mut late, 61_000_000_000, Some(&kept));
     assert_eq!(late.state().leases, 0);
 }
+
+/// Every question with some bytes changed, cut or lengthened, from every role: an answer or the end.
+#[test]
+fn mangled_frames_of_every_role_never_panic_and_move_no_lease() {
+    let mut state = 0x5eed_5eed_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut room = vec![0; 4096];
+    let mut whole = |packet: &dyn Fn(&mut [u8]) -> usize| {
+        let bytes = packet(&mut room);
+        room[..bytes].to_vec()
+    };
+    let good = [
+        whole(&|b| wire::encode(1, &check(BOOT_TOKEN), b).unwrap().len()),
+        whole(&|b| {
+            wire::encode(2, &Identify { token: BOOT_TOKEN }, b)
+                .unwrap()
+                .len()
+        }),
+        whole(&|b| wire::encode(3, &Revoke { slot: 0 }, b).unwrap().len()),
+        whole(&|b| {
+            wire::encode(4, &Release { token: BOOT_TOKEN }, b)
+                .unwrap()
+                .len()
+        }),
+        whole(&|b| wire::encode(5, &StateGet, b).unwrap().len()),
+        whole(&|b| wire::encode(6, &LeasesGet, b).unwrap().len()),
+    ];
+    let meter = Meter::new(Path::new("/proc"), Vec::new());
+    let mut kernel = Kernel::new(meter.node(), &[7; 32]);
+    kernel.boot(0, Some(BOOT_TOKEN)).unwrap();
+    let mut out = vec![0; PACKET_BYTES_MAX];
+    for uid in [1000, 30_001, 902, 901, 907] {
+        for _ in 0..4000 {
+            let (ours, _theirs) = PacketSocket::pair(Mode::NonBlocking).unwrap();
+            let peer = sys::packet::Peer { pid: 1, uid };
+            let role = Role::of_uid(uid, 902);
+            let mut connection = Connection {
+                socket: ours,
+                served: Served { peer, role },
+                greeted: true,
+                since_tick: 0,
+                bad_frames: 0,
+                waiting: VecDeque::new(),
+            };
+            let mut packet = good[random(good.len())].clone();
+            for _ in 0..random(4) {
+                let at = random(packet.len());
+                packet[at] = u8::try_from(random(256)).unwrap();
+            }
+            packet.truncate(1 + random(packet.len() + 8));
+            connection.answer(&mut kernel, &packet, &mut out);
+        }
+    }
+    assert_eq!(kernel.state().leases, 1, "somebody moved a lease");
+}

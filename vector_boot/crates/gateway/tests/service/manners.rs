@@ -242,3 +242,47 @@ fn mangled_requests_never_end_the_service() {
         200
     );
 }
+
+/// What two readers could cut into different requests is one answer and the end, whichever token it has.
+#[test]
+fn requests_that_mean_two_things_are_refused_and_end_the_connection() {
+    let house = House::new();
+    let auth = authorization();
+    let body = r#"{"tool":"fs_read","params":{"path":"welcome.txt"}}"#;
+    let length = body.len();
+    let request = |headers: &str| {
+        format!(
+            "POST /tool HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             {auth}{headers}\r\n{body}GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+    };
+    for headers in [
+        format!("Content-Length: {length}\r\nContent-Length: 0\r\n"),
+        format!("Content-Length: {length}, 0\r\n"),
+        format!("Content-Length: +{length}\r\n"),
+        "Content-Length: 0x32\r\n".to_owned(),
+        "Content-Length: -1\r\n".to_owned(),
+        format!("Content-Length: {}9\r\n", u64::MAX),
+        "Transfer-Encoding: xchunked\r\n".to_owned(),
+        "Transfer-Encoding: chunked, identity\r\n".to_owned(),
+        format!("Content-Length : {length}\r\n"),
+        format!("X: a\r\n b\r\nContent-Length: {length}\r\n"),
+        format!("X: a\0b\r\nContent-Length: {length}\r\n"),
+        format!("Content-Length: {length}\r\n{}", "X: a\r\n".repeat(100)),
+        format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"),
+        format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"),
+    ] {
+        let mut stream = house.connect();
+        stream.write_all(request(&headers).as_bytes()).unwrap();
+        let mut reader = BufReader::new(stream);
+        let first = read(&mut reader).unwrap_or_else(|| panic!("no answer to {headers:?}"));
+        let status = first.status;
+        assert!((400..=501).contains(&status), "{status} to {headers:?}");
+        // A reset is an end as well.
+        let mut rest = Vec::new();
+        let _ = reader.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "a second answer to {headers:?}");
+    }
+    let well = house.tool("fs_read", json!({"path": "welcome.txt"}));
+    assert_eq!(well.status, 200);
+}
