@@ -243,6 +243,13 @@ impl Committer {
 }
 
 impl Ledger {
+    /// Bytes that the log can have.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let superblock = self.superblock();
+        superblock.segment_offset(superblock.segments_max)
+    }
+
     /// Hands events over; `reply` gets their receipts once all are durable, or one refusal for all.
     /// Waits while the queue is full.
     pub fn append(&self, drafts: Vec<Draft>, reply: Reply) {

@@ -102,6 +102,25 @@ pub fn may_append_for(role: Role, tenant: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Of the log, what users' services may fill; the rest is kept for the machine's own evidence, without
+/// which the gateway does nothing.
+const USERS_PERCENT: u64 = 75;
+
+/// Checks that a peer may make the log longer, of which `end` of `room` bytes are used.
+///
+/// # Errors
+/// `QUOTA`.
+pub fn may_fill(role: Role, end: u64, room: u64) -> Result<(), Refusal> {
+    let user = matches!(role, Role::User(_) | Role::Stranger(_));
+    // In this order, since the room of a file that may grow is nearly all numbers.
+    let full = end / USERS_PERCENT >= room / 100;
+    if !user || !full {
+        return Ok(());
+    }
+    let limit = format!("{USERS_PERCENT} % of {room} bytes are for users' services");
+    Err(Refusal::new("QUOTA", "log", &end.to_string(), &limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +160,16 @@ mod tests {
         ] {
             assert_eq!(code(role, ns, actor), wanted, "{role:?} {ns} {actor}");
         }
+    }
+
+    #[test]
+    fn users_services_leave_a_quarter_of_the_log_to_the_machine() {
+        let user = Role::User(30_001);
+        assert!(may_fill(user, 74_000, 100_000).is_ok());
+        assert_eq!(may_fill(user, 75_000, 100_000).unwrap_err().code, "QUOTA");
+        assert!(may_fill(Role::Gateway, 99_999, 100_000).is_ok());
+        assert!(may_fill(Role::Operator, 99_999, 100_000).is_ok());
+        assert!(may_fill(user, 1 << 40, u64::MAX).is_ok());
     }
 
     #[test]

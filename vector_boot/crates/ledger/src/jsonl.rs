@@ -245,6 +245,7 @@ impl Connection<'_> {
             full => full.to_owned(),
         };
         identity::may_append(self.role, ns, &actor)?;
+        identity::may_fill(self.role, self.ledger.standing().end, self.ledger.room())?;
         let (events, batch) = match (request.get("event"), request.get("events")) {
             (Some(one), None) => (std::slice::from_ref(one), false),
             (None, Some(Json::List(many))) => (many.as_slice(), true),
@@ -471,7 +472,7 @@ impl Connection<'_> {
     fn doctor(&self, id: &Json) {
         let superblock = self.ledger.superblock();
         let standing = self.ledger.standing();
-        let room = superblock.segment_offset(superblock.segments_max);
+        let room = self.ledger.room();
         let percent = standing.end.saturating_mul(100) / room.max(1);
         self.head(
             id,

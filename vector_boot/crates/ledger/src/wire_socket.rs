@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
 use wire::ledger::{Append, Appended, Head, HeadGet, LastTime, LastTimeGet, PAYLOAD_BYTES_MAX};
-use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused};
+use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role};
 
 /// Questions of one connection whose answers are not sent yet.
 pub const UNDER_WAY_MAX: usize = 256;
@@ -70,7 +70,10 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
         };
         let id = Frame::open(packet).map_or(0, |f| f.id);
         match refusal {
-            Ok(question) => handle(id, question, ledger, &answers, permit),
+            Ok(question) => {
+                let question = within_quota(question, visit.served().role, ledger);
+                handle(id, question, ledger, &answers, permit);
+            }
             Err(refusal) => {
                 bad_frames += 1;
                 visit.complain(&refusal.reason());
@@ -165,6 +168,16 @@ fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
 fn body<'p, M: Message + serde::Deserialize<'p>>(frame: &Frame<'p>) -> Result<M, Refusal> {
     let read = frame.body();
     read.map_err(|e| Refusal::new("BAD_REQUEST", "body", "", &e.to_string()))
+}
+
+fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
+    if !matches!(question, Question::Append(_)) {
+        return question;
+    }
+    match identity::may_fill(role, ledger.standing().end, ledger.room()) {
+        Ok(()) => question,
+        Err(refusal) => Question::Refused(refusal),
+    }
 }
 
 fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permit: Permit) {
@@ -292,7 +305,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use sys::packet::Peer;
-    use wire::Role;
 
     fn served(uid: u32) -> Served {
         Served {
