@@ -3,6 +3,7 @@
 //! A drill panics where its promise does not hold, and prints what it did. Start with [`DRILLS`].
 #![forbid(unsafe_code)]
 
+mod dhcp;
 mod figures;
 mod kills;
 
@@ -19,6 +20,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "kills",
         "20 rounds of SIGKILL to every service in random order: each comes back, nothing else is touched or lost",
         kills::drill,
+    ),
+    (
+        "dhcp",
+        "the role net against dnsmasq: bound, renewed, a link lost and found, a server that dies; needs root",
+        dhcp::drill,
     ),
     (
         "demo",
