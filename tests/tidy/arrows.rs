@@ -7,7 +7,7 @@ use system_tests::inputs::repository;
 
 use crate::expect_none;
 
-const PURE: &[&str] = &["wire", "rts", "gguf", "ledger-core", "capacity-core"];
+const PURE: &[&str] = &["wire", "rts", "gguf", "gpt", "ledger-core", "capacity-core"];
 const SUBSYSTEMS: &[&str] = &["init", "neural", "ledger", "capacity", "gateway"];
 
 /// What a room may import of our own; none for a name that is no room.

@@ -18,7 +18,6 @@ mod clock;
 mod dedupe;
 mod fold;
 mod gate;
-mod gpt;
 mod identity;
 mod index;
 mod json;

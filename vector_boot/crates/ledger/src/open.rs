@@ -1,7 +1,6 @@
 //! Finds the log behind a path or descriptor: a folder, a file, a disk image, a block device.
 
 use crate::device::{Access, Device, FileDevice, FolderDevice, GROWING_BYTES_MAX};
-use crate::gpt;
 use ledger_core::{SECTOR_BYTES_MIN, SEGMENT_BYTES_MAX, SUPERBLOCK_BYTES, Superblock};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -52,7 +51,7 @@ pub fn descriptor(file: File, name: &str, access: Access) -> io::Result<Arc<dyn 
         let device = FileDevice::range(file, name.to_owned(), access, 0, capacity, sector_bytes)?;
         return Ok(Arc::new(device));
     }
-    if let Some(found) = gpt::partition(&file, bytes, PARTITION)? {
+    if let Some(found) = partition(&file, bytes)? {
         let name = format!("{name} partition {PARTITION}");
         // A partition inside an image file has the disk's sectors.
         let device = FileDevice::range(
@@ -69,6 +68,15 @@ pub fn descriptor(file: File, name: &str, access: Access) -> io::Result<Arc<dyn 
     let sector_bytes = sector_bytes.max(SECTOR_BYTES_MIN);
     let device = FileDevice::range(file, name.to_owned(), access, 0, capacity, sector_bytes)?;
     Ok(Arc::new(device))
+}
+
+/// The partition of the log, if the disk has a table.
+fn partition(disk: &File, disk_bytes: u64) -> io::Result<Option<gpt::Partition>> {
+    let mut read = |at: u64, buf: &mut [u8]| disk.read_exact_at(buf, at);
+    gpt::find(&mut read, disk_bytes, PARTITION).map_err(|problem| match problem {
+        gpt::Problem::Read { error, .. } => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    })
 }
 
 /// The first superblock copy that holds, if one does.
