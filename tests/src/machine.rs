@@ -41,6 +41,8 @@ pub struct Options {
     pub qmp: Option<PathBuf>,
     /// A folder with the two ends of a wire, `guest` and `host`, to a first network card.
     pub wire: Option<PathBuf>,
+    /// An archive in the initramfs's place.
+    pub initramfs: Option<PathBuf>,
 }
 
 /// What a console command printed, and its exit code.
@@ -74,47 +76,96 @@ pub struct Machine {
     _folder: tempfile::TempDir,
 }
 
+/// A machine that nobody talks to: it is only watched.
+pub struct Watched {
+    qemu: Child,
+    serial: Screen,
+    host: Screen,
+    // Removed with the value, after the machine has ended.
+    _folder: tempfile::TempDir,
+}
+
+impl Watched {
+    /// Boots; answers as soon as QEMU is started.
+    pub fn boot(options: &Options) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (qemu, _keyboard, serial, host) = start(options, &folder.path().join("console"));
+        Self {
+            qemu,
+            serial,
+            host,
+            _folder: folder,
+        }
+    }
+
+    /// What the serial console has shown.
+    pub fn serial(&self) -> &Screen {
+        &self.serial
+    }
+
+    /// Waits until the machine has ended by itself.
+    pub fn wait_for_end(mut self) {
+        self.serial.wait_for_end(BOOT_LIMIT);
+        let status = self.qemu.wait().expect("the state of qemu/run");
+        assert!(status.success(), "qemu/run ended with {status}");
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        end(&mut self.qemu, &self.host, &self.serial);
+    }
+}
+
+/// Starts `qemu/run`: its process, the serial line's two ends, and what it says itself.
+fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen) {
+    let mut command = Command::new(repository().join("qemu/run"));
+    command.args(["--http", "0"]).arg("--machine").arg(socket);
+    let bin = options.bin.as_deref();
+    command
+        .args(["--arch", options.arch.name(), "--bin"])
+        .arg(bin.unwrap_or_else(|| inputs().bin_of(options.arch)))
+        .arg("--data")
+        .arg(&options.data);
+    for key in &options.trust {
+        command.arg("--trust").arg(key);
+    }
+    match &options.package {
+        Some(package) => command.arg("--rts").arg(package),
+        None => command.arg("--model").arg(&inputs().model),
+    };
+    if let Some(share) = &options.share {
+        command.arg("--share").arg(share);
+    }
+    if let Some(qmp) = &options.qmp {
+        command.arg("--qmp").arg(qmp);
+    }
+    if let Some(wire) = &options.wire {
+        command.arg("--wire").arg(wire);
+    }
+    if let Some(initramfs) = &options.initramfs {
+        command.arg("--initramfs").arg(initramfs);
+    }
+    if !options.append.is_empty() {
+        command.arg("--append").arg(&options.append);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut qemu = command.spawn().expect("start qemu/run");
+    let keyboard = qemu.stdin.take().expect("a pipe to the serial console");
+    let serial = Screen::of(qemu.stdout.take().expect("a pipe from the serial console"));
+    let host = Screen::of(qemu.stderr.take().expect("a pipe from qemu/run"));
+    (qemu, keyboard, serial, host)
+}
+
 impl Machine {
     /// Boots and waits until the machine console answers; services may still be starting.
     pub fn boot(options: &Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("console");
-        let mut command = Command::new(repository().join("qemu/run"));
-        command.args(["--http", "0"]).arg("--machine").arg(&socket);
-        let bin = options.bin.as_deref();
-        command
-            .args(["--arch", options.arch.name(), "--bin"])
-            .arg(bin.unwrap_or_else(|| inputs().bin_of(options.arch)))
-            .arg("--data")
-            .arg(&options.data);
-        for key in &options.trust {
-            command.arg("--trust").arg(key);
-        }
-        match &options.package {
-            Some(package) => command.arg("--rts").arg(package),
-            None => command.arg("--model").arg(&inputs().model),
-        };
-        if let Some(share) = &options.share {
-            command.arg("--share").arg(share);
-        }
-        if let Some(qmp) = &options.qmp {
-            command.arg("--qmp").arg(qmp);
-        }
-        if let Some(wire) = &options.wire {
-            command.arg("--wire").arg(wire);
-        }
-        if !options.append.is_empty() {
-            command.arg("--append").arg(&options.append);
-        }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut qemu = command.spawn().expect("start qemu/run");
-        let keyboard = qemu.stdin.take().expect("a pipe to the serial console");
-        let serial = Screen::of(qemu.stdout.take().expect("a pipe from the serial console"));
-        let host = Screen::of(qemu.stderr.take().expect("a pipe from qemu/run"));
-
+        let (qemu, keyboard, serial, host) = start(options, &socket);
         let said = host.wait_for_line("machine: console=", BOOT_LIMIT);
         let field = |name: &str| {
             let word = said
@@ -272,14 +323,19 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        terminate(&mut self.qemu);
-        if std::thread::panicking() {
-            eprintln!(
-                "--- qemu/run\n{}\n--- serial console\n{}\n---",
-                self.host.tail(),
-                self.serial.tail()
-            );
-        }
+        end(&mut self.qemu, &self.host, &self.serial);
+    }
+}
+
+/// Ends a machine, and shows what it said if its test fails.
+fn end(qemu: &mut Child, host: &Screen, serial: &Screen) {
+    terminate(qemu);
+    if std::thread::panicking() {
+        eprintln!(
+            "--- qemu/run\n{}\n--- serial console\n{}\n---",
+            host.tail(),
+            serial.tail()
+        );
     }
 }
 

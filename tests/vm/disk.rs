@@ -23,8 +23,25 @@ fn ids(events: &[Value]) -> Vec<u64> {
         .collect()
 }
 
+/// What the tools that made the disk think of it now.
+fn host_tools_agree(image: &Path) {
+    let mut table = Command::new("sfdisk");
+    let said = system_tests::stdout_of(table.arg("--verify").arg(image));
+    assert!(said.contains("No errors"), "{said}");
+    let mut rows = Command::new("sfdisk");
+    let rows = system_tests::stdout_of(rows.args(["--json"]).arg(image));
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    let data = &rows["partitiontable"]["partitions"][1];
+    assert_eq!(data["name"], "data", "{rows}");
+    let sector = rows["partitiontable"]["sectorsize"].as_u64().unwrap_or(512);
+    let offset = data["start"].as_u64().unwrap() * sector;
+    let mut check = Command::new("e2fsck");
+    check.args(["-f", "-n"]);
+    system_tests::stdout_of(check.arg(format!("{}?offset={offset}", image.display())));
+}
+
 #[test]
-fn ledger_and_files_outlive_a_cold_stop_and_the_host_agrees() {
+fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() {
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
     let mut machine = Machine::ready(&options);
@@ -40,6 +57,12 @@ fn ledger_and_files_outlive_a_cold_stop_and_the_host_agrees() {
 
     let host = verify_on_host(&options.data);
     assert!(host.status.success(), "{host:?}");
+    let gained = 160 << 20;
+    let image = std::fs::File::options().write(true).open(&options.data);
+    let image = image.unwrap();
+    image
+        .set_len(image.metadata().unwrap().len() + gained)
+        .unwrap();
 
     let mut machine = Machine::ready(&options);
     let after = machine.events();
@@ -56,16 +79,28 @@ fn ledger_and_files_outlive_a_cold_stop_and_the_host_agrees() {
         "what was shown before the stop has changed"
     );
     assert!(after.len() > before.len());
-    assert_eq!(
-        machine.call(&call("fs_read", "work", "kept.txt")).body["data"]["content"],
-        "kept\n"
-    );
+    let kept = machine.call(&call("fs_read", "work", "kept.txt")).body;
+    assert_eq!(kept["data"]["content"], "kept\n", "{kept}");
     let console = machine.json("ledger verify");
     assert_eq!(console["holds"], true, "{console}");
+    let grown = machine.until("ledger query --type data_grown --json", |text| {
+        let answer: Value = serde_json::from_str(text).ok()?;
+        answer["events"].get(0).cloned()
+    });
+    let bytes = |name: &str| {
+        let of_object = grown["payload"][name].as_u64();
+        let text = grown["payload"].as_str().unwrap_or("{}");
+        let parsed: Value = serde_json::from_str(text).unwrap_or_default();
+        of_object
+            .or(parsed[name].as_u64())
+            .unwrap_or_else(|| panic!("no {name} in {grown}"))
+    };
+    assert_eq!(bytes("bytes"), bytes("bytes_before") + gained, "{grown}");
     machine.power_off();
 
     let host = verify_on_host(&options.data);
     assert!(host.status.success(), "{host:?}");
+    host_tools_agree(&options.data);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod cells;
 mod disk;
+mod emergency;
 mod first_line;
 mod gateway;
 mod network;

@@ -12,6 +12,7 @@ pub use storage::{needs_storage, queue_storage, take_root};
 use tables::{policy_of, table_of_images, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
+use crate::emergency;
 use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
 use crate::package::{self, Found};
@@ -26,7 +27,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 use sys::packet::{Mode as Blocking, PacketListener};
 
 /// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
@@ -35,8 +35,6 @@ const PACKAGE_PAUSE_MS: u64 = 50;
 /// With a trusted key and no package that it signed, nobody has said who may do what here: whoever took the
 /// package away is not to get more than a look.
 const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
-/// How long dirty pages may take to reach the disks at the end: a disk that is there needs less.
-const SYNC_LIMIT: Duration = Duration::from_secs(10);
 /// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
 const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
 const TOKEN_BYTES: usize = 64;
@@ -49,64 +47,53 @@ pub fn run(setup: Setup) -> ExitCode {
         last_resort();
     }
     sys::process::set_name("vector_boot");
-    let mut heart = match prepare(setup, handoff_ns) {
+    let mut wrong = Wrong::default();
+    let mut heart = match prepare(setup, handoff_ns, &mut wrong) {
         Ok(heart) => heart,
-        Err(e) => {
+        Err(e) if !appliance => {
             eprintln!("vector_boot: {e}");
-            if !appliance {
-                return ExitCode::FAILURE;
-            }
-            emergency();
+            return ExitCode::FAILURE;
+        }
+        Err(e) => {
+            let mut reasons = vec![format!("boot: {e}")];
+            reasons.append(&mut wrong.degraded);
+            reasons.append(&mut wrong.report.complaints);
+            emergency::enter(&reasons);
         }
     };
-    let end = heart.run();
+    let Some(end) = heart.run() else {
+        emergency::enter(&[heart.reasons()]);
+    };
     heart.say_last(end);
     heart.release_watchdog();
     if !appliance {
         return ExitCode::SUCCESS;
     }
-    if !sys::machine::sync_within(SYNC_LIMIT) {
+    if !sys::machine::within(emergency::FLUSH_LIMIT, sys::machine::sync) {
         heart.tell("shutdown: a disk takes no data; what was not flushed is lost");
     }
-    eprintln!("vector_boot: {}", sys::machine::end(end));
-    emergency()
+    let error = sys::machine::end(end);
+    emergency::enter(&[format!("end of the machine: {error}")])
+}
+
+/// What was wrong so far in a boot that may not come to its end.
+#[derive(Default)]
+struct Wrong {
+    report: Report,
+    degraded: Vec<String>,
 }
 
 /// A defect in PID 1 would panic the kernel: say it and end the machine as `vb.emergency` wants.
 fn last_resort() {
     std::panic::set_hook(Box::new(|info| {
-        eprintln!("\r\nvector_boot: defect in PID 1: {info}\r");
-        emergency();
+        emergency::enter(&[format!("defect in PID 1: {info}")]);
     }));
 }
 
-/// With nothing left to run: `vb.emergency=reboot|halt`, or stay, so that a person can read why.
-/// PID 1 never exits.
-fn emergency() -> ! {
-    let line = early::command_line();
-    // Each value of `vb.emergency` is at least as closed as its default.
-    let params = Params::new([], &line, CommandLine::Wins);
-    // A disk that takes too long has had its time.
-    let _ = sys::machine::sync_within(SYNC_LIMIT);
-    let how = match params.get("vb.emergency") {
-        "reboot" => Some(sys::machine::Power::Reboot),
-        "halt" => Some(sys::machine::Power::Halt),
-        _ => None,
-    };
-    if let Some(how) = how {
-        eprintln!("vector_boot: {}\r", sys::machine::end(how));
-    }
-    loop {
-        std::thread::park();
-    }
-}
-
-fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
-    let mut report = Report::default();
-    let mut degraded = Vec::new();
+fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart> {
     let appliance = setup.is_appliance();
     if appliance {
-        early::mount_kernel(&mut report);
+        early::mount_kernel(&mut wrong.report);
     }
     let line = if appliance {
         early::command_line()
@@ -119,35 +106,47 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         CommandLine::Wins
     };
     let first_look = Params::new([], &line, hand);
+    // Until a signed manifest says more.
+    emergency::leave_mode(match hand {
+        CommandLine::Tightens => UNSIGNED_CONSOLE.1,
+        CommandLine::Wins => first_look.get("vb.console_mode"),
+    });
     let mut initramfs = match &setup.mode {
-        Mode::Appliance => early::take_initramfs(&first_look, &mut report),
-        Mode::Process { .. } => of_process(&first_look, &mut report),
+        Mode::Appliance => early::take_initramfs(&first_look, &mut wrong.report),
+        Mode::Process { .. } => of_process(&first_look, &mut wrong.report),
     };
     let terminal_name = if appliance {
-        early::console_name(&first_look, &mut report)
+        early::console_name(&first_look, &mut wrong.report)
     } else {
         String::new()
     };
     if appliance {
-        early::leave_initramfs(&mut report);
+        early::leave_initramfs(&mut wrong.report);
     }
     let run = setup.run_folder();
     for (folder, mode) in [(&run, 0o755), (&run.join("notify"), 0o711)] {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(mode)
-            .create(folder)?;
+            .create(folder)
+            .map_err(|e| io::Error::new(e.kind(), format!("folder {}: {e}", folder.display())))?;
     }
     if let Err(e) = network_folder(&run, appliance) {
-        report
+        wrong
+            .report
             .complaints
             .push(format!("{}/net: {e}", run.display()));
     }
     let package_begin = sys::clock::monotonic_ns();
-    let (found, package_name) =
-        find_package(&first_look, hand, &mut initramfs, appliance, &mut degraded);
+    let (found, package_name) = find_package(
+        &first_look,
+        hand,
+        &mut initramfs,
+        appliance,
+        &mut wrong.degraded,
+    );
     let package_end = sys::clock::monotonic_ns();
-    let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut degraded);
+    let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut wrong.degraded);
     let values = manifest
         .params
         .iter()
@@ -167,27 +166,32 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         .flatten();
     let mut journal = Journal::new(State::new(boot_id)?, kmsg, terminal, params.get("vb.log"));
     if appliance {
+        emergency::leave_mode(params.get("vb.console_mode"));
+        emergency::leave_log(journal.state.lines().ok());
         // Kernel messages would break into the console's lines; `dmesg` has them.
         if let Err(e) = sys::machine::set_console_loglevel(1) {
-            report.complaints.push(format!("printk: {e}"));
+            wrong.report.complaints.push(format!("printk: {e}"));
         }
         if let Err(e) = sys::machine::catch_ctrl_alt_del() {
-            report.complaints.push(format!("ctrl-alt-del: {e}"));
+            wrong.report.complaints.push(format!("ctrl-alt-del: {e}"));
         }
     } else if let Err(e) = sys::process::become_subreaper() {
-        report.complaints.push(format!("subreaper: {e}"));
+        wrong.report.complaints.push(format!("subreaper: {e}"));
     }
     let hostname = choose_hostname(&params, &manifest);
     if appliance && let Err(e) = sys::machine::set_hostname(&hostname) {
-        report.complaints.push(format!("hostname {hostname}: {e}"));
+        wrong
+            .report
+            .complaints
+            .push(format!("hostname {hostname}: {e}"));
     }
     if appliance && let Err(e) = crate::cgroup::prepare() {
-        report.complaints.push(e);
+        wrong.report.complaints.push(e);
     }
     let token = sys::memfd::sealed("token", &boot_token(appliance)?)?;
     let control = PacketListener::bind(&run.join("init.sock"), Blocking::NonBlocking)?;
     open_to_all(&run.join("init.sock"))?;
-    let open = open_descriptors(&setup, &terminal_name, &mut degraded);
+    let open = open_descriptors(&setup, &terminal_name, &mut wrong.degraded);
     if open.tty.is_none() && open.machine.is_none() {
         // A console without a terminal would only die and come back.
         manifest.services.retain(|s| {
@@ -202,13 +206,14 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
     } else {
         None
     };
+    emergency::leave_watchdog(watchdog.as_ref().map(|(file, _)| file));
     let units = table_of_units(&manifest, &images);
     let policies: Vec<Policy> = units
         .iter()
         .map(|u| policy_of(&u.service, &manifest))
         .collect();
     let seed = u64::from_le_bytes(*boot_id.first_chunk().unwrap_or(&[1; 8]));
-    for complaint in report.complaints.iter().chain(&params.complaints) {
+    for complaint in wrong.report.complaints.iter().chain(&params.complaints) {
         journal.say(Level::Warn, format_args!("{complaint}"));
     }
     let unconfined = if appliance {
@@ -220,19 +225,19 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         Ok((work, page)) => match read_only(&page) {
             Ok(page) => (work, Some(page)),
             Err(e) => {
-                degraded.push(format!("sensor page: {e}"));
+                wrong.degraded.push(format!("sensor page: {e}"));
                 (work, None)
             }
         },
         Err(e) => {
-            degraded.push(format!("sensor page: {e}"));
+            wrong.degraded.push(format!("sensor page: {e}"));
             (Box::new(NoWork), None)
         }
     };
     if let Some(found) = &found {
         work.take_model(found.model.bytes, u64::from(found.model.tensors));
     }
-    for reason in &degraded {
+    for reason in &wrong.degraded {
         journal.say(Level::Error, format_args!("degraded: {reason}"));
     }
     let mut heart = Heart::new(Parts {
@@ -243,7 +248,7 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         images,
         control,
         phases: Vec::with_capacity(64),
-        degraded,
+        degraded: std::mem::take(&mut wrong.degraded),
         package_name,
         hostname,
         unconfined: unconfined.to_owned(),
@@ -258,12 +263,12 @@ fn prepare(setup: Setup, handoff_ns: u64) -> io::Result<Heart> {
         params,
     })?;
     if appliance {
-        heart.phase("mounts", handoff_ns, report.mounted_ns, String::new());
+        heart.phase("mounts", handoff_ns, wrong.report.mounted_ns, String::new());
         heart.phase(
             "modules",
-            report.mounted_ns,
-            report.modules_ns,
-            format!("{} loaded", report.modules),
+            wrong.report.mounted_ns,
+            wrong.report.modules_ns,
+            format!("{} loaded", wrong.report.modules),
         );
     }
     let mapped = heart

@@ -85,6 +85,13 @@ pub fn mount_kernel(report: &mut Report) {
     report.mounted_ns = sys::clock::monotonic_ns();
 }
 
+/// Mounts what a kernel offers once more where a move that did not come to its end has left nothing.
+pub fn mount_again(report: &mut Report) {
+    if !Path::new("/proc/self").exists() || !Path::new("/dev/null").exists() {
+        mount_kernel(report);
+    }
+}
+
 /// EBUSY: mounted already.
 fn nix_busy() -> i32 {
     16
@@ -251,6 +258,7 @@ pub fn leave_initramfs(report: &mut Report) {
         });
     if let Err(e) = moved {
         report.complaints.push(format!("leave the initramfs: {e}"));
+        mount_again(report);
     }
 }
 

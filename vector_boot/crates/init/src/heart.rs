@@ -237,11 +237,17 @@ pub struct Heart {
     data_opened: bool,
     /// It was mounted so that it can be written.
     pub(crate) data_writable: bool,
+    /// Its device, until its file system was asked to grow.
+    pub(crate) data_device: Option<String>,
     troubles: Vec<(standing::Trouble, String)>,
     verified: bool,
     scrub_next: Option<u64>,
     tensors_verified: bool,
     blocks_damaged: u32,
+    /// No core service can run, which was said.
+    hopeless: bool,
+    /// Not even the console can.
+    alone: bool,
     ready_said: bool,
     ending: Ending,
     power: Power,
@@ -380,10 +386,13 @@ impl Heart {
             storage_ready: false,
             data_opened: false,
             data_writable: true,
+            data_device: None,
             troubles: Vec::new(),
             verified: false,
             scrub_next: None,
             blocks_damaged: 0,
+            hopeless: false,
+            alone: false,
             ready_said: false,
             ending: Ending::No,
             power: Power::Poweroff,
@@ -407,8 +416,8 @@ impl Heart {
         }
     }
 
-    /// Beats until the machine ends; answers how it is to end.
-    pub fn run(&mut self) -> End {
+    /// Beats until the machine ends; answers how it is to end, or `None` when nothing can run.
+    pub fn run(&mut self) -> Option<End> {
         self.begin();
         let mut more = false;
         loop {
@@ -437,11 +446,14 @@ impl Heart {
             }
             self.releaser.step();
             if let Ending::Over = self.ending {
-                return match self.power {
+                return Some(match self.power {
                     Power::Reboot => End::Reboot,
                     Power::Poweroff => End::Off,
                     Power::Halt => End::Halt,
-                };
+                });
+            }
+            if self.alone {
+                return None;
             }
         }
     }
@@ -506,9 +518,11 @@ impl Heart {
         self.renew_turns();
         self.pump_ledger(false);
         self.keep_clock(now);
+        self.grow_data();
         self.scrub();
         self.go_on_ending(now);
         self.say_when_ready(now);
+        self.look_for_emergency();
         self.sample(now, late);
         self.journal.state.set_beats(self.beat.count);
         self.pet_watchdog();

@@ -175,7 +175,16 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
                 ..space.available.into()
             });
         }
-        Task::GrowPartition { .. } | Task::GrowFileSystem { .. } => {}
+        Task::GrowPartition { device, name } => {
+            return Ok(crate::grow::partition(device, name)?.into());
+        }
+        Task::GrowFileSystem { device, target } => {
+            let (bytes, before) = crate::grow::file_system(device, target)?;
+            return Ok(DoneWell {
+                detail: before.to_string(),
+                ..bytes.into()
+            });
+        }
         Task::Cell(ref cell) => {
             let (descriptors, detail) = crate::cell::make(cell)?;
             return Ok(DoneWell {

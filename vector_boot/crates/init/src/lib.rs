@@ -15,6 +15,8 @@ mod clock;
 pub mod control;
 mod disks;
 mod early;
+mod emergency;
+mod grow;
 mod harden;
 mod heart;
 pub mod helper;

@@ -149,6 +149,15 @@ impl State {
         Ok(this)
     }
 
+    /// The ring, to be read without this value.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn lines(&self) -> std::io::Result<Lines> {
+        use std::os::fd::AsFd;
+        Ok(Lines(self.region.as_fd().try_clone_to_owned()?.into()))
+    }
+
     /// This boot.
     #[must_use]
     pub fn boot_id(&self) -> [u8; 16] {
@@ -430,6 +439,61 @@ impl State {
     }
 }
 
+/// The ring of a state by its memfd, for whoever has no [`State`] any more. Allocates nothing itself.
+#[derive(Debug)]
+pub struct Lines(std::fs::File);
+
+impl Lines {
+    fn read<const N: usize>(&self, at: usize) -> [u8; N] {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; N];
+        // What cannot be read is empty: there is nobody left to tell.
+        let _ = self.0.read_exact_at(&mut bytes, at as u64);
+        bytes
+    }
+
+    /// The number that the next line will get.
+    #[must_use]
+    pub fn next_line(&self) -> u64 {
+        u64::from_le_bytes(self.read(AT_LOG_NEXT))
+    }
+
+    /// Appends the line of this number to `text`, if it is still there: time, who, what.
+    pub fn show(&self, seq: u64, text: &mut String) {
+        let at = State::line_at(seq);
+        let line: [u8; LINE_BYTES] = self.read(at);
+        let number = |from: usize| {
+            let bytes = line.get(from..).and_then(|rest| rest.first_chunk());
+            u64::from_le_bytes(bytes.copied().unwrap_or_default())
+        };
+        if seq == 0 || number(0) != seq {
+            return;
+        }
+        let [by, _, low, high] = *line
+            .get(16..)
+            .and_then(<[u8]>::first_chunk)
+            .unwrap_or(&[0; 4]);
+        let length = usize::from(u16::from_le_bytes([low, high])).min(LINE_TEXT_MAX);
+        let said = line.get(LINE_HEAD..LINE_HEAD + length).unwrap_or_default();
+        let row: [u8; 32] = self.read(AT_UNITS + usize::from(by) * UNIT_BYTES);
+        let named = std::str::from_utf8(&row).unwrap_or("?");
+        let who = match by {
+            BY_INIT => "init",
+            BY_HELPER => "helper",
+            _ => named.trim_end_matches('\0'),
+        };
+        let ms = number(8) / 1_000_000;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "[{:>5}.{:03}] {who}: {}",
+            ms / 1000,
+            ms % 1000,
+            std::str::from_utf8(said).unwrap_or("?")
+        );
+    }
+}
+
 /// Text of a fixed length, for lines and payloads that are put together without allocating.
 #[derive(Debug, Clone, Copy)]
 pub struct Fixed<const N: usize> {
@@ -540,6 +604,30 @@ mod tests {
         assert_eq!(state.next_line(), 4);
         state.push_line(0, BY_INIT, Level::Warn, b"x\xff\x1by\xc3\xa9");
         assert_eq!(state.line(4).map(|l| l.text), Some("x??yé"));
+    }
+
+    #[test]
+    fn the_ring_reads_the_same_by_its_memfd() {
+        let mut state = State::new([0; 16]).unwrap();
+        state.set_unit(
+            2,
+            &UnitRow {
+                name: "gateway",
+                pid: 7,
+                started_ns: 1,
+                restarts: 0,
+                phase: 0,
+            },
+        );
+        state.push_line(1_500_000_000, 2, Level::Info, b"serving");
+        state.push_line(2_000_000_000, BY_INIT, Level::Info, b"ready");
+        let lines = state.lines().unwrap();
+        let mut text = String::new();
+        (0..=lines.next_line()).for_each(|seq| lines.show(seq, &mut text));
+        assert_eq!(
+            text,
+            "[    1.500] gateway: serving\n[    2.000] init: ready\n"
+        );
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Unit {
     pub started_ns: u64,
     /// From start to readiness.
     pub ready_ns: u64,
+    /// Its program has not become a process once.
+    pub never_ran: bool,
     /// How the last process ended.
     pub last_exit: Fixed<96>,
     /// What it last said with `STATUS=`.
@@ -121,6 +123,7 @@ impl Unit {
             dropped: 0,
             started_ns: 0,
             ready_ns: 0,
+            never_ran: true,
             last_exit: Fixed::default(),
             status: Fixed::default(),
             memory_bytes: None,
@@ -241,6 +244,7 @@ impl Unit {
             namespaces: &namespaces,
         })?;
         self.child = Some(child);
+        self.never_ran = false;
         self.output = Some(File::from(read));
         self.partial.clear();
         self.started_ns = now;

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// A thread that makes one system call.
-const SYNC_STACK_BYTES: usize = 64 * 1024;
+/// A thread that makes a few system calls.
+const ACT_STACK_BYTES: usize = 128 * 1024;
 
 /// What a mount forbids and allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,17 +152,17 @@ pub fn sync() {
     nix::unistd::sync();
 }
 
-/// The same in a thread of its own, for whoever must not wait for a disk that does not answer:
-/// `false` if it took longer than `limit`, and goes on.
+/// Does something in a thread of its own, for whoever must not wait for a disk that does not
+/// answer: `false` if it took longer than `limit`; then it goes on without us.
 #[must_use]
-pub fn sync_within(limit: std::time::Duration) -> bool {
+pub fn within(limit: std::time::Duration, act: impl FnOnce() + Send + 'static) -> bool {
     let (done, wait) = std::sync::mpsc::channel();
     let begun = std::thread::Builder::new()
-        .stack_size(SYNC_STACK_BYTES)
+        .stack_size(ACT_STACK_BYTES)
         .spawn(move || {
             // Signals of the process are for the thread that looks at them.
             let _ = nix::sys::signal::SigSet::all().thread_block();
-            sync();
+            act();
             // Whoever waited may have gone on.
             let _ = done.send(());
         });

@@ -162,6 +162,22 @@ pub fn signal_everybody(signal: i32) {
     let _ = unsafe { libc::kill(-1, signal) };
 }
 
+/// Whether we have any child, dead or alive.
+#[must_use]
+pub fn has_children() -> bool {
+    // SAFETY: all zeroes is a valid siginfo_t, into which waitid(2) writes; both live over the call.
+    let found = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(
+            libc::P_ALL,
+            0,
+            &raw mut info,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+        )
+    };
+    found == 0
+}
+
 /// Names the calling thread, as `ps` shows it; cut to 15 bytes.
 pub fn set_name(name: &str) {
     let mut bytes = [0u8; 16];

@@ -7,8 +7,8 @@
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{
-    ControlFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw,
-    tcgetattr, tcsetattr,
+    ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios,
+    cfmakeraw, tcgetattr, tcsetattr,
 };
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -71,6 +71,29 @@ impl Drop for Raw {
         // A terminal that is gone has nothing to restore.
         let _ = tcsetattr(&self.terminal, SetArg::TCSAFLUSH, &self.before);
     }
+}
+
+/// Gives a terminal that others may have left in any state whole lines again: with echo and carriage
+/// returns for people, as plain bytes for programs. Never waits for what is still to be sent.
+///
+/// # Errors
+/// `ENOTTY` for what is no terminal; as `tcsetattr(3)`.
+pub fn cook(fd: BorrowedFd<'_>, feeds: LineFeeds) -> io::Result<()> {
+    let person = feeds == LineFeeds::Translated;
+    let mut settings = tcgetattr(fd)?;
+    settings.control_flags |= ControlFlags::CLOCAL | ControlFlags::CREAD;
+    // No flow control: Ctrl-S would stop the last console that there is.
+    settings.input_flags &= !(InputFlags::IXON | InputFlags::IXOFF | InputFlags::ICRNL);
+    settings.input_flags.set(InputFlags::ICRNL, person);
+    settings
+        .output_flags
+        .set(OutputFlags::OPOST | OutputFlags::ONLCR, person);
+    settings.local_flags = LocalFlags::ICANON;
+    let echo = LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK;
+    settings.local_flags.set(echo, person);
+    // TCSADRAIN and TCSAFLUSH wait until all is sent, which a stuck line never is.
+    tcsetattr(fd, SetArg::TCSANOW, &settings)?;
+    Ok(())
 }
 
 /// Columns of the terminal; `None` where it does not know, as on a serial line.

@@ -48,7 +48,7 @@ pub fn queue_storage(heart: &mut Heart) {
                     fstype: "ext4",
                     read_only: device.read_only,
                 };
-                if !device.read_only {
+                if !device.read_only && device.partition == DATA_PARTITION {
                     let grow = Task::GrowPartition {
                         device: &source,
                         name: DATA_PARTITION,
@@ -56,14 +56,8 @@ pub fn queue_storage(heart: &mut Heart) {
                     heart.helper.ask(Purpose::GrowPartition, &grow, None);
                 }
                 heart.helper.ask(Purpose::MountData, &task, None);
-                if !device.read_only {
-                    let grow = Task::GrowFileSystem {
-                        device: &source,
-                        target: &data_text,
-                    };
-                    heart.helper.ask(Purpose::GrowData, &grow, None);
-                }
                 heart.data_writable = !device.read_only;
+                heart.data_device = (!device.read_only).then_some(source);
                 heart.mounted.push(data_text.clone());
             }
             None => {

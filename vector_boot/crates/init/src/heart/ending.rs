@@ -82,6 +82,8 @@ impl Heart {
             let _ = watchdog.write(b"V");
         }
         self.watchdog = None;
+        // The device is let go with its last handle.
+        crate::emergency::leave_watchdog(None);
     }
 
     /// One line on the terminal.

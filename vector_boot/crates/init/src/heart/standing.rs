@@ -1,10 +1,11 @@
 //! How the machine stands: events on their way to the ledger, the degraded state, the boot's record.
 
-use super::{Ending, Heart, PhaseRecord, Watch};
+use super::{Ending, Heart, Held, PhaseRecord, Watch};
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::Phase;
+use rts::manifest::Pass;
 use sys::events::Interest;
-use wire::control::MachineState;
+use wire::control::{MachineState, Power};
 
 /// Sentences of [`Heart::degrade`]; each cause is said once.
 const REASONS_MAX: usize = 16;
@@ -131,6 +132,68 @@ impl Heart {
             ["machine_degraded", "machine", ""],
             format_args!("\"reason\":\"{}\"", Json(reason)),
         );
+    }
+
+    /// Whether a service cannot run, now or later: its program is not there, does not become a
+    /// process, or it needs one of which that is true.
+    fn is_lost(&self, i: usize, depth: usize) -> bool {
+        let Some(unit) = self.units.get(i) else {
+            return false;
+        };
+        let image = self.images.get(unit.image).map(|image| &image.held);
+        if matches!(image, Some(Held::No(_))) {
+            return true;
+        }
+        match self.supervisor.phase(i) {
+            Phase::Failed => unit.never_ran,
+            // As deep as there are services; needs make no rings.
+            Phase::Waiting if depth < self.units.len() => unit.service.needs.iter().any(|name| {
+                let needed = self.units.iter().position(|u| u.name() == name.as_str());
+                needed.is_some_and(|n| self.is_lost(n, depth + 1))
+            }),
+            _ => false,
+        }
+    }
+
+    /// When no core service can ever run, the machine is what `vb.emergency` says. A console that
+    /// runs is all that a person needs; without one PID 1 leaves its loop and serves them itself.
+    pub(super) fn look_for_emergency(&mut self) {
+        let appliance = self.setup.is_appliance();
+        if self.ready_said || !appliance || !matches!(self.ending, Ending::No) {
+            return;
+        }
+        let shows = |unit: &crate::unit::Unit| {
+            let mut pass = unit.service.pass.iter();
+            pass.any(|p| matches!(p, Pass::Tty | Pass::Machine))
+        };
+        let lost = |heart: &Self, wanted: &dyn Fn(&crate::unit::Unit) -> bool| {
+            let mut some = false;
+            let all = heart
+                .units
+                .iter()
+                .enumerate()
+                .filter(|(_, unit)| wanted(unit))
+                .all(|(i, _)| {
+                    some = true;
+                    heart.is_lost(i, 0)
+                });
+            (some, all)
+        };
+        let (some, all) = lost(self, &|unit| unit.service.core && !shows(unit));
+        if !some || !all {
+            return;
+        }
+        if !self.hopeless {
+            self.hopeless = true;
+            self.degrade("emergency: no core service can run".to_owned());
+            match self.params.get("vb.emergency") {
+                "reboot" => return self.begin_shutdown(Power::Reboot, "service:init"),
+                "halt" => return self.begin_shutdown(Power::Halt, "service:init"),
+                _ => {}
+            }
+        }
+        let (_, all) = lost(self, &shows);
+        self.alone = all;
     }
 
     /// How the machine is.

@@ -3,7 +3,7 @@
 use super::standing::Trouble;
 use super::{Ending, Heart, Held, VECTOR_BOOT, Watch};
 use crate::helper_link::{Answer, Purpose};
-use crate::state::{BY_HELPER, Level, Weight};
+use crate::state::{BY_HELPER, Json, Level, Weight};
 use rts::manifest::Verify;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -309,7 +309,13 @@ impl Heart {
             }
             // What is there works as it did; only the new room is not used.
             (Purpose::GrowPartition | Purpose::GrowData, Err(e)) => {
-                self.degrade(format!("data disk not grown: {e}"));
+                self.journal
+                    .say(Level::Warn, format_args!("data disk not grown: {e}"));
+                self.journal.event(
+                    Weight::Important,
+                    ["data_not_grown", "machine", ""],
+                    format_args!("\"reason\":\"{}\"", Json(&e)),
+                );
             }
             (Purpose::MountData, Err(e)) => {
                 self.degrade(format!("data disk: {e}; files of this boot end with it"));
@@ -326,6 +332,23 @@ impl Heart {
                 }
             }
         }
+    }
+
+    /// Lets the data disk's file system grow once nothing waits for the helper: a large disk takes its
+    /// time, and services need not wait for it.
+    pub(super) fn grow_data(&mut self) {
+        if !self.storage_ready || !self.helper.is_idle() {
+            return;
+        }
+        let Some(device) = self.data_device.take() else {
+            return;
+        };
+        let target = self.setup.data_folder().display().to_string();
+        let grow = Task::GrowFileSystem {
+            device: &device,
+            target: &target,
+        };
+        self.helper.ask(Purpose::GrowData, &grow, None);
     }
 
     /// Asks for the next piece of the scrub once every service is up.
