@@ -208,3 +208,63 @@ impl Root<'_> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(Failed::at("/tmp"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_and_unknown_profiles_are_refused_before_anything_is_made() {
+        let good = Cell {
+            service: "app",
+            profile: "foreign",
+            foreign: true,
+            uid: 30_000,
+            data: true,
+            notify: true,
+            network: false,
+            tmp_bytes: 0,
+            sockets: "",
+        };
+        for (cell, named) in [
+            (
+                Cell {
+                    service: "../ledger",
+                    ..good
+                },
+                "no file's name",
+            ),
+            (
+                Cell {
+                    service: "",
+                    ..good
+                },
+                "no file's name",
+            ),
+            (
+                Cell {
+                    sockets: "a.sock:../../data",
+                    ..good
+                },
+                "no file's name",
+            ),
+            (
+                Cell {
+                    sockets: "..",
+                    ..good
+                },
+                "no file's name",
+            ),
+            (
+                Cell {
+                    profile: "root",
+                    ..good
+                },
+                "profile \"root\"",
+            ),
+        ] {
+            let refused = make(&cell).unwrap_err();
+            assert!(refused.contains(named), "{refused}");
+        }
+    }
+}
