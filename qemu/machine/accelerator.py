@@ -89,10 +89,9 @@ def choose(word: str, arch: Architecture, qemu: str | None = None) -> Choice:
     # Processors of aarch64 name no such flag; there the proof alone decides.
     if arch == architecture.X86_64 and not re.search(r"\b(vmx|svm)\b", flags):
         return Choice("tcg", f"no vmx or svm: {KVM} has no hardware behind it")
-    note = _note()
-    if note.is_file():
-        name, _, reason = note.read_text(encoding="utf-8").strip().partition(" ")
-        return Choice(name, f"{reason}, earlier since the host booted")
+    remembered = _remembered()
+    if remembered:
+        return remembered
     choice = probe(PROOFS[arch], qemu or arch.qemu)
     remember(choice)
     return choice
@@ -101,6 +100,15 @@ def choose(word: str, arch: Architecture, qemu: str | None = None) -> Choice:
 def remember(choice: Choice) -> None:
     """Keeps what was found until the host boots again."""
     _note().write_text(f"{choice.name} {choice.reason}\n", encoding="utf-8")
+
+
+def _remembered() -> Choice | None:
+    try:
+        name, _, reason = _note().read_text(encoding="utf-8").strip().partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return None
+    # What is not of our making is no knowledge: the proof is run again.
+    return Choice(name, f"{reason}, earlier since the host booted") if name in ("kvm", "tcg") and reason else None
 
 
 def _note() -> Path:

@@ -115,11 +115,11 @@ def check(args: argparse.Namespace) -> None:
 
 def main() -> int:
     """Builds, boots, and returns the exit code."""
-    args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     scratch = Path(tempfile.mkdtemp(prefix="vector-boot-"))
     token = cache.folder("tokens") / f"{os.getpid()}"
     try:
+        args = arguments()
         check(args)
         parts = prepare(args, scratch, token)
         return boot(args, parts, accelerator.choose(args.accel, parts.arch))
