@@ -1,4 +1,4 @@
-//! Programs that a user might bring: compiled here, static, from one source file of `tests/programs`.
+//! Programs that a user might bring: compiled here, static, from one source file of `tests/programs`; and the prober.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,5 +32,16 @@ pub fn compile(name: &str, folder: &Path) -> PathBuf {
         .arg(&out)
         .arg(repository().join(format!("tests/programs/{name}.rs")));
     crate::stdout_of(&mut rustc);
+    out
+}
+
+/// Compiles `tests/programs/prober.c`, which tries what no service may do. Its first word is a profile.
+pub fn prober(folder: &Path) -> PathBuf {
+    let out = folder.join("prober");
+    let mut cc = Command::new("cc");
+    cc.args(["-O1", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&out)
+        .arg(repository().join("tests/programs/prober.c"));
+    crate::stdout_of(&mut cc);
     out
 }

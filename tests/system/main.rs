@@ -5,5 +5,6 @@ mod attacks;
 mod c_abi;
 mod floods;
 mod frames;
+mod jail;
 mod ordinary;
 mod packages;

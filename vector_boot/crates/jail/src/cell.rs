@@ -119,7 +119,7 @@ impl View {
                 names: Names::Writes,
                 ..EMPTY
             },
-            Profile::Foreign => View {
+            Profile::Foreign | Profile::ForeignOnline => View {
                 sockets: &["init.sock", "ledger.sock", "ledger.wire", "capacity.sock"],
                 proc: Proc::Own,
                 devices: &["null", "zero", "full", "random", "urandom"],
@@ -169,7 +169,7 @@ mod tests {
             let view = View::of(profile);
             let expected = match profile {
                 Profile::Console | Profile::Net => [true, true],
-                Profile::Foreign => [false, true],
+                Profile::Foreign | Profile::ForeignOnline => [false, true],
                 _ => [false, false],
             };
             assert_eq!(

@@ -55,7 +55,9 @@ pub fn confine(profile: Profile, grants: &Grants, exec: Exec) -> Confinement {
 /// `word` is the role's; one without a profile is left as it is.
 pub fn enter(word: &str) {
     if let Some(profile) = Profile::of_name(word) {
-        confine(profile, &Grants::of_role(profile), Exec::Never).say();
+        let grants = Grants::of_role(profile);
+        confine(profile, &grants, Exec::Never).say();
+        grants.keep();
     }
 }
 

@@ -24,6 +24,16 @@ pub enum Access {
 #[derive(Debug, Default)]
 pub struct Grants(pub(crate) Vec<(OwnedFd, Access)>);
 
+/// What the kernel tells of the machine's size and load.
+const LOAD: &[&str] = &[
+    "/proc/stat",
+    "/proc/meminfo",
+    "/proc/loadavg",
+    "/proc/sys/kernel/pid_max",
+    "/proc/sys/kernel/threads-max",
+    "/proc/self/cgroup",
+];
+
 /// The root that tools never write to.
 const READ_ONLY_ROOT: &str = "root.share";
 
@@ -71,6 +81,16 @@ impl Grants {
         self
     }
 
+    /// Holds what lies in `/proc` for the rest of the process's life. A rule is bound to an inode, and
+    /// `/proc` makes a new one for the same file when nobody holds the old: nothing would match it.
+    pub fn keep(self) {
+        for (fd, _) in self.0 {
+            if sys::beneath::is_proc(&fd).unwrap_or(false) {
+                std::mem::forget(fd);
+            }
+        }
+    }
+
     /// What a role of ours may open: what PID 1 passed, its folder on the data disk, and what its
     /// work makes it read.
     #[must_use]
@@ -79,24 +99,31 @@ impl Grants {
         let grants = Self::none();
         match profile {
             Profile::Ledger => grants,
-            Profile::Capacity => with(grants, own, Access::Write)
-                .path("/proc", Access::Read)
+            Profile::Capacity => LOAD
+                .iter()
+                .fold(with(grants, own, Access::Write), |grants, file| {
+                    grants.path(file, Access::Read)
+                })
                 .path("/sys/fs/cgroup", Access::Read),
             Profile::Gateway => with(grants.inherited(), own, Access::Write),
             Profile::Console => with(grants, network(), Access::Read)
                 .path("/proc", Access::Read)
-                .path("/sys", Access::Read)
+                .path("/sys/class", Access::Read)
+                .path("/sys/devices", Access::Read)
                 .path("/dev/kmsg", Access::Read),
             Profile::Net => with(grants, network(), Access::Write),
-            Profile::Foreign => with(
-                with(grants.inherited(), own, Access::Own),
-                network(),
-                Access::Read,
+            Profile::Foreign | Profile::ForeignOnline => with(
+                with(
+                    with(grants.inherited(), own, Access::Own),
+                    network(),
+                    Access::Read,
+                ),
+                temporary(),
+                Access::Own,
             )
-            .path("/tmp", Access::Own)
-            .path("/dev/full", Access::Write)
             .path("/proc/self", Access::Read)
             .path("/dev/null", Access::Write)
+            .path("/dev/full", Access::Write)
             .path("/dev/zero", Access::Read)
             .path("/dev/random", Access::Read)
             .path("/dev/urandom", Access::Read),
@@ -107,6 +134,12 @@ impl Grants {
 /// Where `net` says what it has, and programs read it.
 fn network() -> Option<PathBuf> {
     folder("VB_RUN").map(|run| run.join("net"))
+}
+
+/// `/tmp`, where it is its own: in a cell of the appliance. A host's belongs to everybody.
+fn temporary() -> Option<PathBuf> {
+    let cell = folder("VB_RUN").is_some_and(|run| run == Path::new(crate::cell::RUN));
+    cell.then(|| PathBuf::from("/tmp"))
 }
 
 fn folder(variable: &str) -> Option<PathBuf> {

@@ -1,4 +1,4 @@
-//! The profiles: one for each role that is confined, and one for foreign programs.
+//! The profiles: one for each role that is confined, and two for foreign programs.
 
 /// What a process is confined as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +13,10 @@ pub enum Profile {
     Console,
     /// Owns links and addresses.
     Net,
-    /// A program of the appliance's user.
+    /// A program of the appliance's user, without a network.
     Foreign,
+    /// The same with TCP and UDP.
+    ForeignOnline,
 }
 
 /// Every profile by its name.
@@ -25,6 +27,7 @@ const NAMES: &[(&str, Profile)] = &[
     ("console", Profile::Console),
     ("net", Profile::Net),
     ("foreign", Profile::Foreign),
+    ("foreign-online", Profile::ForeignOnline),
 ];
 
 impl Profile {
@@ -47,7 +50,7 @@ impl Profile {
     /// as a listener is not touched by that.
     #[must_use]
     pub fn speaks_tcp(self) -> bool {
-        self == Self::Foreign
+        self == Self::ForeignOnline
     }
 
     /// All of them.

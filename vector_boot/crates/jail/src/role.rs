@@ -54,7 +54,7 @@ fn run(words: &[OsString]) -> Result<Infallible, (u8, String)> {
         )
     };
     // Before the descriptors are taken: the grants copy those that are folders.
-    let grants = Grants::of_role(Profile::Foreign);
+    let grants = Grants::of_role(profile);
     let mut inherited = Inherited::take();
     let image = match inherited.remove("image") {
         Some(image) => image,

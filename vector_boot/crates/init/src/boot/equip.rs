@@ -126,7 +126,10 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
             "vector_boot",
             "jail",
             "--profile",
-            service.profile.as_str(),
+            match service.profile {
+                manifest::Profile::Foreign if service.network => "foreign-online",
+                role => role.as_str(),
+            },
             "--",
             added.as_str(),
         ],
