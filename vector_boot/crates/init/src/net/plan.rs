@@ -109,6 +109,17 @@ pub fn parse_ntp(text: &str) -> Result<Ntp, &'static str> {
     servers.map(Ntp::Servers).ok_or(LIMIT)
 }
 
+/// The host's name as servers are told it: a name of the DNS, or none.
+#[must_use]
+pub fn told_name(name: String) -> String {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    if name.len() <= 63 && name.bytes().all(good) {
+        name
+    } else {
+        String::new()
+    }
+}
+
 /// The servers of a lease, at their port.
 #[must_use]
 pub fn ntp_of_lease(addresses: &[Ipv4Addr]) -> Vec<SocketAddrV4> {
@@ -148,6 +159,18 @@ mod tests {
             "/",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_not_told() {
+        for (name, told) in [
+            ("vector", "vector"),
+            ("a b", ""),
+            ("(none)", ""),
+            ("x\n", ""),
+        ] {
+            assert_eq!(told_name(name.to_owned()), told);
         }
     }
 

@@ -86,7 +86,7 @@ impl Role {
         Ok(Self {
             plan,
             ntp,
-            hostname: sys::machine::hostname().unwrap_or_default(),
+            hostname: plan::told_name(sys::machine::hostname().unwrap_or_default()),
             folder: ipc::run_folder().join("net"),
             netlink,
             poller,
@@ -127,10 +127,14 @@ impl Role {
         loop {
             self.settle();
             let now = sys::clock::monotonic_ns();
-            let wait = self.deadline().map(|at| {
+            let wait = match self.deadline() {
+                // More than one pass takes: they are waiting already.
+                _ if !self.notes.is_empty() => Some(Duration::ZERO),
                 // Up to the next millisecond: the poller counts in them.
-                Duration::from_millis(at.saturating_sub(now).div_ceil(1_000_000))
-            });
+                at => {
+                    at.map(|at| Duration::from_millis(at.saturating_sub(now).div_ceil(1_000_000)))
+                }
+            };
             self.poller.wait(wait)?;
             let mut index = 0;
             while let Some(ready) = self.poller.ready(index) {
