@@ -17,6 +17,7 @@ type Role = fn(&[OsString]) -> ExitCode;
 /// Every role of this executable, by the word that chooses it.
 const ROLES: &[(&str, Role)] = &[
     ("init", standalone::main),
+    (init::handover::WORD, init::handover::main),
     ("helper", init::helper::main),
     ("net", init::net::main),
     ("jail", jail::main),

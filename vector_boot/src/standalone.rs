@@ -17,14 +17,14 @@ const SERVICES_MAX: usize = rts::manifest::SERVICES_MAX;
 const USAGE: &str = "usage: vector_boot [init] [--state DIR] [--rts FILE] [--param KEY=VALUE]...
   runs the machine as an ordinary process: the same loop, services and console";
 
-/// The boot of a machine, if a kernel has just handed over to us. argv is not looked at: the kernel
-/// puts words there that it does not know.
+/// The boot of a machine, if a kernel has just handed over to us, or the PID 1 before us. argv is not looked at:
+/// the kernel puts words there that it does not know.
 pub fn machine() -> Option<ExitCode> {
     let first = std::process::id() == 1;
     // As PID 1 of a container there is no kernel to set up: that is an ordinary process.
     let kernel =
         std::path::Path::new("/init").exists() && !std::path::Path::new("/proc/self/exe").exists();
-    (first && kernel).then(|| {
+    (first && (kernel || init::is_successor())).then(|| {
         init::run(Setup {
             mode: Mode::Appliance,
             parameters: String::new(),

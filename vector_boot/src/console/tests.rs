@@ -282,6 +282,10 @@ fn status(state: MachineState) -> Status<'static> {
         version: "vector_boot 0.1.0",
         pid: 1,
         unconfined: "",
+        signer: "",
+        trusted_keys: "0123456789abcdef",
+        init_digest: "fedcba9876543210",
+        init_from: "initramfs",
     }
 }
 

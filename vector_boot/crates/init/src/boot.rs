@@ -3,6 +3,7 @@
 //! Runs once. What fails is said, named and passed over; the heart beats in every case.
 //! Start with [`run`].
 
+mod begin;
 mod equip;
 mod storage;
 mod tables;
@@ -13,19 +14,20 @@ use tables::{policy_of, table_of_images, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
 use crate::emergency;
+use crate::handover::{Cause, Holdings};
 use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
 use crate::package::{self, Found};
 use crate::params::{CommandLine, Params};
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
-use crate::{BeatWork, Mode, NoWork, Setup, disks, harden};
+use crate::{BeatWork, Mode, NoWork, Setup, disks, harden, succession};
 use rts::manifest::{self, Manifest, Pass};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use sys::packet::{Mode as Blocking, PacketListener};
 
@@ -55,6 +57,7 @@ pub fn run(setup: Setup) -> ExitCode {
             return ExitCode::FAILURE;
         }
         Err(e) => {
+            sys::handover::fall_back(&e.to_string());
             let mut reasons = vec![format!("boot: {e}")];
             reasons.append(&mut wrong.degraded);
             reasons.append(&mut wrong.report.complaints);
@@ -62,6 +65,7 @@ pub fn run(setup: Setup) -> ExitCode {
         }
     };
     let Some(end) = heart.run() else {
+        sys::handover::fall_back(&heart.reasons());
         emergency::enter(&[heart.reasons()]);
     };
     heart.say_last(end);
@@ -86,43 +90,31 @@ struct Wrong {
 /// A defect in PID 1 would panic the kernel: say it and end the machine as `vb.emergency` wants.
 fn last_resort() {
     std::panic::set_hook(Box::new(|info| {
-        emergency::enter(&[format!("defect in PID 1: {info}")]);
+        let reason = format!("defect in PID 1: {info}");
+        // In its first beats a package's PID 1 gives way to the initramfs's own.
+        sys::handover::fall_back(&reason);
+        emergency::enter(&[reason]);
     }));
 }
 
 fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart> {
     let appliance = setup.is_appliance();
-    if appliance {
-        early::mount_kernel(&mut wrong.report);
+    let begun_ns = sys::clock::monotonic_ns();
+    let (mut held, line) = begin::begin(&setup, handoff_ns)?;
+    wrong.report = held.report.clone();
+    let (handoff_ns, hand) = (held.handoff_ns, held.hand);
+    if held.cause == Cause::Fallback {
+        wrong.degraded.push(format!(
+            "package's vector_boot crashed: {}, the initramfs's own runs",
+            held.last_words
+        ));
     }
-    let line = if appliance {
-        early::command_line()
-    } else {
-        setup.parameters.clone()
-    };
-    let hand = if appliance && early::has_keys() {
-        CommandLine::Tightens
-    } else {
-        CommandLine::Wins
-    };
     let first_look = Params::new([], &line, hand);
     // Until a signed manifest says more.
     emergency::leave_mode(match hand {
         CommandLine::Tightens => UNSIGNED_CONSOLE.1,
         CommandLine::Wins => first_look.get("vb.console_mode"),
     });
-    let mut initramfs = match &setup.mode {
-        Mode::Appliance => early::take_initramfs(&first_look, &mut wrong.report),
-        Mode::Process { .. } => of_process(&first_look, &mut wrong.report),
-    };
-    let terminal_name = if appliance {
-        early::console_name(&first_look, &mut wrong.report)
-    } else {
-        String::new()
-    };
-    if appliance {
-        early::leave_initramfs(&mut wrong.report);
-    }
     let run = setup.run_folder();
     for (folder, mode) in [(&run, 0o755), (&run.join("notify"), 0o711)] {
         fs::DirBuilder::new()
@@ -132,20 +124,33 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
             .map_err(|e| io::Error::new(e.kind(), format!("folder {}: {e}", folder.display())))?;
     }
     if let Err(e) = network_folder(&run, appliance) {
-        wrong
-            .report
+        held.report
             .complaints
             .push(format!("{}/net: {e}", run.display()));
     }
     let package_begin = sys::clock::monotonic_ns();
-    let (found, package_name) = find_package(
-        &first_look,
-        hand,
-        &mut initramfs,
-        appliance,
-        &mut wrong.degraded,
-    );
+    let (found, package_name) =
+        find_package(&first_look, &mut held, appliance, &mut wrong.degraded);
+    if let Some(found) = &found
+        && appliance
+        && held.cause == Cause::First
+        && first_look.get("vb.init") == "auto"
+        && let Err(why) = succession::follow(found, &mut held)
+    {
+        wrong.degraded.push(why);
+    }
     let package_end = sys::clock::monotonic_ns();
+    let Holdings {
+        cause,
+        running,
+        left_ns,
+        terminal: terminal_name,
+        report,
+        initramfs,
+        ..
+    } = held;
+    wrong.report = report;
+    let keys = trusted_keys(&initramfs);
     let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut wrong.degraded);
     let values = manifest
         .params
@@ -250,6 +255,11 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
         phases: Vec::with_capacity(64),
         degraded: std::mem::take(&mut wrong.degraded),
         package_name,
+        running,
+        keys: keys
+            .iter()
+            .map(|k| short(&k.to_string()).to_owned())
+            .collect(),
         hostname,
         unconfined: unconfined.to_owned(),
         token,
@@ -262,6 +272,13 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
         setup,
         params,
     })?;
+    if cause != Cause::First {
+        let note = format!("{} {}", heart.running.from, short(&heart.running.digest));
+        heart
+            .journal
+            .say(Level::Info, format_args!("took over: {note}"));
+        heart.phase("handover", left_ns, begun_ns, note);
+    }
     if appliance {
         heart.phase("mounts", handoff_ns, wrong.report.mounted_ns, String::new());
         heart.phase(
@@ -336,54 +353,40 @@ pub struct Open {
     pub roots: Vec<(String, OwnedFd)>,
 }
 
-/// An ordinary process finds its executables beside itself.
-fn of_process(params: &Params, report: &mut Report) -> Initramfs {
-    let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    let mut open = |path: &Path| {
-        let opened = File::open(path).map(OwnedFd::from);
-        opened
-            .inspect_err(|e| {
-                report
-                    .complaints
-                    .push(format!("open {}: {e}", path.display()))
-            })
-            .ok()
-    };
-    let (vector_boot, services) = (open(&own), open(&own.with_file_name("vb-services")));
-    Initramfs {
-        vector_boot,
-        services,
-        manifest: early::wanted_manifest(params, report),
-        ..Initramfs::default()
-    }
+/// The first digits of a digest or key: enough to tell them apart.
+pub fn short(hex: &str) -> &str {
+    hex.get(..16).unwrap_or(hex)
+}
+
+/// The keys of the initramfs that can be read.
+fn trusted_keys(initramfs: &Initramfs) -> Vec<rts::PublicKey> {
+    let keys = initramfs.keys.iter();
+    keys.filter_map(|k| rts::PublicKey::parse(k).ok()).collect()
 }
 
 fn find_package(
     params: &Params,
-    hand: CommandLine,
-    initramfs: &mut Initramfs,
+    held: &mut Holdings,
     appliance: bool,
     degraded: &mut Vec<String>,
 ) -> (Option<Found>, String) {
-    let keys: Vec<rts::PublicKey> = initramfs
-        .keys
-        .iter()
-        .filter_map(|k| rts::PublicKey::parse(k).ok())
-        .collect();
-    if keys.len() < initramfs.keys.len() {
+    let keys = trusted_keys(&held.initramfs);
+    let unreadable = held.initramfs.keys.len() - keys.len();
+    if unreadable > 0 {
         degraded.push(format!(
-            "/keys: {} of {} trusted keys unreadable",
-            initramfs.keys.len() - keys.len(),
-            initramfs.keys.len()
+            "/keys: {unreadable} of {} trusted keys unreadable",
+            held.initramfs.keys.len()
         ));
     }
     let trust = rts::Trust {
         keys,
         // A trusted key in the image binds, even one that cannot be read.
-        required: params.get("vb.require_signature") == "1" || hand == CommandLine::Tightens,
+        required: params.get("vb.require_signature") == "1" || held.hand == CommandLine::Tightens,
     };
-    let (file, place) = match params.get("vb.rts") {
-        "auto" => match search(initramfs.package.take(), appliance) {
+    let (file, place) = match (held.package.take(), params.get("vb.rts")) {
+        // What the PID 1 before us found, whatever a disk has become since.
+        (Some(found), _) => found,
+        (None, "auto") => match search(held.initramfs.package.take(), appliance) {
             Some(found) => found,
             None => {
                 degraded.push(
@@ -393,8 +396,8 @@ fn find_package(
                 return (None, "none".to_owned());
             }
         },
-        "off" => return (None, "none".to_owned()),
-        path => match early::open_readable(Path::new(path)) {
+        (None, "off") => return (None, "none".to_owned()),
+        (None, path) => match early::open_readable(Path::new(path)) {
             Ok(file) => (file, path.to_owned()),
             Err(e) => {
                 degraded.push(format!("package: vb.rts={path}: {e}"));
@@ -402,6 +405,7 @@ fn find_package(
             }
         },
     };
+    held.package = file.try_clone().ok().map(|file| (file, place.clone()));
     match package::open(file, &trust) {
         Ok(found) => {
             if let Some(refused) = &found.model_refused {

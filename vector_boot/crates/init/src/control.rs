@@ -676,6 +676,7 @@ impl Heart {
 
     fn send_status(&mut self, slot: usize, id: u64) -> bool {
         let reason = self.reasons();
+        let keys = self.keys.join(" ");
         let up = (0..self.units.len())
             .filter(|i| self.supervisor.phase(*i) == Phase::Up)
             .count();
@@ -699,6 +700,10 @@ impl Heart {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             unconfined: &self.unconfined,
+            signer: self.found.as_ref().map_or("", |f| f.signer()),
+            trusted_keys: &keys,
+            init_digest: crate::boot::short(&self.running.digest),
+            init_from: &self.running.from,
         };
         let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
             return false;

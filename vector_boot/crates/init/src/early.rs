@@ -15,7 +15,7 @@ const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Kernel modules that one image may carry.
 const MODULES_MAX: usize = 128;
 /// Trusted keys that one image may carry.
-const KEYS_MAX: usize = 16;
+pub const KEYS_MAX: usize = 16;
 
 /// What the initramfs held, in hand before it is left.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Initramfs {
 }
 
 /// What happened, for the boot record and the console.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// What did not work, one sentence each.
     pub complaints: Vec<String>,

@@ -10,8 +10,9 @@ mod standing;
 mod tasks;
 mod time;
 
-use crate::boot::Open;
+use crate::boot::{Open, short};
 use crate::control::{CONNECTIONS_MAX, Connection};
+use crate::handover::Running;
 use crate::helper_link::HelperLink;
 use crate::journal::Journal;
 use crate::ledger_link::LedgerLink;
@@ -35,6 +36,10 @@ use wire::control::{Beat, LATENESS_BUCKETS, Power};
 
 /// Our own executable's place in the table of images.
 const VECTOR_BOOT: usize = 0;
+
+/// Beats in which the initramfs's own `vector_boot` is kept ready to take over from the package's: 10 s as a rule,
+/// in which every service starts.
+const TRIAL_BEATS: u64 = 100;
 
 /// What a descriptor of the poller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,6 +218,10 @@ pub struct Heart {
     pub(crate) phases: Vec<PhaseRecord>,
     pub(crate) degraded: Vec<String>,
     pub(crate) package_name: String,
+    /// Which executable this is.
+    pub(crate) running: Running,
+    /// Short ids of the trusted keys.
+    pub(crate) keys: Vec<String>,
     pub(crate) model: Model,
     pub(crate) hostname: String,
     pub(crate) watchdog_name: String,
@@ -279,6 +288,10 @@ pub struct Parts {
     pub degraded: Vec<String>,
     /// See [`Heart`].
     pub package_name: String,
+    /// See [`Heart`].
+    pub running: Running,
+    /// See [`Heart`].
+    pub keys: Vec<String>,
     /// See [`Heart`].
     pub hostname: String,
     /// See [`Heart`].
@@ -361,6 +374,8 @@ impl Heart {
             phases: parts.phases,
             degraded: parts.degraded,
             package_name: parts.package_name,
+            running: parts.running,
+            keys: parts.keys,
             hostname: parts.hostname,
             unconfined: parts.unconfined,
             token: parts.token,
@@ -466,12 +481,20 @@ impl Heart {
         self.queue_boot_tasks();
         self.unblock_all();
         let boot = self.setup.is_appliance();
+        let (digest, signer) = self
+            .found
+            .as_ref()
+            .map_or(("", ""), |f| (f.digest.as_str(), f.signer()));
+        // A path is as long as somebody likes; the event must fit its place.
+        let cut = |text: &str| text.chars().take(60).collect::<String>();
         self.journal.event(
             Weight::Important,
             ["machine_booted", "machine", ""],
             format_args!(
-                "\"package\":\"{}\",\"tensors\":{},\"mapped_bytes\":{},\"appliance\":{boot},\"version\":\"{}\",\"degraded\":{}",
-                Json(&self.package_name),
+                "\"package\":\"{}\",\"digest\":\"{digest}\",\"signer\":\"{signer}\",\"init\":\"{}\",\"init_from\":\"{}\",\"tensors\":{},\"mapped_bytes\":{},\"appliance\":{boot},\"version\":\"{}\",\"degraded\":{}",
+                Json(&cut(&self.package_name)),
+                short(&self.running.digest),
+                Json(&cut(&self.running.from)),
                 self.model.tensors,
                 self.model.bytes,
                 env!("CARGO_PKG_VERSION"),
@@ -502,6 +525,10 @@ impl Heart {
         }
         let now = sys::clock::monotonic_ns();
         self.beat.count += 1;
+        if self.beat.count == TRIAL_BEATS {
+            // Stood the test: from here on a crash is as one of any other PID 1.
+            sys::handover::disarm();
+        }
         self.beat.coalesced += ticks - 1;
         // The timer's own schedule: late is what passed since the last expiration that was due.
         let due = self.beat.due_ns + (ticks - 1) * self.beat.period_ns;

@@ -117,8 +117,13 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             } else {
                 ""
             };
-            machine::mount_fs(source, Path::new(target), fstype, flags, options)
-                .map_err(|e| named(&format!("mount {source} on {target}"), e))?;
+            match machine::mount_fs(source, Path::new(target), fstype, flags, options) {
+                // By the helper of a PID 1 before this one.
+                Err(e) if e.raw_os_error() == Some(EBUSY) && is_mounted(source, target) => {}
+                result => {
+                    result.map_err(|e| named(&format!("mount {source} on {target}"), e))?;
+                }
+            }
         }
         Task::Folder { path, uid, mode } => {
             folder(Path::new(path), uid, mode).map_err(|e| named(path, e))?
@@ -224,6 +229,16 @@ fn set_clock(wall_ns: u64, at_ns: u64, step: bool) -> Result<(), String> {
         sys::clock::slew_ns(i64::try_from(offset).unwrap_or(0))
     };
     set.map_err(|e| format!("clock: {e}"))
+}
+
+/// mount(2): this very file system is there already, or something is in its way.
+const EBUSY: i32 = 16;
+
+fn is_mounted(source: &str, target: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').take(2).eq([source, target]))
 }
 
 fn folder(path: &Path, uid: u32, mode: u32) -> io::Result<()> {

@@ -17,6 +17,7 @@ mod disks;
 mod early;
 mod emergency;
 mod grow;
+pub mod handover;
 mod harden;
 mod heart;
 pub mod helper;
@@ -27,10 +28,12 @@ pub mod net;
 mod package;
 mod params;
 mod state;
+mod succession;
 mod supervisor;
 mod unit;
 
 pub use boot::run;
+pub use sys::handover::is_there as is_successor;
 
 use std::fs::File;
 use std::io;

@@ -3,7 +3,7 @@
 //! PID 1 reads header, manifest and tensor index; every hash over more is the helper's.
 
 use gguf::{Index, Value};
-use rts::{Machine, Manifest, Package, Trust, WindowKind};
+use rts::{Digest, Machine, Manifest, Package, Trust, WindowKind};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -35,6 +35,14 @@ pub struct Found {
     pub model: Model,
     /// Why the tensors are not usable, when they are not.
     pub model_refused: Option<String>,
+}
+
+impl Found {
+    /// The key that signed it in hex; empty if none did.
+    #[must_use]
+    pub fn signer(&self) -> &str {
+        self.signer.as_deref().unwrap_or_default()
+    }
 }
 
 /// The model at a glance.
@@ -238,8 +246,33 @@ pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
     whole
         .populate(in_memory(section.offset..section.end()))
         .map_err(|e| format!("section {name}: read: {e}"))?;
-    let expected = section.blake3;
-    let bytes = package.section_bytes(&section);
+    let held = copy_sealed(name, package.section_bytes(&section), section.blake3)
+        .map_err(|e| format!("section {name}: {e}"))?;
+    Ok((section.bytes, held))
+}
+
+/// Copies the package's `vector_boot` into a sealed memfd, after its hash held and its program is one that
+/// this machine can run.
+///
+/// # Errors
+/// What is wrong, naming field, value and limit.
+pub fn load_binary(file: &File) -> Result<OwnedFd, String> {
+    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    let expected = package
+        .binary_blake3()
+        .ok_or("elf_blake3: a plain package has none")?;
+    fetch(&whole, "binary", in_memory(package.binary_range()))?;
+    let copy = copy_sealed("vector_boot", package.binary(), expected)?;
+    let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("map: {e}"))?;
+    rts::elf::inspect(&held)
+        .and_then(|elf| elf.check_static(Machine::NATIVE))
+        .map_err(|e| e.to_string())?;
+    Ok(copy)
+}
+
+/// A sealed copy, hashed after it was made: what was checked is what runs.
+fn copy_sealed(name: &str, bytes: &[u8], expected: Digest) -> Result<OwnedFd, String> {
     let copy = || -> std::io::Result<File> {
         let mut copy = sys::memfd::create(name)?;
         copy.write_all(bytes)?;
@@ -247,16 +280,14 @@ pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
         sys::memfd::seal(&copy)?;
         Ok(copy)
     };
-    let copy = copy().map_err(|e| format!("section {name}: copy of {} bytes: {e}", bytes.len()))?;
-    // The copy is hashed, not the source: what was checked is what runs.
-    let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("section {name}: map: {e}"))?;
-    let found = rts::Digest::of(&held);
+    let copy = copy().map_err(|e| format!("copy of {} bytes: {e}", bytes.len()))?;
+    let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("map: {e}"))?;
+    let found = Digest::of(&held);
     if found != expected {
-        return Err(format!(
-            "section {name}: blake3 {found}, expected {expected}"
-        ));
+        return Err(format!("blake3 {found}, expected {expected}"));
     }
-    Ok((held.len() as u64, copy.into()))
+    // What is open for writing, if only in name, some kernels do not execute.
+    Ok(sys::memfd::reopen(&copy).unwrap_or_else(|_| copy.into()))
 }
 
 /// Why a scrub stopped.

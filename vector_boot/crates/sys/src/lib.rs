@@ -8,6 +8,7 @@ pub mod blockdev;
 pub mod capability;
 pub mod clock;
 pub mod events;
+pub mod handover;
 pub mod inherit;
 pub mod kernel_log;
 pub mod link_socket;

@@ -178,6 +178,22 @@ pub fn has_children() -> bool {
     found == 0
 }
 
+/// Kills every process that we may signal, but init and ourselves, and reaps our children until none is left
+/// or the time is over.
+pub fn end_everybody(limit: std::time::Duration) {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+    let deadline = std::time::Instant::now() + limit;
+    signal_everybody(libc::SIGKILL);
+    loop {
+        // SAFETY: a null status asks for none.
+        match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+            0 if std::time::Instant::now() < deadline => std::thread::sleep(PAUSE),
+            pid if pid > 0 => {}
+            _ => return,
+        }
+    }
+}
+
 /// Names the calling thread, as `ps` shows it; cut to 15 bytes.
 pub fn set_name(name: &str) {
     let mut bytes = [0u8; 16];

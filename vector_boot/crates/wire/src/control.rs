@@ -69,6 +69,14 @@ pub struct Status<'a> {
     pub pid: u32,
     /// What of the confinement could not be applied here; empty on the appliance.
     pub unconfined: &'a str,
+    /// The key that signed the package, in hex; empty for an unsigned one.
+    pub signer: &'a str,
+    /// First digits of each trusted key, separated by blanks.
+    pub trusted_keys: &'a str,
+    /// First digits of the digest of the `vector_boot` that runs as PID 1; empty where nobody has said.
+    pub init_digest: &'a str,
+    /// Where that lay: `initramfs`, `package DEVICE`, or a path.
+    pub init_from: &'a str,
 }
 
 /// Asks for one [`Service`] each, then [`crate::Done`].

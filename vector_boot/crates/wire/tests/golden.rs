@@ -140,6 +140,10 @@ fn machine(golden: &mut Golden) {
         version: "0.1.0",
         pid: 1,
         unconfined: "",
+        signer: "2152f8d19b791d24453242e15f2eab6cb7cffa7b6a5ed30097960e069881db12",
+        trusted_keys: "2152f8d19b791d24 1398f62c6d1a457c",
+        init_digest: "c0ffee0123456789",
+        init_from: "package /dev/vda",
     });
     golden.kind(&control::ServicesGet);
     golden.kind(&control::Service {

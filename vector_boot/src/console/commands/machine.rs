@@ -146,7 +146,9 @@ fn status_value(s: &Status<'_>) -> Value {
         "hostname": s.hostname, "uptime_ns": s.uptime_ns, "beats": s.beats,
         "beats_missed": s.beats_missed, "period_ms": s.period_ms, "services_up": s.services_up,
         "services": s.services, "watchdog": s.watchdog, "version": s.version, "pid": s.pid,
-        "unconfined": s.unconfined,
+        "unconfined": s.unconfined, "signer": s.signer,
+        "trusted_keys": s.trusted_keys.split_whitespace().collect::<Vec<_>>(),
+        "init": {"digest": s.init_digest, "from": s.init_from},
     })
 }
 
@@ -159,6 +161,11 @@ fn status_lines(s: &Status<'_>) -> Vec<String> {
         "{} every {} ms, {} missed",
         s.beats, s.period_ms, s.beats_missed
     );
+    let trusted = match s.trusted_keys.split_whitespace().count() {
+        0 => String::new(),
+        1 => format!("1 key, {}", s.trusted_keys),
+        n => format!("{n} keys, {}", s.trusted_keys),
+    };
     let mut lines = text::pairs(&[
         ("state", state_name(s.state).to_owned()),
         (
@@ -167,12 +174,20 @@ fn status_lines(s: &Status<'_>) -> Vec<String> {
         ),
         ("uptime", text::age(s.uptime_ns)),
         ("package", s.package.to_owned()),
+        ("signer", s.signer.to_owned()),
+        ("trusted", trusted),
         ("model", s.model.to_owned()),
         ("tensors", tensors),
         ("beats", beats),
         ("watchdog", s.watchdog.to_owned()),
         ("host", s.hostname.to_owned()),
         ("version", format!("{}, pid {}", s.version, s.pid)),
+        (
+            "init",
+            format!("{} {}", s.init_from, s.init_digest)
+                .trim()
+                .to_owned(),
+        ),
         ("boot id", text::hex(&s.boot_id)),
         ("unconfined", s.unconfined.to_owned()),
     ]);
