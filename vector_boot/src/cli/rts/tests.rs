@@ -232,7 +232,7 @@ fn verify_refuses_in_the_order_and_the_words_of_a_machine() {
     let mut bytes = bench.get("ours.rts");
     let magic = bytes
         .windows(4)
-        .rposition(|four| four == b"VBM\x01")
+        .rposition(|four| four == rts::manifest::MANIFEST_MAGIC)
         .unwrap();
     bytes[magic + 9] ^= 1;
     bench.put("tampered.rts", &bytes);
