@@ -37,6 +37,17 @@ pub fn pack_default_for(arch: Arch, folder: &Path, name: &str, words: &[&str]) -
     pack_for(arch, &default_model(folder), folder, name, words)
 }
 
+/// Packs another `vector_boot` beside the tested `vb-services` and the small model.
+pub fn pack_binary(binary: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    let out = folder.join(name);
+    let mut pack = Command::new(inputs().vector_boot());
+    pack.args(["rts", "pack", "--binary"]).arg(binary);
+    pack.arg("--services").arg(inputs().services());
+    pack.arg("--model").arg(default_model(folder));
+    crate::stdout_of(pack.arg("--out").arg(&out).args(words));
+    out
+}
+
 /// Writes the product's own small model.
 fn default_model(folder: &Path) -> PathBuf {
     let model = folder.join("default.gguf");

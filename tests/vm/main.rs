@@ -12,6 +12,7 @@ mod network;
 mod other;
 mod packages;
 mod services;
+mod trust;
 
 use std::path::Path;
 
