@@ -1,8 +1,8 @@
 /* Tries what no service may do, from inside its jail. One line a try: `NAME refused ERROR` or `NAME ALLOWED`.
  *
- *   prober PROFILE [brief] [file=PATH] [peer=PID] [socket=PATH] [may=NAME] ...
+ *   prober PROFILE [brief] [stay] [file=PATH] [peer=PID] [socket=PATH] [may=NAME] ...
  *
- * PROFILE says what may be allowed; `brief` leaves out the lines of refusals; the others add a file that must not be
+ * PROFILE says what may be allowed; `brief` leaves out the lines of refusals; `stay` does not end, as a service does not; the others add a file that must not be
  * opened, a process that must not be touched, a Unix socket that must not be reached, a try that may succeed here.
  * `prober as-32-bit` makes one call of another architecture, which must be its end.
  * Ends with `prober: profile=P tried=N allowed=M`, and M as its exit code. A try that is allowed is undone.
@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -42,7 +43,7 @@
 #define AT_EMPTY_PATH 0x1000
 #endif
 
-static const char *profile, *brief;
+static const char *profile, *brief, *stay;
 static int tried, allowed;
 static const char *may[64];
 static int may_count;
@@ -88,6 +89,8 @@ static void judge(enum kind kind, const char *name, long result)
 }
 
 #define TRY(name, expression) judge(CALL, name, (errno = 0, (long)(expression)))
+
+#define TRY_FILE(name, expression) judge(FILES, name, (errno = 0, (long)(expression)))
 
 /* A descriptor that was given is closed again. */
 static long closed(long fd)
@@ -181,10 +184,10 @@ static void files(void)
     try_read("/proc/1/stat");
     try_read("/proc/1/cmdline");
     try_read("/sys");
-    TRY("mkdir-cgroup", mkdirat(AT_FDCWD, "/sys/fs/cgroup/prober", 0700));
-    TRY("chown", fchownat(AT_FDCWD, "/dev/null", getuid(), getgid(), 0));
-    TRY("chmod-null", fchmodat(AT_FDCWD, "/dev/null", 0666, 0));
-    TRY("setxattr", syscall(SYS_setxattr, "/", "user.x", "y", 1, 0));
+    TRY_FILE("mkdir-cgroup", mkdirat(AT_FDCWD, "/sys/fs/cgroup/prober", 0700));
+    TRY_FILE("chown", fchownat(AT_FDCWD, "/dev/null", getuid(), getgid(), 0));
+    TRY_FILE("chmod-null", fchmodat(AT_FDCWD, "/dev/null", 0666, 0));
+    TRY_FILE("setxattr", syscall(SYS_setxattr, "/", "user.x", "y", 1, 0));
     const char *folder = getenv("VB_DATA") ? getenv("VB_DATA") : "/tmp";
     char path[300];
     snprintf(path, sizeof path, "%s/prober-node.%d", folder, getpid());
@@ -198,8 +201,8 @@ static void files(void)
         unsigned char handle[64];
     } handle = { 8, 1, { 0 } };
     int here = opened(folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), mount;
-    TRY("name_to_handle_at", syscall(SYS_name_to_handle_at, here, "", &handle, &mount, AT_EMPTY_PATH));
-    TRY("open_by_handle_at", closed(syscall(SYS_open_by_handle_at, here, &handle, O_RDONLY)));
+    TRY_FILE("name_to_handle_at", syscall(SYS_name_to_handle_at, here, "", &handle, &mount, AT_EMPTY_PATH));
+    TRY_FILE("open_by_handle_at", closed(syscall(SYS_open_by_handle_at, here, &handle, O_RDONLY)));
     closed(here);
 }
 
@@ -635,9 +638,12 @@ static void expectations(void)
         /* Lists of processes: who runs, not what it holds. */
         expect("read:/proc"), expect("read:/proc/1/stat"), expect("read:/proc/1/cmdline");
     }
+    if (strcmp(profile, "console") == 0)
+        /* Names without addresses: kernel.kptr_restrict is 2. */
+        expect("read:/proc/kallsyms");
     if (strcmp(profile, "console") == 0 && geteuid() == 0) {
         /* On a host root's files are open to root below /proc, which the console lists. */
-        expect("read:/proc/kallsyms"), expect("read:/proc/1/syscall"), expect("read:/proc/1/fd");
+        expect("read:/proc/1/syscall"), expect("read:/proc/1/fd");
         static const char *const whose[] = { "fd", "stack", "environ", "maps" };
         static char names[12][20];
         for (int i = 0; i < 12; i++) {
@@ -665,6 +671,8 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "brief") == 0)
             brief = argv[i];
+        else if (strcmp(argv[i], "stay") == 0)
+            stay = argv[i];
         else if (strncmp(argv[i], "may=", 4) == 0)
             expect(argv[i] + 4);
     }
@@ -688,5 +696,7 @@ int main(int argc, char **argv)
     executing();
     printf("prober: profile=%s tried=%d allowed=%d\n", profile, tried, allowed);
     fflush(stdout);
+    while (stay)
+        poll(NULL, 0, -1);
     return allowed > 255 ? 255 : allowed;
 }

@@ -54,14 +54,60 @@ network = true
 tmp_bytes = 0
 "#;
 
+/// What a user's service can be confined as.
+const PROFILES: [&str; 7] = [
+    "ledger",
+    "capacity",
+    "gateway",
+    "console",
+    "net",
+    "foreign",
+    "foreign-online",
+];
+
+/// The program that tries what no service may do, under this profile.
+fn prober_under(profile: &str) -> String {
+    let (list, network) = match profile {
+        "foreign-online" => ("foreign", true),
+        other => (other, false),
+    };
+    format!(
+        r#"
+[[service]]
+name = "prober-{profile}"
+image = "prober"
+args = ["{profile}", "brief", "stay"]
+profile = "{list}"
+network = {network}
+data = true
+log_rate = 0
+"#
+    )
+}
+
 #[test]
 fn every_service_is_in_a_cell_that_holds_what_it_needs_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let inmate = program::compile("inmate", folder.path());
+    let prober = program::prober(folder.path());
     let manifest = folder.path().join("app.toml");
-    std::fs::write(&manifest, package::default_manifest() + INMATES).unwrap();
-    let add = format!("inmate={}", inmate.display());
-    let words = ["--manifest", manifest.to_str().unwrap(), "--add", &add];
+    let probers: String = PROFILES
+        .iter()
+        .map(|profile| prober_under(profile))
+        .collect();
+    std::fs::write(&manifest, package::default_manifest() + INMATES + &probers).unwrap();
+    let add = [
+        format!("inmate={}", inmate.display()),
+        format!("prober={}", prober.display()),
+    ];
+    let words = [
+        "--manifest",
+        manifest.to_str().unwrap(),
+        "--add",
+        &add[0],
+        "--add",
+        &add[1],
+    ];
     let package = package::pack_default(folder.path(), "app.rts", &words);
     let mut machine = Machine::ready(&Options {
         package: Some(package),
@@ -147,6 +193,14 @@ fn every_service_is_in_a_cell_that_holds_what_it_needs_and_no_more() {
     assert_eq!(found(&online, "peer"), "there");
     assert_eq!(found(&online, "route"), "there");
     assert_ne!(found(&door, "route"), "there");
+
+    // From inside a jail of every profile everything else was tried.
+    for profile in PROFILES {
+        let log = machine.until(&format!("log prober-{profile} -n 500"), |text| {
+            text.contains(" tried=").then(|| text.to_owned())
+        });
+        assert!(log.contains(" allowed=0"), "{profile}: {log}");
+    }
 
     // A restart enters the same cell: what is in its /tmp is still there, so nothing more fits.
     machine.ok("restart door");
