@@ -8,6 +8,7 @@ mod disk;
 mod emergency;
 mod first_line;
 mod gateway;
+mod hostile;
 mod network;
 mod other;
 mod packages;

@@ -195,9 +195,11 @@ fn serve(
                         _ => jsonl.accept().map(|(socket, _)| Stream::Jsonl(socket)),
                     };
                     for _ in 0..ACCEPTS_A_TURN {
+                        if releaser.is_full() {
+                            break;
+                        }
                         // What a peer sent before it was turned away is closed elsewhere.
                         match next() {
-                            _ if releaser.is_full() => break,
                             Ok(stream) => releaser.take(start(ledger, &visitors, stream)),
                             Err(_) => break,
                         }
