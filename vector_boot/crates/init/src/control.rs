@@ -33,12 +33,13 @@ pub const LIMITS: Limits = Limits {
 /// Items of a list that are sent in one turn of the loop, so that a fast reader makes no beat late.
 const ITEMS_A_TURN: usize = 64;
 /// Connections that are taken in one turn of the loop.
-const ACCEPTS_A_TURN: usize = 32;
-/// Packets of one connection that are taken in one turn of the loop.
-const PACKETS_A_TURN: usize = 8;
+const ACCEPTS_A_TURN: usize = 8;
+/// Packets of one connection that are taken in one turn of the loop: what all connections can ask in it
+/// takes an emulated machine on a busy host a third of a beat.
+const PACKETS_A_TURN: usize = 4;
 /// Turns that a connection gets in one beat: 1,280 questions a second. What waits longer slows its
 /// sender down instead of PID 1. The operator and the console are not slowed down.
-const TURNS_A_BEAT: u32 = 16;
+const TURNS_A_BEAT: u32 = 32;
 /// The largest frame that PID 1 reads: a plan of the capacity kernel.
 pub const PACKET_BYTES: usize = 8 * 1024;
 /// [`ipc::door::HELLO_LIMIT`] on the clock of the loop.
