@@ -231,6 +231,13 @@ impl Machine {
         }
     }
 
+    /// No role was refused a system call since the boot: the kernel's log names each (seccomp, type 1326).
+    pub fn assert_no_call_was_refused(&mut self) {
+        let log = self.ok("dmesg");
+        let refused: Vec<&str> = log.lines().filter(|l| l.contains("type=1326")).collect();
+        assert!(refused.is_empty(), "{}", refused.join("\n"));
+    }
+
     /// Runs a command again and again until `wanted` finds what it looks for in the answer.
     pub fn until<T>(&mut self, command: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + STEP_LIMIT;

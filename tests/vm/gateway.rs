@@ -56,6 +56,7 @@ fn calls_are_answered_scored_and_recorded() {
         reply.body
     );
     assert_eq!(reply.body["reality_index"], 0.2);
+    machine.assert_no_call_was_refused();
     machine.power_off();
 }
 
@@ -91,5 +92,6 @@ fn shared_folder_is_read_and_never_left() {
         "root": "share", "path": "new.txt", "content": "x", "create": true,
     }});
     assert_eq!(machine.call(&write).body["status"], "DENIED");
+    machine.assert_no_call_was_refused();
     machine.power_off();
 }

@@ -94,8 +94,6 @@ pub struct Site {
     pub proc: PathBuf,
     /// `/sys`; a copy in tests.
     pub sys: PathBuf,
-    /// `/dev/kmsg`; a file in tests.
-    pub kernel_log: PathBuf,
     /// What commands may do.
     pub power: Power,
     /// Descriptors that came with the process.
@@ -147,7 +145,6 @@ impl Site {
             run,
             proc: "/proc".into(),
             sys: "/sys".into(),
-            kernel_log: "/dev/kmsg".into(),
             power: Power::Full,
             held: Arc::new(held),
         }

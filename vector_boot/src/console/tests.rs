@@ -71,7 +71,6 @@ impl Fixture {
         let mut site = Site::new(folder.path().to_owned(), Held::default());
         site.proc = folder.path().join("proc");
         site.sys = folder.path().join("sys");
-        site.kernel_log = folder.path().join("kmsg");
         kernel_files(folder.path());
         Self {
             machine,
@@ -351,6 +350,7 @@ fn beat() -> Beat {
 
 fn descriptor(name: &str) -> Option<OwnedFd> {
     match name {
+        "kmsg" => sys::memfd::sealed("kmsg", b"6,1,250000,-;Linux version 6.1\n").ok(),
         "token" => sys::memfd::sealed("token", format!("{TOKEN}\n").as_bytes()).ok(),
         "rts" => {
             let model = model();
@@ -509,7 +509,7 @@ fn answer_ledger(request: &Value, machine: &Shared) -> Vec<Value> {
     }
 }
 
-/// A small `/proc`, `/sys` and `/dev/kmsg`.
+/// A small `/proc` and `/sys`.
 fn kernel_files(folder: &Path) {
     let put = |path: &str, text: &str| {
         let path = folder.join(path);
@@ -557,8 +557,9 @@ fn kernel_files(folder: &Path) {
         "proc/net/if_inet6",
         "fe80000000000000505400fffe123456 02 40 20 80     eth0\n",
     );
+    put("proc/self/mounts", "tmpfs / tmpfs ro 0 0\n");
     put(
-        "proc/self/mounts",
+        "proc/1/mounts",
         "proc /proc proc rw,nosuid,nodev,noexec,relatime 0 0\n/dev/vda2 /absent\\040place ext4 rw,nosuid 0 0\n",
     );
     for (name, state, rx) in [("eth0", "up", "123456"), ("lo", "unknown", "0")] {
@@ -576,7 +577,6 @@ fn kernel_files(folder: &Path) {
     }
     put("sys/class/dmi/id/sys_vendor", "QEMU\n");
     put("resolv.conf", "nameserver 10.0.2.3\n");
-    put("kmsg", "6,1,250000,-;Linux version 6.1\n");
 }
 
 /// Every command with what changes its answer; the golden file holds what each prints.

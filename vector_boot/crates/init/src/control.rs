@@ -11,6 +11,7 @@ use ipc::Served;
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT, Limits};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use sys::events::Interest;
 use sys::packet::{Mode, PacketSocket};
 use wire::capacity::{CgroupPlan, CgroupReadback};
@@ -714,7 +715,16 @@ impl Heart {
     }
 
     fn send_descriptor(&mut self, slot: usize, id: u64, name: &str) -> bool {
+        // None of the two waits: a device of the kernel's, and the name of a mounted folder.
+        let opened = match name {
+            "kmsg" => sys::kernel_log::open(Path::new("/dev/kmsg"))
+                .map(OwnedFd::from)
+                .ok(),
+            "data" => sys::kernel_log::place(&self.setup.data_folder()).ok(),
+            _ => None,
+        };
         let found = match name {
+            "kmsg" | "data" => opened.as_ref().map(AsFd::as_fd),
             "rts" => self.rts.as_ref().map(AsFd::as_fd),
             "sensors" => self.sensors.as_ref().map(AsFd::as_fd),
             "token" => Some(self.token.as_fd()),
@@ -736,7 +746,7 @@ impl Heart {
                     code: "NOT_FOUND",
                     field: "name",
                     value: name,
-                    limit: "rts, sensors, token or stats.NAME, where there is one",
+                    limit: "rts, sensors, token, kmsg, data or stats.NAME, where there is one",
                 },
             ),
         }

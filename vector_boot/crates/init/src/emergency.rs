@@ -512,7 +512,7 @@ fn shown_mounts(path: &Path) -> String {
 }
 
 fn shown_kernel_log(path: &Path, count: usize) -> Reply {
-    let records = match sys::kernel_log::records(path) {
+    let records = match sys::kernel_log::open(path).and_then(sys::kernel_log::records) {
         Ok(records) => records,
         Err(e) => {
             return Reply {

@@ -5,13 +5,14 @@
 use std::fs;
 use std::io;
 use sys::capability::Capability::{
-    Chown, DacOverride, DacReadSearch, Fowner, Kill, NetAdmin, NetRaw, SetGid, SetPcap, SetUid,
-    SysAdmin, SysBoot, SysChroot, SysResource, SysTime,
+    Chown, DacOverride, DacReadSearch, Fowner, Kill, NetAdmin, NetBindService, NetRaw, SetGid,
+    SetPcap, SetUid, SysAdmin, SysBoot, SysChroot, SysResource, SysTime, Syslog,
 };
 use sys::capability::Set;
 
 /// What PID 1 itself goes on needing: signals to services; their uids, limits and namespaces; the
-/// powers that `net` keeps; folders on disks that others own; restart and power off.
+/// powers that `net` keeps; folders on disks that others own; restart and power off; listeners of a PID 1
+/// that takes over; the kernel's log, which it opens for the console.
 pub const OWN: Set = Set::of(&[
     Kill,
     SetGid,
@@ -24,6 +25,8 @@ pub const OWN: Set = Set::of(&[
     DacReadSearch,
     NetAdmin,
     NetRaw,
+    NetBindService,
+    Syslog,
 ]);
 
 /// What the helper needs: folders and files for services, mounts, cells, growing disks, the clock.

@@ -108,7 +108,6 @@ impl View {
                 sockets: &["init.sock", "ledger.sock", "capacity.sock"],
                 proc: Proc::All,
                 sys: true,
-                devices: &["kmsg"],
                 network: Network::Machine,
                 names: Names::Reads,
                 ..EMPTY

@@ -109,8 +109,7 @@ impl Grants {
             Profile::Console => with(grants, network(), Access::Read)
                 .path("/proc", Access::Read)
                 .path("/sys/class", Access::Read)
-                .path("/sys/devices", Access::Read)
-                .path("/dev/kmsg", Access::Read),
+                .path("/sys/devices", Access::Read),
             Profile::Net => with(grants, network(), Access::Write),
             Profile::Foreign | Profile::ForeignOnline => with(
                 with(

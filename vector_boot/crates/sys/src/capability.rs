@@ -25,6 +25,8 @@ pub enum Capability {
     SetUid = 7,
     /// Drop from the bounding set and lock securebits.
     SetPcap = 8,
+    /// Listen on ports below 1024.
+    NetBindService = 10,
     /// Configure interfaces, addresses and routes.
     NetAdmin = 12,
     /// Raw and packet sockets.
@@ -39,6 +41,8 @@ pub enum Capability {
     SysResource = 24,
     /// Set the clock.
     SysTime = 25,
+    /// Read the kernel's log where it is restricted.
+    Syslog = 34,
 }
 
 /// The highest bit that the kernel's sets have room for; those that this kernel lacks answer EINVAL.

@@ -2,8 +2,9 @@
 //!
 //! Owns nothing: each call opens, reads and closes. Never here: writing to the kernel's log.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -12,16 +13,23 @@ const RECORDS_MAX: usize = 8192;
 /// Longest record (`CONSOLE_EXT_LOG_MAX` of the kernel).
 const RECORD_BYTES_MAX: usize = 8192;
 
+/// Opens the kernel's log at its oldest record; each handle reads on its own.
+///
+/// # Errors
+/// `PermissionDenied` where only CAP_SYSLOG may read; as `open(2)`.
+pub fn open(path: &Path) -> io::Result<File> {
+    // open(2): without O_NONBLOCK a read behind the last record waits for the next.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// Reads the records that are there now, raw: `PRIORITY,SEQUENCE,MICROSECONDS,...;TEXT`.
 ///
 /// # Errors
-/// `PermissionDenied` where only CAP_SYSLOG may read; as `open(2)` and `read(2)`.
-pub fn records(path: &Path) -> io::Result<Vec<String>> {
-    // open(2): without O_NONBLOCK a read behind the last record waits for the next.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
+/// As `read(2)`.
+pub fn records(mut file: File) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     let mut buf = [0u8; RECORD_BYTES_MAX];
     while found.len() < RECORDS_MAX {
@@ -52,12 +60,35 @@ pub struct Space {
 /// # Errors
 /// As `statvfs(3)`.
 pub fn space(path: &Path) -> io::Result<Space> {
-    let found = nix::sys::statvfs::statvfs(path)?;
+    Ok(figures(&nix::sys::statvfs::statvfs(path)?))
+}
+
+/// How full the file system is that `place` lies on.
+///
+/// # Errors
+/// As `fstatvfs(3)`.
+pub fn space_of(place: BorrowedFd<'_>) -> io::Result<Space> {
+    Ok(figures(&nix::sys::statvfs::fstatvfs(place)?))
+}
+
+/// A handle on a folder that only names it: neither it nor what is in it can be read through it.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn place(folder: &Path) -> io::Result<OwnedFd> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(folder)
+        .map(OwnedFd::from)
+}
+
+fn figures(found: &nix::sys::statvfs::Statvfs) -> Space {
     let unit = found.fragment_size();
-    Ok(Space {
+    Space {
         total_bytes: found.blocks().saturating_mul(unit),
         available_bytes: found.blocks_available().saturating_mul(unit),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -69,8 +100,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kmsg");
         std::fs::write(&path, "6,1,2,-;hello\n").unwrap();
-        assert_eq!(records(&path).unwrap(), ["6,1,2,-;hello\n"]);
-        assert!(records(&folder.path().join("absent")).is_err());
+        assert_eq!(records(open(&path).unwrap()).unwrap(), ["6,1,2,-;hello\n"]);
+        assert!(open(&folder.path().join("absent")).is_err());
     }
 
     #[test]
@@ -78,5 +109,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let found = space(folder.path()).unwrap();
         assert!(found.total_bytes > 0 && found.available_bytes <= found.total_bytes);
+        let handle = place(folder.path()).unwrap();
+        let same = space_of(std::os::fd::AsFd::as_fd(&handle)).unwrap();
+        assert_eq!(same.total_bytes, found.total_bytes);
     }
 }

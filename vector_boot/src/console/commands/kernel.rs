@@ -7,6 +7,7 @@ use crate::console::words::Words;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use wire::control::{Service, ServicesGet, Status, StatusGet};
 
@@ -59,8 +60,8 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Machine,
         usage: "",
-        help: "What is mounted where, and how full it is. As this process sees it: services have mount \
-               namespaces of their own.",
+        help: "What is mounted where, and how full it is. As PID 1 sees it: services have mount namespaces \
+               of their own. In one, sizes are shown for the data disk alone.",
         completes: &[],
         changes: false,
         run: mounts,
@@ -70,8 +71,8 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Evidence,
         usage: "[-n N]",
-        help: "The kernel's own log, its newest N messages (40). Needs a permission that the console \
-               does not have where the kernel restricts it.",
+        help: "The kernel's own log, its newest N messages (40). PID 1 opens it for the console; as an \
+               ordinary process that needs a permission where the kernel restricts it.",
         completes: &[],
         changes: false,
         run: dmesg,
@@ -546,7 +547,18 @@ fn unescaped(text: &str) -> String {
 
 fn mounts(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     Words::parse(words, &[], &[], 0)?;
-    let text = read(&context.proc.join("self/mounts"))?;
+    let init = context
+        .init()
+        .ok()
+        .and_then(|mut server| {
+            let asked = server.ask(&StatusGet, |f| f.body::<Status<'_>>().map(|s| s.pid));
+            asked.ok()
+        })
+        .unwrap_or(1);
+    let own = read(&context.proc.join("self/mounts"))?;
+    let text = read(&context.proc.join(format!("{init}/mounts"))).unwrap_or_else(|_| own.clone());
+    // In a cell a name is another place than PID 1's.
+    let same = text == own;
     let mut values = Vec::new();
     let mut table = Table::new(&["WHERE", "TYPE", "SOURCE", ">SIZE", ">FREE", "OPTIONS"]);
     for line in text.lines() {
@@ -556,9 +568,15 @@ fn mounts(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
         };
         let (source, target) = (unescaped(source), unescaped(target));
         // Kernel file systems answer with zero blocks, those that may not be looked at with an error.
-        let space = sys::kernel_log::space(Path::new(&target))
-            .ok()
-            .filter(|s| s.total_bytes > 0);
+        let space = match target.as_str() {
+            place if same => sys::kernel_log::space(Path::new(place)).ok(),
+            "/data" => {
+                let data = context.descriptor("data").ok();
+                data.and_then(|data| sys::kernel_log::space_of(data.as_fd()).ok())
+            }
+            _ => None,
+        }
+        .filter(|s| s.total_bytes > 0);
         let shown = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), text::bytes);
         let (total, free) = (
             space.map(|s| s.total_bytes),
@@ -591,16 +609,12 @@ const BRIEF_OPTIONS: &[&str] = &["ro", "rw", "nosuid", "nodev", "noexec"];
 fn dmesg(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     let words = Words::parse(words, &[], &["-n"], 0)?;
     let count = words.number("-n", DMESG_LINES_DEFAULT, 1, DMESG_LINES_MAX)?;
-    let records = match sys::kernel_log::records(&context.kernel_log) {
-        Ok(records) => records,
-        Err(e) => {
-            let text = format!(
-                "{}: {e}; PID 1's own lines are in: log init",
-                context.kernel_log.display()
-            );
-            return Err(Failure::failed(text));
-        }
-    };
+    let log = context.descriptor("kmsg")?;
+    let records = sys::kernel_log::records(log.into()).map_err(|e| {
+        Failure::failed(format!(
+            "/dev/kmsg: {e}; PID 1's own lines are in: log init"
+        ))
+    })?;
     let parsed: Vec<(u64, u64, String)> = records.iter().filter_map(|r| message(r)).collect();
     if parsed.is_empty() && !records.is_empty() {
         out.either(
