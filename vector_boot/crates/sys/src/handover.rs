@@ -289,6 +289,9 @@ unsafe fn go(words: &[u8]) {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, null_mut());
+        // Root's exec takes up what its bounding set still holds, unless its root and folder are shared with
+        // another process (LSM_UNSAFE_SHARE); the kernel's own threads share those of PID 1.
+        libc::unshare(libc::CLONE_FS);
         libc::syscall(
             libc::SYS_execveat,
             plan.image.as_raw_fd(),
