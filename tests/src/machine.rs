@@ -262,6 +262,14 @@ impl Machine {
         synchronise(&mut self.console, &self.serial);
     }
 
+    /// Sends a command that takes PID 1 itself down, waits until the serial console shows that another one runs,
+    /// and then until that one's console answers.
+    pub fn run_and_lose_pid_1(&mut self, command: &str, shown: &str) {
+        self.send(command);
+        self.serial.wait_for_line(shown, STEP_LIMIT);
+        synchronise(&mut self.console, &self.serial);
+    }
+
     /// Calls the gateway with the boot token.
     pub fn call(&self, tool: &Value) -> Reply {
         curl(self.http_port, "/tool", Some(&self.token), Some(tool))

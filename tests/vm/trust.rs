@@ -123,10 +123,7 @@ fn a_signed_package_brings_its_own_pid_1_which_gives_way_when_it_crashes() {
     assert_eq!(payload["signer"], hex, "{payload}");
     assert_eq!(payload["init"], status["init"]["digest"], "{payload}");
 
-    machine.run_and_lose_the_console("signal init SEGV");
-    machine.until("status --json", |text| {
-        text.contains("signal 11").then_some(())
-    });
+    machine.run_and_lose_pid_1("signal init SEGV", "vector_boot crashed: signal 11");
     let ready = machine.run("ready 60");
     assert_eq!(ready.code, 1, "{}", ready.text);
     let status = machine.json("status");
