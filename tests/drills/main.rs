@@ -36,6 +36,16 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "sizes, memory and boot phases of the appliance build, as the tables of docs/benchmarks.md",
         figures::drill,
     ),
+    (
+        "init-bench",
+        "PID 1 beside C floors and Debian's others, counted in instructions: start, kill, zombies, memory",
+        init_bench,
+    ),
+    (
+        "init-budget",
+        "instructions from the handoff to three services up, against what tests/bench/init/budget.json allows",
+        init_budget,
+    ),
 ];
 
 /// The demonstration checks its own steps.
@@ -45,6 +55,34 @@ fn demo() {
         "{}",
         system_tests::stdout_of(demo.arg("--bin").arg(&inputs().bin))
     );
+}
+
+/// The table of docs/benchmarks.md; some minutes, most of them for ten thousand zombies a peer.
+fn init_bench() {
+    bench(&[]);
+}
+
+/// One boot of the appliance build, whose minutes are why this is a drill.
+fn init_budget() {
+    bench(&["--budget"]);
+}
+
+/// The bench is a program of its own: it builds, boots and prints as it goes.
+fn bench(words: &[&str]) {
+    let root = repository();
+    let tools = Command::new(root.join("qemu/host-tools"))
+        .args(["boot", "build", "bench"])
+        .status();
+    assert!(tools.is_ok_and(|s| s.success()), "host-tools bench");
+    let path =
+        std::env::join_paths([root.join("qemu"), root.join("tests/bench")]).expect("two folders");
+    let ended = Command::new("python3")
+        .args(["-m", "init"])
+        .args(words)
+        .env("PYTHONPATH", path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .status();
+    assert!(ended.is_ok_and(|s| s.success()), "the bench failed");
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,46 @@
+"""The budget: how many microseconds of instructions our start may take, and under what it was recorded.
+
+The figure is the same on every host, as long as kernel, emulator and compiler are. Where one of them is another,
+the difference says nothing about our code: it is shown and not judged, until somebody records anew.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from machine import architecture, toolchain
+from machine.kernel import Kernel
+from machine.report import say
+
+FILE = Path(__file__).resolve().parent / "budget.json"
+# What one change may add without saying so.
+GROWTH = 1.03
+
+
+def _under(kernel: Kernel) -> dict[str, str]:
+    """What the figure depends on beside our code."""
+    emulator = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
+    tools = toolchain.find(architecture.host().target)
+    compiler = subprocess.run([tools.rustc, "--version"], capture_output=True, text=True, check=True).stdout
+    return {"kernel": kernel.image.name, "emulator": emulator.splitlines()[0], "compiler": compiler.strip()}
+
+
+def holds(start_us: int, kernel: Kernel, record: bool) -> bool:
+    """Says what was found beside the budget; False if it is over it."""
+    under = _under(kernel)
+    if record:
+        FILE.write_text(json.dumps({"start_us": start_us, **under}, indent=1) + "\n", encoding="ascii")
+        say(f"budget: recorded start_us={start_us}")
+        return True
+    recorded = json.loads(FILE.read_text(encoding="ascii"))
+    allowed = int(recorded.pop("start_us") * GROWTH)
+    others = [f"{key} is {under[key]}, recorded with {value}" for key, value in recorded.items() if under[key] != value]
+    print(f"budget: start_us={start_us} allowed={allowed}")
+    if others:
+        print(f"budget: not judged: {'; '.join(others)}; record anew with --record")
+        return True
+    if start_us > allowed:
+        print(f"budget: start_us {start_us}, limit {allowed}: find what was added, or say why and --record")
+    return start_us <= allowed

@@ -1,0 +1,108 @@
+"""Boots every peer once, prints a table; or holds our start against the budget.
+
+One boot each: instructions are the clock, so a second one shows the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from machine import architecture, kernel, toolchain
+from machine.report import HostError, say
+
+from . import boot, budget, guest, ours, peers
+
+# What the probe does: starts, memory before anything was disturbed, kills, zombies.
+PLAN = "smkz"
+COLUMNS = ["handoff to 3 services up, us", "SIGKILL to successor, us", "10,000 zombies, ms"]
+COLUMNS += ["own anonymous, KiB", "PSS with helpers, KiB", "processes", "initramfs, bytes"]
+
+
+def row(name: str, figures: boot.Figures) -> str:
+    """One line of the table."""
+    values: list[float | None] = [figures.start_us, figures.kill_us, figures.zombies_ms, figures.anonymous_kib]
+    values += [figures.pss_kib, figures.processes, figures.archive_bytes]
+    return f"| {name} | {' | '.join(map(_shown, values))} |"
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "never"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _executables(args: argparse.Namespace) -> toolchain.Executables:
+    host = architecture.host()
+    return toolchain.Executables.of(Path(args.bin), host) if args.bin else toolchain.build(host, "appliance")
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> None:
+    """Boots whom the words name and prints the table."""
+    host = architecture.host()
+    if host.name != "x86_64":
+        raise HostError(f"bench: peers are set up for x86_64, this host is {host.name}")
+    programs = guest.build()
+    image = kernel.debian(host)
+    executables = _executables(args)
+    table = [peers.floor("floor", programs.floor), peers.floor("floor with mounts and cgroups", programs.floor_mounts)]
+    table += [*peers.DEBIAN, ours.peer(executables, programs.service, scratch)]
+    first = ours.first_archive(executables, image, scratch)
+    print(f"| PID 1 | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+    for peer in table:
+        if args.only and peer.name not in args.only.split(","):
+            continue
+        file, own = boot.archive_of(peer, programs, args.plan, first if peer.name == "ours" else None, scratch)
+        log = scratch / f"{peer.name}.log"
+        try:
+            figures = boot.boot(image.image, file, f"{peer.parameters} {args.append}".strip(), log)
+        finally:
+            if args.keep and log.exists():
+                Path(args.keep).mkdir(parents=True, exist_ok=True)
+                shutil.copy(log, args.keep)
+        figures.archive_bytes = own
+        print(row(peer.name, figures), flush=True)
+
+
+def hold(args: argparse.Namespace, scratch: Path) -> bool:
+    """Whether our start needs no more than the budget allows."""
+    executables, image = _executables(args), kernel.debian(architecture.host())
+    programs = guest.build()
+    peer = ours.peer(executables, programs.service, scratch)
+    first = ours.first_archive(executables, image, scratch)
+    file, _ = boot.archive_of(peer, programs, "s", first, scratch)
+    log = scratch / "ours.log"
+    figures = boot.boot(image.image, file, peer.parameters, log)
+    if figures.start_us is None:
+        console = log.read_text(encoding="utf-8", errors="replace")
+        raise HostError(f"budget: not all services started: {console[-2000:]}")
+    return budget.holds(figures.start_us, image, args.record)
+
+
+def main() -> int:
+    """Reads the words; ends with 1 if something on the host is not as it must be."""
+    parser = argparse.ArgumentParser(prog="python3 -m init", description=__doc__)
+    parser.add_argument("--bin", help="folder of vector_boot and vb-services; built with profile appliance by default")
+    parser.add_argument("--only", help="names of the table, with commas")
+    parser.add_argument("--plan", default=PLAN, help="what the probe does, see guest/launch.c")
+    parser.add_argument("--append", default="", help="further words for the kernel's command line")
+    parser.add_argument("--keep", help="folder for the consoles of the machines")
+    parser.add_argument("--budget", action="store_true", help="hold our start against the budget, nothing else")
+    parser.add_argument("--record", action="store_true", help="with --budget: make what is found the budget")
+    args = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            if args.budget:
+                return 0 if hold(args, Path(scratch)) else 1
+            measure(args, Path(scratch))
+    except HostError as error:
+        say(f"bench: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Tests of `tests/bench/init`: what it makes of a probe's lines, and when it holds a start against the budget."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import unittest
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("qemu", "tests/bench")]
+
+# pylint: disable=wrong-import-position
+from init import boot, budget
+from machine.kernel import Kernel
+
+STARTS = "R start a us=100\nR start b us=300\nR start c us=200\n"
+
+
+class ReadTest(unittest.TestCase):
+    """The lines of `guest/launch.c`."""
+
+    def test_the_last_of_three_services_is_the_start(self) -> None:
+        self.assertEqual(boot.read(STARTS).start_us, 300)
+        self.assertIsNone(boot.read(STARTS.replace("R start b us=300\n", "")).start_us)
+
+    def test_one_kill_without_a_successor_leaves_no_figure(self) -> None:
+        kills = "R kill ns=1500\nR kill ns=9000\nR kill ns=2500\n"
+        self.assertEqual(boot.read(kills).kill_us, 2)
+        self.assertIsNone(boot.read(f"{kills}R kill none\n").kill_us)
+
+    def test_memory_is_process_one_and_pss_is_all(self) -> None:
+        lines = "R memory 1 anon=8 pss=20 rss=24 name=init\nR memory 7 anon=99 pss=30 rss=40 name=a helper\n"
+        figures = boot.read(lines)
+        self.assertEqual((figures.anonymous_kib, figures.pss_kib, figures.processes), (8, 50, 2))
+
+    def test_zombies_that_stay_or_are_too_few_are_no_figure(self) -> None:
+        line = "R zombies peak={} handed_us=7000 reaped_us=61500 left={}\n"
+        self.assertEqual(boot.read(line.format(10001, 0)).zombies_ms, 61.5)
+        self.assertIsNone(boot.read(line.format(10001, 3)).zombies_ms)
+        self.assertIsNone(boot.read(line.format(4900, 0)).zombies_ms)
+
+    def test_lines_of_others_are_passed_over(self) -> None:
+        others = "[    1.2] reboot: R start a us=9\n\rR nothing\n"
+        self.assertEqual(boot.read(f"{others}{STARTS}").start_us, 300)
+
+
+class BudgetTest(unittest.TestCase):
+    """What is judged, and what is only shown."""
+
+    UNDER = {"kernel": "vmlinuz-1", "emulator": "QEMU 1", "compiler": "rustc 1"}
+
+    def holds(self, start_us: int, record: bool = False, **under: str) -> bool:
+        """Judges a figure that was found under something."""
+        kernel = Kernel(Path("vmlinuz"), Path("modules"))
+        with mock.patch.object(budget, "FILE", self.file), redirect_stdout(StringIO()):
+            with mock.patch.object(budget, "_under", return_value={**self.UNDER, **under}):
+                return budget.holds(start_us, kernel, record)
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name) / "budget.json"
+        self.file.write_text(json.dumps({"start_us": 1000, **self.UNDER}), encoding="ascii")
+
+    def test_three_percent_more_hold_and_a_microsecond_above_does_not(self) -> None:
+        self.assertTrue(self.holds(1030))
+        self.assertFalse(self.holds(1031))
+
+    def test_under_another_kernel_nothing_is_judged(self) -> None:
+        self.assertTrue(self.holds(5000, kernel="vmlinuz-2"))
+
+    def test_what_is_recorded_is_the_budget_from_then_on(self) -> None:
+        self.assertTrue(self.holds(5000, record=True, compiler="rustc 2"))
+        self.assertTrue(self.holds(5100, compiler="rustc 2"))
+        self.assertFalse(self.holds(5200, compiler="rustc 2"))
+
+
+if __name__ == "__main__":
+    unittest.main()
