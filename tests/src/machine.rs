@@ -267,6 +267,10 @@ impl Machine {
     pub fn run_and_lose_pid_1(&mut self, command: &str, shown: &str) {
         self.send(command);
         self.serial.wait_for_line(shown, STEP_LIMIT);
+        // What the console before said, if it came to answer, is not the next one's answer.
+        set_patience(&self.console, KNOCK);
+        let mut old = Vec::new();
+        while self.console.read_until(0x1e, &mut old).is_ok_and(|n| n > 0) {}
         synchronise(&mut self.console, &self.serial);
     }
 
