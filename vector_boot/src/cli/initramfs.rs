@@ -133,12 +133,11 @@ pub fn main(words: &[OsString]) -> ExitCode {
 fn build(args: &Args) -> Result<Summary, InitramfsError> {
     let init = read("executable", &args.init)?;
     let services = read("executable", &args.services)?;
-    let wanted = args.want.clone().unwrap_or_else(|| {
-        WANTED_DEFAULT
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect()
-    });
+    let wanted: Vec<String> = match &args.want {
+        // `--want ""` is one empty name: a kernel that needs no modules.
+        Some(named) => named.iter().filter(|n| !n.is_empty()).cloned().collect(),
+        None => WANTED_DEFAULT.iter().map(|n| (*n).to_owned()).collect(),
+    };
     let plan = modules::Index::scan(&args.modules)?.plan(&wanted)?;
 
     let mut archive = cpio::Writer::new();
@@ -320,6 +319,13 @@ mod tests {
             format!("{init_hash}  vector_boot")
         );
         assert!(lines.lines().nth(1).unwrap().ends_with("  vb-services"));
+    }
+
+    #[test]
+    fn a_kernel_with_everything_built_in_needs_no_modules() {
+        let dir = inputs();
+        let summary = build(&args(dir.path(), &["--want", ""])).unwrap();
+        assert!(summary.modules.is_empty(), "{:?}", summary.modules);
     }
 
     #[test]
