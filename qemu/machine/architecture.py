@@ -80,7 +80,8 @@ AARCH64 = Architecture(
     elf_machine=183,
     # The newest interrupt controller that the accelerator has: under KVM not every host can emulate the old one.
     machine="virt,gic-version=max",
-    # The architecture's own pointer authentication costs an emulated machine much; QEMU's own does not.
+    # The architecture's own pointer authentication makes an emulated boot three times as long; QEMU's own does not
+    # (docs/benchmarks.md).
     cpu="max,pauth-impdef=on",
     serial="ttyAMA0",
     # COMMAND_LINE_SIZE is 2048, as on x86.
