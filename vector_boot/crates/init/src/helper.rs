@@ -135,9 +135,9 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
             return Ok(crate::package::verify(&file, HASH_STEP_BYTES)?.into());
         }
-        Task::Load { name } => {
+        Task::Load { name, blake3 } => {
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
-            let (figure, image) = crate::package::load(&file, name)?;
+            let (figure, image) = crate::package::load(&file, name, blake3)?;
             return Ok(DoneWell {
                 descriptors: vec![image],
                 ..figure.into()

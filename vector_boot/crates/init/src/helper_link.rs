@@ -322,7 +322,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Folder { path, .. } => format!("folder {path}"),
         Task::Seed { path, .. } => format!("first file {path}"),
         Task::VerifyPackage => "hash the package".to_owned(),
-        Task::Load { name } => format!("load {name}"),
+        Task::Load { name, .. } => format!("load {name}"),
         Task::Cell(cell) => format!("cell of {}", cell.service),
         Task::Scrub { first, count } => format!("hash {count} tensor blocks from {first}"),
         Task::Unmount { target } => format!("unmount {target}"),
@@ -429,7 +429,14 @@ mod tests {
     fn a_task_that_kills_every_helper_is_given_up_and_the_next_one_runs() {
         let mut link = HelperLink::new();
         assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
-        assert!(link.ask(Purpose::Load(0), &Task::Load { name: "x" }, None));
+        assert!(link.ask(
+            Purpose::Load(0),
+            &Task::Load {
+                name: "x",
+                blake3: ""
+            },
+            None
+        ));
         for _ in 0..DEATHS_MAX {
             let helper = PacketSocket::from_fd(link.renew().unwrap());
             link.pump();
@@ -462,7 +469,14 @@ mod tests {
         let mut link = HelperLink::new();
         assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None));
         assert!(link.ask(Purpose::Cell(0), &cell("a"), None));
-        assert!(link.ask(Purpose::Load(0), &Task::Load { name: "x" }, None));
+        assert!(link.ask(
+            Purpose::Load(0),
+            &Task::Load {
+                name: "x",
+                blake3: ""
+            },
+            None
+        ));
         assert!(link.ask(Purpose::Cell(1), &cell("b"), None));
         let order: Vec<Purpose> = link.queue.iter().map(|job| job.purpose).collect();
         assert_eq!(

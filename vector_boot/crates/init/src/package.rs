@@ -38,6 +38,13 @@ pub struct Found {
 }
 
 impl Found {
+    /// BLAKE3 of an executable of the package, in hex.
+    #[must_use]
+    pub fn image(&self, name: &str) -> Option<&str> {
+        let (_, hex) = self.images.iter().find(|(n, _)| n == name)?;
+        Some(hex)
+    }
+
     /// The key that signed it in hex; empty if none did.
     #[must_use]
     pub fn signer(&self) -> &str {
@@ -236,7 +243,7 @@ pub fn verify(file: &File, step_bytes: usize) -> Result<u64, String> {
 ///
 /// # Errors
 /// What is wrong, naming field, value and limit.
-pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
+pub fn load(file: &File, name: &str, expected: &str) -> Result<(u64, OwnedFd), String> {
     let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
     fetch_eager_parts(&whole)?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
@@ -246,7 +253,7 @@ pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
     whole
         .populate(in_memory(section.offset..section.end()))
         .map_err(|e| format!("section {name}: read: {e}"))?;
-    let held = copy_sealed(name, package.section_bytes(&section), section.blake3)
+    let held = copy_sealed(name, package.section_bytes(&section), expected)
         .map_err(|e| format!("section {name}: {e}"))?;
     Ok((section.bytes, held))
 }
@@ -256,12 +263,9 @@ pub fn load(file: &File, name: &str) -> Result<(u64, OwnedFd), String> {
 ///
 /// # Errors
 /// What is wrong, naming field, value and limit.
-pub fn load_binary(file: &File) -> Result<OwnedFd, String> {
+pub fn load_binary(file: &File, expected: &str) -> Result<OwnedFd, String> {
     let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
-    let expected = package
-        .binary_blake3()
-        .ok_or("elf_blake3: a plain package has none")?;
     fetch(&whole, "binary", in_memory(package.binary_range()))?;
     let copy = copy_sealed("vector_boot", package.binary(), expected)?;
     let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("map: {e}"))?;
@@ -271,8 +275,9 @@ pub fn load_binary(file: &File) -> Result<OwnedFd, String> {
     Ok(copy)
 }
 
-/// A sealed copy, hashed after it was made: what was checked is what runs.
-fn copy_sealed(name: &str, bytes: &[u8], expected: Digest) -> Result<OwnedFd, String> {
+/// A sealed copy, hashed after it was made: what was checked is what runs. `expected` is what [`open`] read when
+/// the package was taken, in hex: whatever the disk says now, nothing else comes in.
+fn copy_sealed(name: &str, bytes: &[u8], expected: &str) -> Result<OwnedFd, String> {
     let copy = || -> std::io::Result<File> {
         let mut copy = sys::memfd::create(name)?;
         copy.write_all(bytes)?;
@@ -282,7 +287,7 @@ fn copy_sealed(name: &str, bytes: &[u8], expected: Digest) -> Result<OwnedFd, St
     };
     let copy = copy().map_err(|e| format!("copy of {} bytes: {e}", bytes.len()))?;
     let held = Mapping::of_whole_fd(&copy).map_err(|e| format!("map: {e}"))?;
-    let found = Digest::of(&held);
+    let found = Digest::of(&held).to_string();
     if found != expected {
         return Err(format!("blake3 {found}, expected {expected}"));
     }

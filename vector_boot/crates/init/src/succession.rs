@@ -32,7 +32,7 @@ pub fn follow(found: &Found, held: &mut Holdings) -> Result<(), String> {
     let short = wanted.get(..16).unwrap_or(wanted).to_owned();
     let failed =
         |why: &str| format!("package's vector_boot {short}: {why}, the initramfs's own runs");
-    let image = package::load_binary(&found.file).map_err(|e| failed(&e))?;
+    let image = package::load_binary(&found.file, wanted).map_err(|e| failed(&e))?;
     ask(image.as_fd()).map_err(|e| failed(&e))?;
     let place = held.package.as_ref().map_or("", |(_, place)| place);
     let theirs = Running {
@@ -55,11 +55,9 @@ pub fn follow(found: &Found, held: &mut Holdings) -> Result<(), String> {
 
 /// The digest of the package's `vector_boot`, if it is another than the one that runs.
 fn other_than<'f>(running: &Running, found: &'f Found) -> Option<&'f str> {
-    let (_, digest) = found
-        .images
-        .iter()
-        .find(|(name, _)| name == "vector_boot")?;
-    (*digest != running.digest).then_some(digest)
+    found
+        .image("vector_boot")
+        .filter(|digest| *digest != running.digest)
 }
 
 /// Starts the program as nobody and asks which record it takes.

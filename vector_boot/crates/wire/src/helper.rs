@@ -48,6 +48,8 @@ pub enum Task<'a> {
     Load {
         /// Section's name.
         name: &'a str,
+        /// The hash in hex that PID 1 read when it took the package: a disk may have changed since.
+        blake3: &'a str,
     },
     /// Hashes one range of tensor blocks of the package.
     Scrub {

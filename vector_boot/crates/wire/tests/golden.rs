@@ -249,6 +249,7 @@ fn helper(golden: &mut Golden) {
         "load",
         &Task::Load {
             name: "vb-services",
+            blake3: "51e0aa3f4c62d91751e0aa3f4c62d91751e0aa3f4c62d91751e0aa3f4c62d917",
         },
     );
     golden.variant(

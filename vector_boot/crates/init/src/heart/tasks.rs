@@ -400,15 +400,16 @@ impl Heart {
             match self
                 .found
                 .as_ref()
-                .and_then(|f| crate::package::handle(f).ok())
+                .and_then(|f| Some((f.image(&name)?, crate::package::handle(f).ok()?)))
             {
-                Some(handle) => {
+                Some((blake3, handle)) => {
+                    let name = &name;
                     self.helper
-                        .ask(Purpose::Load(i), &Task::Load { name: &name }, Some(handle));
+                        .ask(Purpose::Load(i), &Task::Load { name, blake3 }, Some(handle));
                 }
                 None => {
                     if let Some(image) = self.images.get_mut(i) {
-                        image.held = Held::No(format!("image {name}: no package"));
+                        image.held = Held::No(format!("image {name}: in no package"));
                     }
                 }
             }
