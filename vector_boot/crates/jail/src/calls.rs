@@ -274,6 +274,8 @@ impl Calls {
             libc::SYS_getdents64,
             libc::SYS_readlinkat,
             libc::SYS_pread64,
+            // What kind of file system an open file lies on, and how full it is.
+            libc::SYS_fstatfs,
         ]);
         #[cfg(target_arch = "x86_64")]
         self.allow(&[libc::SYS_readlink]);
@@ -395,6 +397,8 @@ impl Calls {
             libc::SYS_getsockname,
             libc::SYS_timerfd_create,
             libc::SYS_timerfd_settime,
+            // The host's name, for the DHCP server.
+            libc::SYS_uname,
             // resolv.conf, whole or not at all.
             libc::SYS_fchmod,
             libc::SYS_fsync,

@@ -51,10 +51,14 @@ pub fn confine(profile: Profile, grants: &Grants, exec: Exec) -> Confinement {
     }
 }
 
+/// Two threads for each processor of a small board.
+const ALLOCATOR_POOLS: i32 = 8;
+
 /// Confines one of our roles with what PID 1 passed to it, and says so on stderr.
 /// `word` is the role's; one without a profile is left as it is.
 pub fn enter(word: &str) {
     if let Some(profile) = Profile::of_name(word) {
+        sys::process::limit_allocator_pools(ALLOCATOR_POOLS);
         let grants = Grants::of_role(profile);
         confine(profile, &grants, Exec::Never).say();
         grants.keep();

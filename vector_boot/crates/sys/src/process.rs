@@ -299,6 +299,13 @@ pub fn allow_open_files(wanted: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Caps the pools that the allocator makes for threads that meet in it. Without a cap it counts the
+/// processors by reading a file when two first meet, which a confined process may not.
+pub fn limit_allocator_pools(most: i32) {
+    // SAFETY: mallopt(3) takes two numbers and answers 0 for what it does not know.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, most) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
