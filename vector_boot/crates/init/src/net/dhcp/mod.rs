@@ -305,16 +305,6 @@ impl Client {
     fn go_on(&mut self, now: u64, actions: &mut Vec<Action>) {
         match &mut self.state {
             State::Waiting { until } if now >= *until => self.select(now),
-            State::Bound(lease) if now >= lease.renew_ns => {
-                let lease = lease.clone();
-                let exchange = self.exchange(now);
-                self.state = State::Renewing { exchange, lease };
-            }
-            State::Renewing { lease, .. } if now >= lease.rebind_ns => {
-                let lease = lease.clone();
-                let exchange = self.exchange(now);
-                self.state = State::Rebinding { exchange, lease };
-            }
             State::Requesting { exchange, offer }
                 if exchange.tries >= REQUESTS_MAX && now >= exchange.next =>
             {
@@ -348,7 +338,26 @@ impl Client {
             }
             _ => {}
         }
+        self.age(now);
         self.ask(now, actions);
+    }
+
+    /// From using a lease to renewing it and on. A late answer gives one that is past both times already.
+    fn age(&mut self, now: u64) {
+        if let State::Bound(lease) = &self.state
+            && now >= lease.renew_ns
+        {
+            let lease = lease.clone();
+            let exchange = self.exchange(now);
+            self.state = State::Renewing { exchange, lease };
+        }
+        if let State::Renewing { lease, .. } = &self.state
+            && now >= lease.rebind_ns
+        {
+            let lease = lease.clone();
+            let exchange = self.exchange(now);
+            self.state = State::Rebinding { exchange, lease };
+        }
     }
 
     /// Sends the question that is due, if the allowance lets it.
