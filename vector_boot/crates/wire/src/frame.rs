@@ -218,6 +218,18 @@ kinds! {
     Descriptor = 0x0112 by operator;
     /// [`crate::control::ClockSet`].
     ClockSet = 0x0113 by net;
+    /// [`crate::why::WhyGet`].
+    WhyGet = 0x0121 by console;
+    /// [`crate::why::Why`].
+    Why = 0x0122 by operator;
+    /// [`crate::why::WatchdogGet`].
+    WatchdogGet = 0x0123 by console;
+    /// [`crate::why::Watchdog`].
+    Watchdog = 0x0124 by operator;
+    /// [`crate::why::PressureGet`].
+    PressureGet = 0x0125 by console;
+    /// [`crate::why::Pressure`].
+    Pressure = 0x0126 by operator;
 
     /// [`crate::helper::Task`], PID 1 to its helper over a socketpair.
     HelperTask = 0x0201 by operator;
@@ -236,6 +248,10 @@ kinds! {
     LedgerLastTimeGet = 0x0305 by operator;
     /// [`crate::ledger::LastTime`].
     LedgerLastTime = 0x0306 by ledger;
+    /// [`crate::ledger::LastBootGet`].
+    LedgerLastBootGet = 0x0307 by operator;
+    /// [`crate::ledger::LastBoot`].
+    LedgerLastBoot = 0x0308 by ledger;
 
     /// [`crate::capacity::Request`].
     CapacityRequest = 0x0401 by known;

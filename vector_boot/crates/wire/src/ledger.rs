@@ -83,5 +83,35 @@ pub struct LastTime {
     pub wall_ns: u64,
 }
 
+/// Asks for [`LastBoot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastBootGet {
+    /// The asker's own boot, whose events do not count.
+    pub boot_id: [u8; 16],
+}
+
+/// How the newest boot before the asker's ended, as far as the log held it when the service opened it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastBoot<'a> {
+    /// That boot; zeros if the log knows none.
+    pub boot_id: [u8; 16],
+    /// Id of the last event before the next boot began.
+    pub event_id: u64,
+    /// What kind of event it was.
+    pub event_type: &'a str,
+    /// When it was written, nanoseconds since 1970 in UTC.
+    pub wall_ns: u64,
+    /// When it happened, nanoseconds since that boot (CLOCK_MONOTONIC).
+    pub timestamp_ns: u64,
+    /// Payload of `machine_stopping`, at most [`STOPPING_BYTES_MAX`]; empty if no end was recorded.
+    pub stopping: &'a str,
+    /// Who asked for that end.
+    pub stopping_actor: &'a str,
+}
+
+/// Longest payload of `machine_stopping` that is kept: an event of PID 1 has less.
+pub const STOPPING_BYTES_MAX: usize = 512;
+
 message! { LastTimeGet = LedgerLastTimeGet, LastTime = LedgerLastTime }
+message! { LastBootGet = LedgerLastBootGet, LastBoot<'_> = LedgerLastBoot }
 message! { Append<'_> = LedgerAppend, Appended = LedgerAppended, HeadGet = LedgerHeadGet, Head = LedgerHead }

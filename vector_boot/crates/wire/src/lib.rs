@@ -25,6 +25,7 @@ pub mod helper;
 pub mod ledger;
 pub mod sensors;
 pub mod stats;
+pub mod why;
 
 pub use frame::{
     Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, VERSION, WireError,

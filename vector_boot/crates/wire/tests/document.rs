@@ -1,4 +1,4 @@
-//! Whether `docs/wire.md` says what the code does: kinds with number and senders, words of the stats page.
+//! Whether the pages say what the code does: kinds with number and senders, words of the stats page, reasons.
 #![forbid(unsafe_code)]
 
 use wire::{Kind, Role};
@@ -32,8 +32,22 @@ fn senders(kind: Kind) -> String {
 }
 
 fn document() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/wire.md");
-    std::fs::read_to_string(path).expect("docs/wire.md")
+    page("wire.md")
+}
+
+fn page(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs");
+    std::fs::read_to_string(path.join(name)).unwrap_or_else(|e| panic!("docs/{name}: {e}"))
+}
+
+#[test]
+fn the_page_on_supervision_has_every_reason() {
+    let text = page("supervision.md");
+    for reason in wire::why::Reason::ALL {
+        let (number, word, says) = (*reason as u16, reason.as_str(), reason.says());
+        let row = format!("| {number} | `{word}` | {says} |");
+        assert!(text.contains(&row), "{row}");
+    }
 }
 
 #[test]

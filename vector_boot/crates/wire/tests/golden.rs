@@ -14,6 +14,7 @@ use wire::capacity::{self, Knob, Want, Write};
 use wire::control::{self, LATENESS_BUCKETS, MachineState, Power, ServiceState, Verb};
 use wire::helper::{Cell, Outcome, Task};
 use wire::ledger::{self, Origin};
+use wire::why;
 use wire::{Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused};
 
 const BOOT_ID: [u8; 16] = *b"0123456789abcdef";
@@ -210,6 +211,35 @@ fn machine(golden: &mut Golden) {
     golden.kind(&Power::Halt);
     golden.kind(&control::DescriptorGet { name: "sensors" });
     golden.kind(&control::Descriptor { name: "sensors" });
+    golden.kind(&why::WhyGet { subject: "gateway" });
+    golden.kind(&why::Why {
+        number: 300,
+        at_ns: BIG,
+        reason: why::Reason::OutOfMemory,
+        subject: "gateway",
+        facts: "{\"pid\":42}",
+    });
+    golden.kind(&why::WatchdogGet);
+    golden.kind(&why::Watchdog {
+        driver: "Software Watchdog",
+        software: true,
+        armed: true,
+        timeout_s: 60,
+        left_s: Some(59),
+        boot_status: 0x20,
+        fed: 4242,
+        held_back: 1,
+    });
+    golden.kind(&why::PressureGet);
+    golden.kind(&why::Pressure {
+        subject: "gateway",
+        some_avg10: 1234,
+        stalls: 3,
+        stalled_ago_ns: BIG,
+        oom_kills: 2,
+        at_limit: 300,
+        peak_bytes: 98_362_432,
+    });
     golden.kind(&control::ClockSet {
         wall_ns: BIG,
         at_ns: ID,
@@ -309,6 +339,16 @@ fn helper(golden: &mut Golden) {
 fn of_ledger(golden: &mut Golden) {
     golden.kind(&ledger::LastTimeGet);
     golden.kind(&ledger::LastTime { wall_ns: BIG });
+    golden.kind(&ledger::LastBootGet { boot_id: BOOT_ID });
+    golden.kind(&ledger::LastBoot {
+        boot_id: BOOT_ID,
+        event_id: ID,
+        event_type: "machine_stopping",
+        wall_ns: BIG,
+        timestamp_ns: 300,
+        stopping: "{\"how\":\"poweroff\",\"reason\":\"power_button\"}",
+        stopping_actor: "user:power-button",
+    });
     golden.kind(&ledger::Append {
         origin: Some(Origin {
             boot_id: BOOT_ID,
