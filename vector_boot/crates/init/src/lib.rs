@@ -29,7 +29,7 @@ mod package;
 mod params;
 mod state;
 mod succession;
-mod supervisor;
+pub mod supervisor;
 mod unit;
 
 pub use boot::run;

@@ -6,14 +6,18 @@
 //!
 //! Never here: blocking, logging, allocation after [`Supervisor::new`].
 
+mod snapshot;
+
 use heapless::Vec;
+pub use snapshot::{Nonsense, SNAPSHOT_BYTES, UnitSnapshot};
 
 /// Services that one machine may have; the manifest's own limit.
 pub const UNITS_MAX: usize = rts::manifest::SERVICES_MAX;
 /// Actions that one step may ask for: three for each service, and one for the whole.
 pub const ACTIONS_MAX: usize = 3 * UNITS_MAX + 1;
-/// Failures that are remembered for the intensity; a manifest's maximum above it means this many.
-const FAILURES_REMEMBERED: usize = 16;
+/// Gaps between the last failures, which is one less than the failures that are remembered for the intensity; a
+/// manifest's maximum above it means this many.
+const GAPS: usize = 15;
 /// How long a failed core service is left alone before the next try: never given up.
 const CORE_RETRY_NS: u64 = 30_000_000_000;
 
@@ -37,6 +41,23 @@ pub enum Phase {
     Backoff,
     /// Ended too often. Core services are tried again, others wait for a person.
     Failed,
+}
+
+impl Phase {
+    /// The phase of a number, which is `phase as u8`.
+    #[must_use]
+    pub fn of(number: u8) -> Option<Self> {
+        let all = [
+            Self::Waiting,
+            Self::Starting,
+            Self::Up,
+            Self::Stopping,
+            Self::Stopped,
+            Self::Backoff,
+            Self::Failed,
+        ];
+        all.get(usize::from(number)).copied()
+    }
 }
 
 /// When a service that ended starts again by itself.
@@ -172,8 +193,8 @@ impl Cause {
 /// The actions of one step.
 pub type Actions = Vec<Action, ACTIONS_MAX>;
 
-/// One service.
-#[derive(Debug, Clone)]
+/// One service. [`UnitSnapshot`] holds every field but its policy, in the same order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Unit {
     policy: Policy,
     phase: Phase,
@@ -183,18 +204,28 @@ struct Unit {
     running: bool,
     /// Start again after the stop that is under way.
     again: bool,
-    /// When the phase's limit ends: start, stop, watchdog, back-off, retry.
-    deadline_ns: Option<u64>,
     /// SIGKILL was sent; do not send it again for the same reason.
     killed: bool,
-    up_since_ns: u64,
     /// Failures since it was last healthy.
     streak: u32,
-    /// Times of the last failures, a ring.
-    failures: [u64; FAILURES_REMEMBERED],
-    failure_next: usize,
-    failure_count: usize,
     restarts: u32,
+    /// When the phase's limit ends: start, stop, watchdog, back-off, retry.
+    deadline_ns: Option<u64>,
+    up_since_ns: u64,
+    /// Spreads its back-offs; never 0.
+    random: u64,
+    failures: Failures,
+}
+
+/// The last failures, as many as the intensity may look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Failures {
+    /// 0 to [`GAPS`] + 1.
+    count: u8,
+    last_ns: u64,
+    /// Microseconds from each to the one after it, the newest first. What is over 71 minutes saturates: a window
+    /// is an hour at most.
+    gaps_us: [u32; GAPS],
 }
 
 /// The policy of a whole machine.
@@ -203,7 +234,6 @@ pub struct Supervisor {
     units: Vec<Unit, UNITS_MAX>,
     stopping: bool,
     said_stopped: bool,
-    random: u64,
 }
 
 impl Supervisor {
@@ -211,26 +241,13 @@ impl Supervisor {
     /// Policies beyond [`UNITS_MAX`] are not taken; the manifest has the same limit.
     #[must_use]
     pub fn new(policies: &[Policy], seed: u64) -> Self {
-        let units = policies.iter().take(UNITS_MAX).map(|policy| Unit {
-            policy: *policy,
-            phase: Phase::Waiting,
-            blocked: true,
-            running: false,
-            again: false,
-            deadline_ns: None,
-            killed: false,
-            up_since_ns: 0,
-            streak: 0,
-            failures: [0; FAILURES_REMEMBERED],
-            failure_next: 0,
-            failure_count: 0,
-            restarts: 0,
-        });
+        let units = policies.iter().take(UNITS_MAX).zip(1u64..);
         Self {
-            units: units.collect(),
+            units: units
+                .map(|(policy, nth)| Unit::new(policy, spread(seed, nth)))
+                .collect(),
             stopping: false,
             said_stopped: false,
-            random: seed | 1,
         }
     }
 
@@ -294,7 +311,9 @@ impl Supervisor {
             return;
         };
         unit.running = true;
-        unit.deadline_ns = Some(now.saturating_add(unit.policy.start_limit_ns));
+        if unit.phase == Phase::Starting {
+            unit.deadline_ns = Some(now.saturating_add(unit.policy.start_limit_ns));
+        }
         if !unit.policy.reports_ready {
             self.ready(now, i, actions);
         }
@@ -316,7 +335,6 @@ impl Supervisor {
 
     /// Its process is gone, or never was.
     fn ended(&mut self, now: u64, i: Index, success: bool, actions: &mut Actions) {
-        let random = self.draw();
         let (stopping, Some(unit)) = (self.stopping, self.units.get_mut(i)) else {
             return;
         };
@@ -356,6 +374,7 @@ impl Supervisor {
         }
         unit.streak = unit.streak.saturating_add(1);
         unit.restarts = unit.restarts.saturating_add(1);
+        let random = unit.draw();
         if unit.too_often(now) {
             unit.deadline_ns = unit.policy.core.then(|| now.saturating_add(CORE_RETRY_NS));
             enter(unit, i, Phase::Failed, actions);
@@ -413,7 +432,7 @@ impl Supervisor {
         match unit.phase {
             Phase::Stopped | Phase::Failed | Phase::Backoff => {
                 unit.deadline_ns = None;
-                unit.failure_count = 0;
+                unit.failures = Failures::default();
                 unit.streak = 0;
                 enter(unit, i, Phase::Waiting, actions);
             }
@@ -461,7 +480,10 @@ impl Supervisor {
     /// Acts on limits that have passed.
     fn expire(&mut self, now: u64, actions: &mut Actions) {
         for (i, unit) in self.units.iter_mut().enumerate() {
-            if unit.deadline_ns.is_none_or(|at| now < at) {
+            let limits_a_process =
+                matches!(unit.phase, Phase::Starting | Phase::Up | Phase::Stopping);
+            // A start that is not answered yet has nothing to kill; its limit waits for the answer.
+            if unit.deadline_ns.is_none_or(|at| now < at) || (limits_a_process && !unit.running) {
                 continue;
             }
             unit.deadline_ns = None;
@@ -520,6 +542,25 @@ impl Supervisor {
             .filter(|(_, u)| of(u))
             .fold(0, |mask, (i, _)| mask | bit(i))
     }
+}
+
+impl Unit {
+    fn new(policy: &Policy, random: u64) -> Self {
+        Self {
+            policy: *policy,
+            phase: Phase::Waiting,
+            blocked: true,
+            running: false,
+            again: false,
+            killed: false,
+            streak: 0,
+            restarts: 0,
+            deadline_ns: None,
+            up_since_ns: 0,
+            random,
+            failures: Failures::default(),
+        }
+    }
 
     /// xorshift64: spreads back-offs, nothing more.
     fn draw(&mut self) -> u64 {
@@ -528,30 +569,14 @@ impl Supervisor {
         self.random ^= self.random << 17;
         self.random
     }
-}
 
-impl Unit {
     /// Remembers a failure and says whether there were too many inside the window.
     fn too_often(&mut self, now: u64) -> bool {
-        if let Some(slot) = self.failures.get_mut(self.failure_next) {
-            *slot = now;
-        }
-        self.failure_next = (self.failure_next + 1) % FAILURES_REMEMBERED;
-        self.failure_count = (self.failure_count + 1).min(FAILURES_REMEMBERED);
-        if self.policy.intensity_max == 0 {
-            return false;
-        }
-        let newest_first = (1..=self.failure_count).filter_map(|back| {
-            self.failures
-                .get((self.failure_next + FAILURES_REMEMBERED - back) % FAILURES_REMEMBERED)
-        });
-        let recent = newest_first
-            .filter(|at| now.saturating_sub(**at) < self.policy.intensity_ns)
-            .count();
-        recent
-            > usize::try_from(self.policy.intensity_max)
-                .unwrap_or(usize::MAX)
-                .min(FAILURES_REMEMBERED - 1)
+        self.failures.push(now);
+        let allowed = self.policy.intensity_max;
+        allowed > 0
+            && self.failures.within(self.policy.intensity_ns)
+                > usize::try_from(allowed).map_or(GAPS, |n| n.min(GAPS))
     }
 
     /// Nothing for the first failure in a row, then doubling from the first step to the longest,
@@ -568,6 +593,40 @@ impl Unit {
             .min(self.policy.backoff_max_ns);
         whole - (whole / 4 / 1024).saturating_mul(random % 1024)
     }
+}
+
+impl Failures {
+    fn push(&mut self, now: u64) {
+        if self.count > 0 {
+            let gap = now.saturating_sub(self.last_ns) / 1000;
+            self.gaps_us.rotate_right(1);
+            if let Some(newest) = self.gaps_us.first_mut() {
+                *newest = u32::try_from(gap).unwrap_or(u32::MAX);
+            }
+        }
+        self.last_ns = now;
+        self.count = self.count.saturating_add(1).min(GAPS as u8 + 1);
+    }
+
+    /// How many of them lie inside the window that ends with the newest.
+    fn within(&self, window_ns: u64) -> usize {
+        let mut age_us = 0u64;
+        let older = self
+            .gaps_us
+            .iter()
+            .take(usize::from(self.count).saturating_sub(1));
+        let recent = older.take_while(|gap| {
+            age_us += u64::from(**gap);
+            age_us < window_ns / 1000
+        });
+        usize::from(self.count > 0) + recent.count()
+    }
+}
+
+/// A start for the random numbers of the nth service, never 0 (splitmix64's step: close seeds come far apart).
+fn spread(seed: u64, nth: u64) -> u64 {
+    let mixed = seed.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    (mixed ^ mixed >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1
 }
 
 fn bit(i: Index) -> u32 {
@@ -590,328 +649,4 @@ fn push(actions: &mut Actions, action: Action) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Strategy, *};
-    use proptest::prelude::*;
-
-    const MS: u64 = 1_000_000;
-    const S: u64 = 1_000 * MS;
-
-    fn policy(needs: u32) -> Policy {
-        Policy {
-            needs,
-            restart: Restart::Always,
-            core: true,
-            reports_ready: true,
-            backoff_first_ns: 100 * MS,
-            backoff_max_ns: 30 * S,
-            healthy_ns: 60 * S,
-            intensity_max: 5,
-            intensity_ns: 60 * S,
-            start_limit_ns: 10 * S,
-            stop_limit_ns: 5 * S,
-            watchdog_ns: 0,
-            strategy: Strategy::OneForOne,
-        }
-    }
-
-    /// A machine whose processes obey at once.
-    struct Bench {
-        supervisor: Supervisor,
-        now: u64,
-        log: std::vec::Vec<Action>,
-    }
-
-    impl Bench {
-        fn new(policies: &[Policy]) -> Self {
-            let mut bench = Self {
-                supervisor: Supervisor::new(policies, 7),
-                now: 0,
-                log: vec![],
-            };
-            for i in 0..policies.len() {
-                bench.send(Event::Unblocked(i));
-            }
-            bench
-        }
-
-        fn send(&mut self, event: Event) -> std::vec::Vec<Action> {
-            let mut actions = Actions::new();
-            self.supervisor.step(self.now, event, &mut actions);
-            let mut all = actions.to_vec();
-            for action in actions {
-                if let Action::Start(i) = action {
-                    all.extend(self.send(Event::Started(i)));
-                }
-            }
-            self.log.extend(&all);
-            all
-        }
-
-        fn up(&mut self, unit: Index) {
-            self.send(Event::Ready(unit));
-            assert_eq!(self.supervisor.phase(unit), Phase::Up);
-        }
-
-        fn die(&mut self, unit: Index) -> std::vec::Vec<Action> {
-            self.send(Event::Exited {
-                unit,
-                success: false,
-            })
-        }
-    }
-
-    #[test]
-    fn services_start_in_the_order_of_their_needs() {
-        let mut b = Bench::new(&[policy(0), policy(0b1), policy(0b11)]);
-        assert_eq!(b.supervisor.phase(0), Phase::Starting);
-        assert_eq!(b.supervisor.phase(1), Phase::Waiting);
-        b.up(0);
-        assert_eq!(b.supervisor.phase(1), Phase::Starting);
-        assert_eq!(b.supervisor.phase(2), Phase::Waiting);
-        b.up(1);
-        assert_eq!(b.supervisor.phase(2), Phase::Starting);
-    }
-
-    #[test]
-    fn the_first_failure_restarts_at_once_and_the_next_ones_back_off() {
-        let mut b = Bench::new(&[policy(0)]);
-        b.up(0);
-        b.now = S;
-        assert!(b.die(0).contains(&Action::Start(0)));
-        b.up(0);
-        let mut last = 0;
-        for _ in 0..4 {
-            b.die(0);
-            assert_eq!(b.supervisor.phase(0), Phase::Backoff);
-            let wait = b.supervisor.backoff_left_ns(0, b.now);
-            assert!(wait > last && wait <= 30 * S, "{wait} after {last}");
-            last = wait;
-            b.now += wait;
-            assert!(b.send(Event::Tick).contains(&Action::Start(0)));
-            b.up(0);
-        }
-    }
-
-    #[test]
-    fn crash_loop_fails_and_a_core_service_is_tried_again_later() {
-        let mut b = Bench::new(&[
-            policy(0),
-            Policy {
-                core: false,
-                ..policy(0)
-            },
-        ]);
-        for unit in [0, 1] {
-            while b.supervisor.phase(unit) != Phase::Failed {
-                b.die(unit);
-                if b.supervisor.phase(unit) == Phase::Backoff {
-                    b.now += b.supervisor.backoff_left_ns(unit, b.now);
-                    b.send(Event::Tick);
-                }
-                assert!(b.now < 60 * S, "never failed");
-            }
-        }
-        b.now += CORE_RETRY_NS;
-        b.send(Event::Tick);
-        assert_eq!(b.supervisor.phase(0), Phase::Starting, "core comes back");
-        assert_eq!(
-            b.supervisor.phase(1),
-            Phase::Failed,
-            "others wait for a person"
-        );
-        b.send(Event::Start(1));
-        assert_eq!(b.supervisor.phase(1), Phase::Starting);
-    }
-
-    #[test]
-    fn a_drill_manifest_without_back_off_restarts_for_ever() {
-        let mut b = Bench::new(&[Policy {
-            backoff_first_ns: 0,
-            intensity_max: 0,
-            ..policy(0)
-        }]);
-        for round in 0..1000 {
-            b.up(0);
-            assert!(b.die(0).contains(&Action::Start(0)), "round {round}");
-        }
-        assert_eq!(b.supervisor.restarts(0), 1000);
-    }
-
-    #[test]
-    fn a_healthy_minute_forgives() {
-        let mut b = Bench::new(&[policy(0)]);
-        for _ in 0..20 {
-            b.up(0);
-            b.now += 61 * S;
-            assert!(b.die(0).contains(&Action::Start(0)));
-        }
-    }
-
-    #[test]
-    fn a_service_that_ignores_sigterm_is_killed_once() {
-        let mut b = Bench::new(&[policy(0)]);
-        b.up(0);
-        assert!(b.send(Event::Stop(0)).contains(&Action::Terminate(0)));
-        b.now += 5 * S;
-        assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::StopTimeout)]);
-        b.now += 5 * S;
-        assert_eq!(b.send(Event::Tick), []);
-        b.send(Event::Exited {
-            unit: 0,
-            success: false,
-        });
-        assert_eq!(b.supervisor.phase(0), Phase::Stopped);
-    }
-
-    #[test]
-    fn a_start_that_never_gets_ready_is_killed_and_counts_as_a_failure() {
-        let mut b = Bench::new(&[policy(0)]);
-        b.now += 10 * S;
-        assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::StartTimeout)]);
-        assert!(b.die(0).contains(&Action::Start(0)));
-        assert_eq!(b.supervisor.restarts(0), 1);
-    }
-
-    #[test]
-    fn a_silent_watchdog_kills_and_signs_of_life_do_not() {
-        let mut b = Bench::new(&[Policy {
-            watchdog_ns: S,
-            ..policy(0)
-        }]);
-        b.up(0);
-        for _ in 0..5 {
-            b.now += 900 * MS;
-            assert_eq!(b.send(Event::Alive(0)), []);
-        }
-        b.now += S;
-        assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::Watchdog)]);
-    }
-
-    #[test]
-    fn on_failure_leaves_a_clean_exit_alone() {
-        let mut b = Bench::new(&[Policy {
-            restart: Restart::OnFailure,
-            ..policy(0)
-        }]);
-        b.up(0);
-        b.send(Event::Exited {
-            unit: 0,
-            success: true,
-        });
-        assert_eq!(b.supervisor.phase(0), Phase::Stopped);
-    }
-
-    #[test]
-    fn rest_for_one_takes_those_along_that_need_it() {
-        let first = Policy {
-            strategy: Strategy::RestForOne,
-            ..policy(0)
-        };
-        let mut b = Bench::new(&[first, policy(0b1), policy(0b10), policy(0)]);
-        (0..4).for_each(|i| b.up(i));
-        let actions = b.die(0);
-        assert!(actions.contains(&Action::Terminate(1)) && actions.contains(&Action::Terminate(2)));
-        assert!(!actions.contains(&Action::Terminate(3)));
-    }
-
-    #[test]
-    fn shutdown_goes_backwards_and_says_when_it_is_over() {
-        let mut b = Bench::new(&[policy(0), policy(0b1), policy(0b10)]);
-        (0..3).for_each(|i| b.up(i));
-        assert_eq!(
-            b.send(Event::Shutdown)
-                .iter()
-                .filter(|a| matches!(a, Action::Terminate(_)))
-                .count(),
-            1
-        );
-        for unit in [2, 1] {
-            let next = b.send(Event::Exited {
-                unit,
-                success: true,
-            });
-            assert!(next.contains(&Action::Terminate(unit - 1)));
-        }
-        assert!(
-            b.send(Event::Exited {
-                unit: 0,
-                success: true
-            })
-            .contains(&Action::AllStopped)
-        );
-        assert!(!b.send(Event::Start(0)).contains(&Action::Start(0)));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
-        /// Whatever comes: one process a service at most, never a start without its needs, never a
-        /// start outside the ladder, and a shutdown always ends.
-        #[test]
-        fn no_schedule_breaks_the_invariants(
-            script in proptest::collection::vec((0u8..10, 0usize..5, 0u64..20_000), 0..300),
-            seed in any::<u64>(),
-        ) {
-            let policies = [policy(0), policy(0b1), policy(0b11), policy(0),
-                Policy { core: false, strategy: Strategy::OneForAll, restart: Restart::OnFailure, ..policy(0b1000) }];
-            let mut supervisor = Supervisor::new(&policies, seed);
-            let mut alive = [false; 5];
-            let mut now = 0;
-            let feed = |supervisor: &mut Supervisor, now: u64, event, alive: &mut [bool; 5]| {
-                let mut queue = vec![event];
-                let mut over = false;
-                while let Some(event) = queue.pop() {
-                    let mut actions = Actions::new();
-                    supervisor.step(now, event, &mut actions);
-                    for action in actions {
-                        match action {
-                            Action::Start(i) => {
-                                assert!(!alive[i], "two instances of {i}");
-                                for j in 0..policies.len() {
-                                    if policies[i].needs & (1 << j) != 0 {
-                                        assert_eq!(supervisor.phase(j), Phase::Up, "{i} started without {j}");
-                                    }
-                                }
-                                alive[i] = true;
-                                queue.push(Event::Started(i));
-                            }
-                            Action::Kill(i, _) => {
-                                if std::mem::take(&mut alive[i]) {
-                                    queue.push(Event::Exited { unit: i, success: false });
-                                }
-                            }
-                            Action::AllStopped => over = true,
-                            // A process that was killed a moment ago may be told to end once more.
-                            Action::Terminate(_) | Action::Changed { .. } => {}
-                        }
-                    }
-                }
-                over
-            };
-            for i in 0..5 {
-                feed(&mut supervisor, now, Event::Unblocked(i), &mut alive);
-            }
-            for (what, unit, ms) in script {
-                now += ms * MS;
-                let event = match what {
-                    0 | 1 => Event::Tick,
-                    2 | 3 => Event::Ready(unit),
-                    4..=6 if alive[unit] => {
-                        alive[unit] = false;
-                        Event::Exited { unit, success: what == 6 }
-                    }
-                    7 => Event::Start(unit),
-                    8 => Event::Stop(unit),
-                    _ => Event::Restart(unit),
-                };
-                feed(&mut supervisor, now, event, &mut alive);
-            }
-            let mut over = feed(&mut supervisor, now, Event::Shutdown, &mut alive);
-            for _ in 0..10 {
-                now += 5 * S;
-                over |= feed(&mut supervisor, now, Event::Tick, &mut alive);
-            }
-            prop_assert!(over && alive == [false; 5]);
-        }
-    }
-}
+mod tests;
