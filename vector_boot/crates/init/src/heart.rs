@@ -18,6 +18,7 @@ use crate::journal::Journal;
 use crate::ledger_link::LedgerLink;
 use crate::package::{Found, Model};
 use crate::params::Params;
+use crate::state::records::BeatRow;
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Supervisor, UNITS_MAX};
 use crate::unit::Unit;
@@ -131,6 +132,19 @@ impl BeatRecord {
             lateness: self.lateness,
             late_max_ns: self.late_max_ns,
             orphans: self.orphans,
+        }
+    }
+
+    /// For the state that outlives this image.
+    fn row(&self) -> BeatRow {
+        BeatRow {
+            count: self.count,
+            missed: self.missed,
+            coalesced: self.coalesced,
+            cpu_max_ns: self.cpu_max_ns,
+            late_max_ns: self.late_max_ns,
+            orphans: self.orphans,
+            lateness: self.lateness,
         }
     }
 
@@ -551,7 +565,7 @@ impl Heart {
         self.say_when_ready(now);
         self.look_for_emergency();
         self.sample(now, late);
-        self.journal.state.set_beats(self.beat.count);
+        self.journal.state.set_beat(&self.beat.row());
         self.pet_watchdog();
         let cpu = sys::clock::thread_cpu_ns().saturating_sub(woken_cpu);
         self.beat.cpu_last_ns = cpu;

@@ -1,50 +1,32 @@
 //! The state memfd: what must outlive PID 1's own image. Fixed layout, versioned, checksummed.
 //!
-//! Owns: the table of services, the outbox of events that the ledger has not taken yet, and the
-//! ring of log lines. A later image of PID 1 that finds this memfd after an exec reads it by
-//! the offsets of `docs/state-memfd.md`, after the checksum of the header held.
+//! Owns: the table of services and of the descriptors that go along, the outbox of events that the ledger has not
+//! taken yet, the ring of log lines, and what else a later image needs to go on. That image finds the memfd after
+//! an exec and takes it up with [`State::adopt`]; `docs/state-memfd.md` has the offsets.
 //! Start with [`State`].
 //!
-//! Little-endian throughout. Never here: allocation after [`State::new`].
+//! Little-endian throughout. At every instruction there is a whole copy of every record, since the image may end at
+//! any. Never here: allocation after [`State::new`].
 
+#[allow(dead_code, reason = "read by the image that resumes")]
+pub mod descriptors;
+mod layout;
+#[allow(dead_code, reason = "read by the image that resumes")]
+pub mod records;
+
+use layout::{
+    AT_BOOT_ID, AT_CHECKSUM, AT_OUTBOX, AT_RING, AT_SIZE, AT_VERSION, COUNTERS, LINE_BYTES,
+    LINE_HEAD, LINES, MAGIC, SLOT_BYTES, SLOT_HEAD, STATE_BYTES, TWIN_HEAD, Twin, VERSION,
+};
+pub use layout::{LINE_TEXT_MAX, OUTBOX_SLOTS};
 use std::fmt::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{Ordering, compiler_fence};
 use sys::region::Region;
 
-/// `VBSTATE1`.
-const MAGIC: [u8; 8] = *b"VBSTATE1";
-/// Of this layout; a change of any offset changes it.
-const VERSION: u32 = 1;
-
-const HEADER_BYTES: usize = 128;
-const AT_VERSION: usize = 8;
-const AT_SIZE: usize = 12;
-const AT_BOOT_ID: usize = 16;
-const AT_LOG_NEXT: usize = 32;
-const AT_EVENT_NEXT: usize = 40;
-const AT_EVENTS_DROPPED: usize = 48;
-const AT_BEATS: usize = 56;
-const AT_CHECKSUM: usize = HEADER_BYTES - 4;
-
-/// Services that the table has room for.
-const UNITS: usize = crate::supervisor::UNITS_MAX;
-const UNIT_BYTES: usize = 64;
-const AT_UNITS: usize = HEADER_BYTES;
-
-/// Events that wait for the ledger; `docs/wire.md` fixes 256 of 512 bytes.
-pub const OUTBOX_SLOTS: usize = 256;
-const SLOT_BYTES: usize = 512;
-const SLOT_HEAD: usize = 24;
-const AT_OUTBOX: usize = AT_UNITS + UNITS * UNIT_BYTES;
-
-/// Log lines that are kept: at 256 bytes each, a quarter of a MiB of shared memory.
-const LINES: usize = 1024;
-const LINE_BYTES: usize = 256;
-const LINE_HEAD: usize = 24;
-/// Longest text of one line; a longer one is continued in the next.
-pub const LINE_TEXT_MAX: usize = LINE_BYTES - LINE_HEAD;
-const AT_RING: usize = AT_OUTBOX + OUTBOX_SLOTS * SLOT_BYTES;
-
-const STATE_BYTES: usize = AT_RING + LINES * LINE_BYTES;
+/// [`STATE_BYTES`] as the header has it.
+#[allow(clippy::cast_possible_truncation, reason = "half a MiB")]
+const SIZE: u32 = STATE_BYTES as u32;
 
 /// Who wrote a log line: an index into the manifest, or one of these.
 pub const BY_INIT: u8 = 255;
@@ -78,6 +60,15 @@ pub enum Weight {
 #[derive(Debug)]
 pub struct State {
     region: Region,
+    counters: Counters,
+}
+
+/// What counts lines and events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counters {
+    line_next: u64,
+    event_next: u64,
+    events_dropped: u64,
 }
 
 /// One event of the outbox.
@@ -112,21 +103,7 @@ pub struct Line<'a> {
     pub text: &'a str,
 }
 
-/// One row of the table of services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnitRow<'a> {
-    /// The manifest's name.
-    pub name: &'a str,
-    /// Its process, 0 for none.
-    pub pid: u32,
-    /// When the process started (CLOCK_MONOTONIC), to tell it from a successor of its pid.
-    pub started_ns: u64,
-    /// Restarts since boot.
-    pub restarts: u32,
-    /// `Phase` as a number, in the order of its declaration.
-    pub phase: u8,
-}
-
+#[allow(dead_code, reason = "read by the image that resumes")]
 impl State {
     /// A fresh state for this boot.
     ///
@@ -135,18 +112,97 @@ impl State {
     pub fn new(boot_id: [u8; 16]) -> std::io::Result<Self> {
         let mut this = Self {
             region: Region::new("vb-state", STATE_BYTES)?,
+            counters: Counters {
+                line_next: 1,
+                event_next: 1,
+                events_dropped: 0,
+            },
         };
         this.put(0, &MAGIC);
         this.put(AT_VERSION, &VERSION.to_le_bytes());
-        this.put(
-            AT_SIZE,
-            &u32::try_from(STATE_BYTES).unwrap_or(0).to_le_bytes(),
-        );
+        this.put(AT_SIZE, &SIZE.to_le_bytes());
         this.put(AT_BOOT_ID, &boot_id);
-        this.put_u64(AT_LOG_NEXT, 1);
-        this.put_u64(AT_EVENT_NEXT, 1);
+        let sum = this.sum(0..AT_CHECKSUM);
+        this.put(AT_CHECKSUM, &sum.to_le_bytes());
         this.close();
         Ok(this)
+    }
+
+    /// Takes up what an earlier image left.
+    ///
+    /// # Errors
+    /// One sentence naming field, value and limit: what is not whole is not taken up at all.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, String> {
+        let region = Region::adopt(fd, STATE_BYTES).map_err(|e| format!("state: {e}"))?;
+        let mut this = Self {
+            region,
+            counters: Counters {
+                line_next: 1,
+                event_next: 1,
+                events_dropped: 0,
+            },
+        };
+        let wrong = |field: &str, value: String, limit: String| {
+            Err(format!("state: {field}: {value}, limit {limit}"))
+        };
+        if this.get(0) != MAGIC {
+            return wrong(
+                "magic",
+                format!("{:02x?}", this.get::<8>(0)),
+                "VB-STATE".to_owned(),
+            );
+        }
+        let (version, size) = (this.get_u32(AT_VERSION), this.get_u32(AT_SIZE));
+        if version != VERSION {
+            return wrong("version", version.to_string(), VERSION.to_string());
+        }
+        let sums = (this.get_u32(AT_CHECKSUM), this.sum(0..AT_CHECKSUM));
+        if sums.0 != sums.1 {
+            return wrong(
+                "checksum",
+                format!("{:08x}", sums.0),
+                format!("{:08x}", sums.1),
+            );
+        }
+        if size != SIZE {
+            return wrong("size", size.to_string(), SIZE.to_string());
+        }
+        let Some(bytes) = this.twin(COUNTERS) else {
+            return wrong("counters", "no whole copy".to_owned(), "one".to_owned());
+        };
+        let mut reader = records::Reader::new(bytes);
+        this.counters = Counters {
+            line_next: reader.u64().max(1),
+            event_next: reader.u64().max(1),
+            events_dropped: reader.u64(),
+        };
+        this.catch_up();
+        Ok(this)
+    }
+
+    /// The image before may have ended between an event or a line and its number.
+    fn catch_up(&mut self) {
+        let next = self.counters.event_next;
+        for slot in 0..OUTBOX_SLOTS {
+            let at = AT_OUTBOX + slot * SLOT_BYTES;
+            match self.get_u64(at) {
+                sequence if sequence == next => self.counters.event_next = next.saturating_add(1),
+                // Nobody wrote that.
+                sequence if sequence > next => self.commit_u64(at, 0),
+                _ => {}
+            }
+        }
+        let next = self.counters.line_next;
+        if self.get_u64(Self::line_at(next)) == next {
+            self.counters.line_next = next.saturating_add(1);
+        }
+        self.close();
+    }
+
+    /// The memfd, to be left to a later image.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.region.as_fd()
     }
 
     /// The ring, to be read without this value.
@@ -154,7 +210,6 @@ impl State {
     /// # Errors
     /// As `dup(2)`.
     pub fn lines(&self) -> std::io::Result<Lines> {
-        use std::os::fd::AsFd;
         Ok(Lines(self.region.as_fd().try_clone_to_owned()?.into()))
     }
 
@@ -162,29 +217,6 @@ impl State {
     #[must_use]
     pub fn boot_id(&self) -> [u8; 16] {
         self.get(AT_BOOT_ID)
-    }
-
-    /// Notes how many beats there were.
-    pub fn set_beats(&mut self, beats: u64) {
-        self.put_u64(AT_BEATS, beats);
-        self.close();
-    }
-
-    /// Writes the row of one service.
-    pub fn set_unit(&mut self, index: usize, row: &UnitRow<'_>) {
-        if index >= UNITS {
-            return;
-        }
-        let at = AT_UNITS + index * UNIT_BYTES;
-        let mut name = [0u8; 32];
-        for (slot, byte) in name.iter_mut().zip(row.name.bytes()) {
-            *slot = byte;
-        }
-        self.put(at, &name);
-        self.put(at + 32, &row.pid.to_le_bytes());
-        self.put(at + 36, &row.restarts.to_le_bytes());
-        self.put_u64(at + 40, row.started_ns);
-        self.put(at + 48, &[row.phase]);
     }
 
     /// Queues an event. When there is no room a routine one makes way (the oldest), and is counted;
@@ -198,13 +230,10 @@ impl State {
     ) -> Option<u64> {
         let texts = [event_type, subject, actor, payload];
         let bytes: usize = texts.iter().map(|t| t.len()).sum();
-        let sequence = self.get_u64(AT_EVENT_NEXT);
+        let sequence = self.counters.event_next;
         let room = bytes <= SLOT_BYTES - SLOT_HEAD;
         let Some(slot) = (if room { self.free_slot() } else { None }) else {
-            self.put_u64(
-                AT_EVENTS_DROPPED,
-                self.get_u64(AT_EVENTS_DROPPED).saturating_add(1),
-            );
+            self.counters.events_dropped = self.counters.events_dropped.saturating_add(1);
             self.close();
             return None;
         };
@@ -230,8 +259,8 @@ impl State {
             cursor += text.len();
         }
         // Last: a slot with sequence 0 is free, whatever else it holds.
-        self.put_u64(at, sequence);
-        self.put_u64(AT_EVENT_NEXT, sequence.saturating_add(1));
+        self.commit_u64(at, sequence);
+        self.counters.event_next = sequence.saturating_add(1);
         self.close();
         Some(sequence)
     }
@@ -284,7 +313,7 @@ impl State {
         let waiting = (0..OUTBOX_SLOTS)
             .filter(|i| self.get_u64(AT_OUTBOX + i * SLOT_BYTES) != 0)
             .count();
-        (waiting, self.get_u64(AT_EVENTS_DROPPED))
+        (waiting, self.counters.events_dropped)
     }
 
     fn free_slot(&mut self) -> Option<usize> {
@@ -301,11 +330,8 @@ impl State {
             }
         }
         let (_, slot) = oldest_routine?;
-        self.put_u64(AT_OUTBOX + slot * SLOT_BYTES, 0);
-        self.put_u64(
-            AT_EVENTS_DROPPED,
-            self.get_u64(AT_EVENTS_DROPPED).saturating_add(1),
-        );
+        self.commit_u64(AT_OUTBOX + slot * SLOT_BYTES, 0);
+        self.counters.events_dropped = self.counters.events_dropped.saturating_add(1);
         Some(slot)
     }
 
@@ -332,10 +358,10 @@ impl State {
     }
 
     fn store_line(&mut self, at_ns: u64, by: u8, level: Level, text: &[u8]) {
-        let seq = self.get_u64(AT_LOG_NEXT);
+        let seq = self.counters.line_next;
         let at = Self::line_at(seq);
         // While the line changes it has no number, so that a crash leaves a hole and not a mixture.
-        self.put_u64(at, 0);
+        self.commit_u64(at, 0);
         self.put_u64(at + 8, at_ns);
         self.put(at + 16, &[by, level as u8]);
         let length = u16::try_from(text.len().min(LINE_TEXT_MAX)).unwrap_or(0);
@@ -344,15 +370,15 @@ impl State {
             at + LINE_HEAD,
             text.get(..usize::from(length)).unwrap_or_default(),
         );
-        self.put_u64(at, seq);
-        self.put_u64(AT_LOG_NEXT, seq.saturating_add(1));
+        self.commit_u64(at, seq);
+        self.counters.line_next = seq.saturating_add(1);
         self.close();
     }
 
     /// The number that the next line will get.
     #[must_use]
     pub fn next_line(&self) -> u64 {
-        self.get_u64(AT_LOG_NEXT)
+        self.counters.line_next
     }
 
     /// The number of the oldest line that is still there.
@@ -393,6 +419,52 @@ impl State {
         self.put(at, &value.to_le_bytes());
     }
 
+    /// Writes what makes the bytes before it count: neither they nor what follows may be moved across it.
+    fn commit_u64(&mut self, at: usize, value: u64) {
+        compiler_fence(Ordering::SeqCst);
+        self.put_u64(at, value);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Writes a record over the older of its copies.
+    fn put_twin(&mut self, twin: Twin, content: &[u8]) {
+        let (first, second) = (self.get_u64(twin.at), self.get_u64(twin.at + twin.bytes));
+        let at = if first <= second {
+            twin.at
+        } else {
+            twin.at + twin.bytes
+        };
+        let content = content.get(..twin.room()).unwrap_or(content);
+        // A copy without a number is none, whatever else it holds.
+        self.commit_u64(at, 0);
+        self.put(at + TWIN_HEAD, content);
+        let sum = self.sum(at + TWIN_HEAD..at + twin.bytes);
+        self.put(at + 8, &sum.to_le_bytes());
+        self.commit_u64(at, first.max(second).saturating_add(1));
+    }
+
+    /// The newer copy of a record, as far as its checksum holds.
+    fn twin(&self, twin: Twin) -> Option<&[u8]> {
+        let copies = [twin.at, twin.at + twin.bytes];
+        let (_, at) = copies
+            .into_iter()
+            .map(|at| (self.get_u64(at), at))
+            .filter(|(number, at)| {
+                let sum = self.sum(at + TWIN_HEAD..at + twin.bytes);
+                *number > 0 && self.get_u32(at + 8) == sum
+            })
+            .max()?;
+        self.region.as_slice().get(at + TWIN_HEAD..at + twin.bytes)
+    }
+
+    fn sum(&self, range: std::ops::Range<usize>) -> u32 {
+        crc32fast::hash(self.region.as_slice().get(range).unwrap_or_default())
+    }
+
+    fn get_u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.get(at))
+    }
+
     fn get<const N: usize>(&self, at: usize) -> [u8; N] {
         self.region
             .as_slice()
@@ -415,27 +487,14 @@ impl State {
         std::str::from_utf8(bytes).unwrap_or("?")
     }
 
-    /// Seals the header with its checksum.
+    /// Writes the counters.
     fn close(&mut self) {
-        let sum = self.checksum();
-        self.put(AT_CHECKSUM, &sum.to_le_bytes());
-    }
-
-    fn checksum(&self) -> u32 {
-        crc32fast::hash(
-            self.region
-                .as_slice()
-                .get(..AT_CHECKSUM)
-                .unwrap_or_default(),
-        )
-    }
-
-    /// Whether the header is whole.
-    #[cfg(test)]
-    fn is_whole(&self) -> bool {
-        self.get(0) == MAGIC
-            && u32::from_le_bytes(self.get(AT_VERSION)) == VERSION
-            && u32::from_le_bytes(self.get(AT_CHECKSUM)) == self.checksum()
+        let mut content = [0; 24];
+        let mut writer = records::Writer::new(&mut content);
+        writer.u64(self.counters.line_next);
+        writer.u64(self.counters.event_next);
+        writer.u64(self.counters.events_dropped);
+        self.put_twin(COUNTERS, &content);
     }
 }
 
@@ -455,7 +514,8 @@ impl Lines {
     /// The number that the next line will get.
     #[must_use]
     pub fn next_line(&self) -> u64 {
-        u64::from_le_bytes(self.read(AT_LOG_NEXT))
+        let copies: [u8; 2 * COUNTERS.bytes] = self.read(COUNTERS.at);
+        newer(&copies, 0)
     }
 
     /// Appends the line of this number to `text`, if it is still there: time, who, what.
@@ -475,8 +535,11 @@ impl Lines {
             .unwrap_or(&[0; 4]);
         let length = usize::from(u16::from_le_bytes([low, high])).min(LINE_TEXT_MAX);
         let said = line.get(LINE_HEAD..LINE_HEAD + length).unwrap_or_default();
-        let row: [u8; 32] = self.read(AT_UNITS + usize::from(by) * UNIT_BYTES);
-        let named = std::str::from_utf8(&row).unwrap_or("?");
+        let row = layout::unit(usize::from(by).min(layout::UNITS - 1));
+        let named: [[u8; 32]; 2] = [row.at, row.at + row.bytes].map(|at| self.read(at + TWIN_HEAD));
+        // Names never change; one copy may not have been written yet.
+        let named = named.iter().find(|name| name.first() != Some(&0));
+        let named = named.map_or("?", |name| std::str::from_utf8(name).unwrap_or("?"));
         let who = match by {
             BY_INIT => "init",
             BY_HELPER => "helper",
@@ -492,6 +555,17 @@ impl Lines {
             std::str::from_utf8(said).unwrap_or("?")
         );
     }
+}
+
+/// The first number of the newer of two copies.
+fn newer(copies: &[u8], at: usize) -> u64 {
+    let number = |from: usize| {
+        let bytes = copies.get(from..).and_then(|rest| rest.first_chunk());
+        u64::from_le_bytes(bytes.copied().unwrap_or_default())
+    };
+    let half = copies.len() / 2;
+    let begin = if number(0) >= number(half) { 0 } else { half };
+    number(begin + TWIN_HEAD + at)
 }
 
 /// Text of a fixed length, for lines and payloads that are put together without allocating.
@@ -594,7 +668,6 @@ mod tests {
             state.line(state.next_line() - 1).map(|l| l.text),
             Some("line 1033")
         );
-        assert!(state.is_whole());
     }
 
     #[test]
@@ -611,12 +684,10 @@ mod tests {
         let mut state = State::new([0; 16]).unwrap();
         state.set_unit(
             2,
-            &UnitRow {
+            &records::UnitRow {
                 name: "gateway",
                 pid: 7,
-                started_ns: 1,
-                restarts: 0,
-                phase: 0,
+                ..records::UnitRow::default()
             },
         );
         state.push_line(1_500_000_000, 2, Level::Info, b"serving");
@@ -685,7 +756,200 @@ mod tests {
         assert_eq!(sequences.len(), OUTBOX_SLOTS);
     }
 
+    /// What a later image finds: the memfd alone.
+    fn left(state: State) -> OwnedFd {
+        state.as_fd().try_clone_to_owned().unwrap()
+    }
+
+    fn change(fd: &OwnedFd, at: usize, by: impl Fn(u8) -> u8) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::from(fd.try_clone().unwrap());
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at as u64).unwrap();
+        file.write_all_at(&[by(byte[0])], at as u64).unwrap();
+    }
+
+    /// One of everything.
+    fn full() -> State {
+        let mut state = State::new([7; 16]).unwrap();
+        for round in 0..3u64 {
+            let unit = records::UnitRow {
+                name: "gateway",
+                pid: 700,
+                started_ns: round,
+                phase: 2,
+                last_exit: "exit code 3",
+                policy: [9; records::UNIT_POLICY_BYTES],
+                ..records::UnitRow::default()
+            };
+            state.set_unit(1, &unit);
+            state.set_beat(&records::BeatRow {
+                count: 100 + round,
+                ..records::BeatRow::default()
+            });
+            state.set_crashes(&state.crashes().and(round + 1));
+            state.set_machine(&records::MachineRow {
+                storage_ready: true,
+                scrub_next: Some(64),
+                ..records::MachineRow::default()
+            });
+            state.push_line(round, BY_INIT, Level::Info, b"said");
+            state.push_event(round, Weight::Important, ["t", "s", ""], "{}");
+        }
+        state.set_why(0, b"because");
+        state.add_text(records::Text::Degraded, "no disk");
+        state.set_phase(
+            0,
+            &records::PhaseRow {
+                name: "mounts",
+                begin_ns: 1,
+                end_ns: 2,
+                note: "",
+            },
+        );
+        state.set_partial(1, b"begun");
+        let file = std::fs::File::open("/").unwrap();
+        assert!(state.list(descriptors::Kind::Control, 0, "", file.as_fd()));
+        state
+    }
+
+    /// As a text, for comparing: everything that a later image takes from it.
+    fn all(state: &State) -> String {
+        let mut text = String::new();
+        let _ = write!(
+            text,
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
+            state
+                .unit(1)
+                .map(|u| (u.name.to_owned(), u.pid, u.phase, u.policy)),
+            state.crashes().at_ns,
+            state.machine(),
+            state.why(0),
+            state.texts(records::Text::Degraded).collect::<Vec<_>>(),
+            state.partial(1),
+        );
+        let lines: Vec<_> = (1..state.next_line())
+            .filter_map(|n| state.line(n))
+            .collect();
+        let _ = write!(
+            text,
+            "{lines:?} {:?} {:?}",
+            state.next_event(0),
+            state.beat()
+        );
+        let _ = write!(text, "{:?}", state.phases().collect::<Vec<_>>());
+        let _ = write!(text, "{:?}", state.listed().count());
+        text
+    }
+
+    #[test]
+    fn what_is_left_is_taken_up_and_goes_on() {
+        let before = full();
+        let expected = all(&before);
+        let mut after = State::adopt(left(before)).unwrap();
+        assert_eq!(all(&after), expected);
+        assert_eq!(after.boot_id(), [7; 16]);
+        after.push_line(9, BY_INIT, Level::Info, b"next");
+        assert_eq!(after.line(4).map(|l| l.text), Some("next"));
+        assert_eq!(
+            after.push_event(9, Weight::Important, ["t", "s", ""], "{}"),
+            Some(4)
+        );
+    }
+
+    #[test]
+    fn a_line_and_an_event_without_their_number_are_not_written_over() {
+        let before = full();
+        let fd = left(before);
+        // As if the image had ended before the last counters were written: both copies say an earlier state.
+        let mut state = State::adopt(fd).unwrap();
+        state.counters.line_next = 3;
+        state.counters.event_next = 3;
+        state.close();
+        let mut after = State::adopt(left(state)).unwrap();
+        assert_eq!(after.next_line(), 4);
+        assert_eq!(
+            after.push_event(9, Weight::Important, ["t", "s", ""], "{}"),
+            Some(4)
+        );
+    }
+
+    #[test]
+    fn what_is_no_state_is_refused_by_name() {
+        let refusal = |fd: OwnedFd| State::adopt(fd).map(|_| ()).unwrap_err();
+        let of_size = |bytes| OwnedFd::from(sys::memfd::shared("vb-state", bytes).unwrap());
+        assert!(refusal(of_size(4096)).starts_with("state: size: 4096, limit 5550"));
+        let refused = refusal(of_size(STATE_BYTES as u64));
+        assert!(refused.starts_with("state: magic: [00, 00"), "{refused}");
+        let sealed = sys::memfd::sealed("vb-state", &vec![0; STATE_BYTES]).unwrap();
+        assert!(refusal(sealed).starts_with("state: seals: 0xf, limit 0x7"));
+        let open = sys::memfd::create("vb-state").unwrap();
+        assert!(refusal(open.into()).starts_with("state: seals: 0x0, limit 0x7"));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(refusal(file.into()).starts_with("state: seals: 0x0"));
+        let fd = left(full());
+        change(&fd, AT_VERSION, |_| 3);
+        assert_eq!(refusal(fd), "state: version: 3, limit 2");
+    }
+
+    #[test]
+    fn a_byte_that_was_changed_is_refused_or_harmless() {
+        let whole = all(&full());
+        let unit = layout::unit(1);
+        let newest_counts = "count: 102";
+        let ranges = [
+            0..layout::AT_WHY,
+            layout::AT_WHY..layout::AT_WHY + 24,
+            layout::AT_TEXTS..layout::AT_TEXTS + 24,
+            layout::AT_PHASES..layout::AT_PHASES + 24,
+            unit.at..unit.at + 2 * unit.bytes,
+            layout::AT_DESCRIPTORS..layout::AT_DESCRIPTORS + layout::DESCRIPTOR_BYTES,
+            AT_OUTBOX..AT_OUTBOX + 2 * SLOT_BYTES,
+            AT_RING..AT_RING + 4 * LINE_BYTES,
+        ];
+        for at in ranges.into_iter().flatten() {
+            let fd = left(full());
+            change(&fd, at, |byte| byte ^ 0x40);
+            match State::adopt(fd) {
+                Ok(state) if (40..44).contains(&at) => drop(state),
+                Ok(state) => {
+                    // A record is as it was, as it was one change earlier, or not there.
+                    let unit = state.unit(1).expect("the other copy");
+                    assert_eq!(
+                        (unit.name, unit.pid, unit.phase),
+                        ("gateway", 700, 2),
+                        "at {at}"
+                    );
+                    assert_eq!(state.boot_id(), [7; 16], "at {at}");
+                    assert!(state.machine().is_some_and(|m| m.storage_ready), "at {at}");
+                    assert!(state.why(0).is_none_or(|why| why == b"because"), "at {at}");
+                    assert!(
+                        state.listed().all(|l| l.kind == descriptors::Kind::Control),
+                        "at {at}"
+                    );
+                    let _ = all(&state);
+                }
+                Err(why) => assert!(at < 40 && why.contains("limit"), "at {at}: {why}"),
+            }
+        }
+        assert!(whole.contains(newest_counts));
+    }
+
     proptest! {
+        #[test]
+        fn any_content_is_taken_up_or_refused(bytes in proptest::collection::vec((0..STATE_BYTES, any::<u8>()), 0..200)) {
+            let fd = left(full());
+            for (at, byte) in bytes {
+                // The header stays: it is refused as a whole.
+                change(&fd, at.max(44), |_| byte);
+            }
+            let mut state = State::adopt(fd).unwrap();
+            let _ = all(&state);
+            state.push_line(1, BY_INIT, Level::Info, b"goes on");
+            state.push_event(1, Weight::Routine, ["t", "s", ""], "{}");
+            state.set_unit(1, &records::UnitRow::default());
+        }
+
         #[test]
         fn any_event_that_fits_comes_back_as_it_was(t in "\\PC{0,40}", s in "\\PC{0,40}", a in "\\PC{0,20}", p in "\\PC{0,100}") {
             let mut state = State::new([1; 16]).unwrap();

@@ -1,8 +1,9 @@
 //! A shared memory region that one process writes: a memfd, mapped whole, kept over exec.
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 /// A memfd of fixed size, mapped readable and writable by its single owner.
@@ -23,6 +24,28 @@ impl Region {
     /// As `memfd_create(2)` and `mmap(2)`.
     pub fn new(name: &str, bytes: usize) -> io::Result<Self> {
         Self::over(crate::memfd::shared(name, bytes as u64)?, bytes)
+    }
+
+    /// Takes up a region that an earlier image of this process made.
+    ///
+    /// # Errors
+    /// `InvalidData` unless it is a memfd of exactly so many bytes whose size is sealed and whose content is not;
+    /// as `mmap(2)`.
+    pub fn adopt(fd: OwnedFd, bytes: usize) -> io::Result<Self> {
+        let file = File::from(fd);
+        let refuse = |text: String| Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        // Anything but a memory file has no seals.
+        let bits = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+        let seals = SealFlag::from_bits_truncate(bits);
+        let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        if seals != size {
+            return refuse(format!("seals: {bits:#x}, limit {:#x}", size.bits()));
+        }
+        let found = file.metadata()?.len();
+        if found != bytes as u64 {
+            return refuse(format!("size: {found}, limit {bytes}"));
+        }
+        Self::over(file, bytes)
     }
 
     fn over(file: File, bytes: usize) -> io::Result<Self> {

@@ -2,7 +2,8 @@
 
 use super::tasks::HELPER_RETRY_NS;
 use super::{Heart, Held, VECTOR_BOOT, Watch};
-use crate::state::{Fixed, Json, Level, UnitRow, Weight};
+use crate::state::records::UnitRow;
+use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Action, Actions, Event, Phase};
 use rts::manifest::{Pass, Verify};
 use std::os::fd::AsFd;
@@ -117,8 +118,14 @@ impl Heart {
             name: unit.service.name.as_str(),
             pid: unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs()),
             started_ns: unit.started_ns,
+            ready_ns: unit.ready_ns,
             restarts: self.supervisor.restarts(i),
             phase: self.supervisor.phase(i) as u8,
+            prepared: unit.spawn.is_some(),
+            never_ran: unit.never_ran,
+            last_exit: unit.last_exit.as_str(),
+            status: unit.status.as_str(),
+            ..UnitRow::default()
         };
         self.journal.state.set_unit(i, &row);
     }
