@@ -9,7 +9,8 @@ use core::ops::RangeInclusive;
 use heapless::Vec as Fixed;
 
 use super::{
-    FdName, Image, ListenKind, Manifest, Name, Pass, Profile, Restart, SERVICES_MAX, Service,
+    FD_STORE_MAX, FdName, Image, ListenKind, Manifest, Name, Pass, Profile, Restart, SERVICES_MAX,
+    Service,
 };
 
 /// Longest wait between restarts: an hour; a service that may rest longer is `restart = "never"`.
@@ -32,6 +33,14 @@ const TMP_BYTES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
 const PIDS_LIMIT: u32 = 4_194_304;
 /// cgroup v2: cpu.weight.
 const CPU_WEIGHT: RangeInclusive<u16> = 1..=10_000;
+/// Below ten seconds no machine is up; above a day a restart helps nobody.
+const HEALTH_READY_S: RangeInclusive<u32> = 10..=86_400;
+/// A failed core service is tried again every 30 s: with less than that it has had no second chance.
+const HEALTH_FAILED_S: RangeInclusive<u32> = 30..=86_400;
+/// A restart that did not help ten times will not.
+const HEALTH_REBOOTS: RangeInclusive<u8> = 1..=10;
+/// An hour: a start or stop that takes longer is none.
+const EXTEND_MS_LIMIT: u32 = 3_600_000;
 /// A serial line carries about 200 lines a second; a hundred thousand is no limit.
 const LOG_RATE_LIMIT: u32 = 100_000;
 /// Uids that docs/wire.md gives to roles of our two executables.
@@ -47,7 +56,7 @@ const RESERVED_PARAMS: [&str; 2] = ["vb.rts", "vb.manifest"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// The bytes are no compiled manifest.
-    #[error("manifest magic: expected 56424d02 (compile the TOML with: vector_boot rts manifest)")]
+    #[error("manifest magic: expected 56424d03 (compile the TOML with: vector_boot rts manifest)")]
     Magic,
     /// The bytes do not decode.
     #[error("manifest {field} at byte {at}: not in the compiled form")]
@@ -88,10 +97,10 @@ pub enum ManifestError {
         found: String,
     },
     /// Services wait for each other in a circle.
-    #[error("manifest service {name}: needs: a cycle through {name}, expected none")]
+    #[error("manifest services: needs: a cycle {path}, expected none")]
     Cycle {
-        /// A service on the circle.
-        name: String,
+        /// The names along it, from the first in the manifest back to itself: `a -> b -> a`.
+        path: String,
     },
     /// The TOML itself, in the parser's words.
     #[error("manifest source: {problem}")]
@@ -162,6 +171,7 @@ impl Manifest {
         for service in &self.services {
             self.check_service(service)?;
         }
+        self.check_health()?;
         self.check_uids()?;
         self.check_sockets()?;
         self.check_cycles()
@@ -319,19 +329,68 @@ impl Manifest {
         )
     }
 
+    fn check_health(&self) -> Result<(), ManifestError> {
+        let health = &self.health;
+        let limit = |field: &str, found: u32, allowed: &RangeInclusive<u32>| match found {
+            0 => Ok(()),
+            _ => range(
+                format_args!("health: {field}"),
+                found.into(),
+                &(u64::from(*allowed.start())..=u64::from(*allowed.end())),
+            ),
+        };
+        limit("ready_s", health.ready_s, &HEALTH_READY_S)?;
+        limit("failed_s", health.failed_s, &HEALTH_FAILED_S)?;
+        let gates = health.ready_s > 0 || health.failed_s > 0;
+        let allowed = if gates { HEALTH_REBOOTS } else { 0..=0 };
+        range(
+            "health: reboots_max",
+            health.reboots_max.into(),
+            &(u64::from(*allowed.start())..=u64::from(*allowed.end())),
+        )?;
+        unique(
+            "health: services",
+            health.services.iter().map(|n| n.as_str()),
+        )?;
+        for name in &health.services {
+            let core = self.services.iter().any(|s| s.name == *name && s.core);
+            if !core || health.failed_s == 0 {
+                return Err(ManifestError::value(
+                    "health: services",
+                    name,
+                    if core {
+                        "none without failed_s"
+                    } else {
+                        "the name of a core service of this manifest"
+                    },
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn check_cycles(&self) -> Result<(), ManifestError> {
         let order = start_order(self);
-        let stuck = self
-            .services
-            .iter()
-            .enumerate()
-            .find(|(index, _)| !order.iter().any(|o| usize::from(*o) == *index));
-        match stuck {
-            Some((_, service)) => Err(ManifestError::Cycle {
-                name: service.name.to_string(),
-            }),
-            None => Ok(()),
+        let stuck = |index: usize| !order.iter().any(|o| usize::from(*o) == index);
+        let Some(first) = (0..self.services.len()).find(|index| stuck(*index)) else {
+            return Ok(());
+        };
+        // Whoever is stuck needs one that is: following those from anywhere ends in a ring.
+        let mut way: Fixed<usize, SERVICES_MAX> = Fixed::new();
+        let mut at = first;
+        while !way.contains(&at) && way.push(at).is_ok() {
+            let needs = self.services.get(at).map(|s| s.needs.iter());
+            let next =
+                needs.and_then(|mut n| n.find_map(|n| self.index_of(n).filter(|i| stuck(*i))));
+            at = next.unwrap_or(at);
         }
+        let ring = way.iter().skip_while(|i| **i != at).chain([&at]);
+        let names = ring
+            .filter_map(|i| self.services.get(*i))
+            .map(|s| s.name.as_str());
+        Err(ManifestError::Cycle {
+            path: names.collect::<std::vec::Vec<_>>().join(" -> "),
+        })
     }
 }
 
@@ -421,6 +480,15 @@ fn check_numbers(service: &Service) -> Result<(), ManifestError> {
             ));
         }
     }
+    small("fd_store", service.fd_store.into(), 0, FD_STORE_MAX.into())?;
+    if service.fd_store > 0 && !service.notify {
+        return Err(ManifestError::value(
+            field("fd_store"),
+            service.fd_store,
+            "0 without notify",
+        ));
+    }
+    small("extend_ms_max", service.extend_ms_max, 0, EXTEND_MS_LIMIT)?;
     if service.memory_max_bytes != 0 {
         range(
             field("memory_max_bytes"),

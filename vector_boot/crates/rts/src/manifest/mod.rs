@@ -35,10 +35,14 @@ pub const LISTEN_MAX: usize = 4;
 pub const PASS_MAX: usize = 8;
 /// Capabilities of one service; only two exist in [`Cap`] today.
 pub const CAPS_MAX: usize = 4;
+/// Descriptors that PID 1 keeps for one service over its restarts: a socket a worker, and PID 1's own table is bounded.
+pub const FD_STORE_MAX: u8 = 16;
+/// Services that [`Health::services`] names.
+pub const HEALTH_SERVICES_MAX: usize = 8;
 /// Longest binary form: 32 services with every field full are 73 KiB (a test holds it to that).
 pub const MANIFEST_BYTES_MAX: usize = 80 * 1024;
 /// First bytes of the binary form: a name, and the version of the layout behind it.
-pub const MANIFEST_MAGIC: [u8; 4] = *b"VBM\x02";
+pub const MANIFEST_MAGIC: [u8; 4] = *b"VBM\x03";
 /// Uid of the first service that names none; the index in the manifest is added.
 pub const UID_ASSIGNED_FIRST: u32 = 30_000;
 
@@ -55,6 +59,8 @@ pub struct Manifest {
     pub verify: Verify,
     /// Whether the `model` role answers requests.
     pub model_serve: bool,
+    /// When the machine as a whole counts as ill, and is restarted.
+    pub health: Health,
     /// Services in the order of the source; at most [`SERVICES_MAX`].
     ///
     /// On the heap, because 32 of them inline are 64 KiB that would be copied through PID 1's stack
@@ -70,6 +76,20 @@ struct Head {
     roots: Fixed<Root, ROOTS_MAX>,
     verify: Verify,
     model_serve: bool,
+    health: Health,
+}
+
+/// The health gate: when a machine that does not do its work is restarted. Off unless a limit is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// From the handoff to `ready` at most; 0 is without limit.
+    pub ready_s: u32,
+    /// How long a core service may keep failing; 0 is without limit.
+    pub failed_s: u32,
+    /// Which core services [`Health::failed_s`] means; none are all.
+    pub services: Fixed<Name, HEALTH_SERVICES_MAX>,
+    /// Restarts of the machine in a row before `vb.emergency`.
+    pub reboots_max: u8,
 }
 
 /// One supervised program. Its name, not its program's, is its identity.
@@ -131,6 +151,10 @@ pub struct Service {
     pub network: bool,
     /// Size of its own `/tmp`; 0 is none.
     pub tmp_bytes: u64,
+    /// Descriptors that it may leave with PID 1 (`FDSTORE=1`) to find them again after a restart.
+    pub fd_store: u8,
+    /// How much longer than its limits a start or a stop may take that says so (`EXTEND_TIMEOUT_USEC=`).
+    pub extend_ms_max: u32,
 }
 
 impl Service {
@@ -165,6 +189,8 @@ impl Service {
             profile: Profile::Foreign,
             network: false,
             tmp_bytes: 16 << 20,
+            fd_store: 0,
+            extend_ms_max: 60_000,
         }
     }
 }
@@ -393,6 +419,7 @@ impl Manifest {
             roots: Fixed::new(),
             verify: Verify::Lazy,
             model_serve: false,
+            health: Health::default(),
             services: Vec::new(),
         }
     }
@@ -440,6 +467,7 @@ impl Manifest {
             roots,
             verify,
             model_serve,
+            health,
         } = head;
         let manifest = Self {
             hostname,
@@ -447,6 +475,7 @@ impl Manifest {
             roots,
             verify,
             model_serve,
+            health,
             services,
         };
         manifest.check()?;
@@ -464,6 +493,7 @@ impl Manifest {
             roots: self.roots.clone(),
             verify: self.verify,
             model_serve: self.model_serve,
+            health: self.health.clone(),
         };
         let full = |_| ManifestError::bytes("encoding", 0);
         let mut bytes = postcard::to_extend(&head, MANIFEST_MAGIC.to_vec()).map_err(full)?;

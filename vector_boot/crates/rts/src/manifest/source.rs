@@ -9,8 +9,8 @@ use heapless::Vec as Fixed;
 use serde::Deserialize;
 
 use super::{
-    Address, Cap, FdName, Image, Key, Listen, ListenKind, Manifest, ManifestError, Name, Param,
-    Pass, Profile, Restart, Root, RootMode, Service, Strategy, Verify, Word,
+    Address, Cap, FdName, Health, Image, Key, Listen, ListenKind, Manifest, ManifestError, Name,
+    Param, Pass, Profile, Restart, Root, RootMode, Service, Strategy, Verify, Word,
 };
 
 /// Longest source: a full table with comments is far smaller.
@@ -42,7 +42,57 @@ fn one_line(text: &str, error: &toml::de::Error) -> String {
             .map_or(0, |before| before.matches('\n').count())
             + 1
     });
-    format!("line {line}: {}", error.message().replace('\n', ", "))
+    let message = error.message().replace('\n', ", ");
+    match suggestion(&message) {
+        Some((unknown, meant)) => {
+            format!("line {line}: unknown {unknown}: did you mean `{meant}`?")
+        }
+        None => format!("line {line}: {message}"),
+    }
+}
+
+/// Of "unknown field `hostnam`, expected one of `extends`, `hostname`": the first words, and what was probably meant.
+fn suggestion(message: &str) -> Option<(&str, &str)> {
+    /// Two slips of the hand; a third makes another word.
+    const SLIPS_MAX: usize = 2;
+    let (unknown, expected) = message.strip_prefix("unknown ")?.split_once(", expected")?;
+    let wrong = unknown.split('`').nth(1)?;
+    let known = expected.split('`').skip(1).step_by(2);
+    let (slips, meant) = known.map(|word| (slips(wrong, word), word)).min()?;
+    (slips <= SLIPS_MAX && slips < wrong.len()).then_some((unknown, meant))
+}
+
+/// Letters to change, add or leave out, or neighbours to swap, to make one word of the other.
+fn slips(a: &str, b: &str) -> usize {
+    let mut rows: [Vec<usize>; 2] = [vec![], (0..=b.chars().count()).collect()];
+    let mut before = None;
+    for (i, x) in a.chars().enumerate() {
+        let [older, old] = &rows;
+        let mut row = vec![i + 1];
+        let mut left = None;
+        for (j, y) in b.chars().enumerate() {
+            let of = |row: &[usize], at: usize| row.get(at).copied().unwrap_or(usize::MAX - 1);
+            let swapped = before == Some(y) && left == Some(x);
+            let swap = if swapped {
+                of(older, j - 1)
+            } else {
+                usize::MAX - 1
+            };
+            let change = of(old, j) + usize::from(x != y);
+            row.push(
+                change
+                    .min(swap + 1)
+                    .min(of(old, j + 1) + 1)
+                    .min(of(&row, j) + 1),
+            );
+            left = Some(y);
+        }
+        before = Some(x);
+        let [_, old] = rows;
+        rows = [old, row];
+    }
+    let [_, last] = rows;
+    last.last().copied().unwrap_or(0)
 }
 
 #[derive(Deserialize)]
@@ -54,6 +104,7 @@ struct Source {
     params: BTreeMap<String, toml::Value>,
     verify: Option<Verify>,
     model_serve: Option<bool>,
+    health: Option<SourceHealth>,
     #[serde(default)]
     root: Vec<SourceRoot>,
     #[serde(default)]
@@ -66,6 +117,16 @@ struct Source {
 enum Extends {
     /// [`super::default`].
     Default,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceHealth {
+    ready_s: Option<u32>,
+    failed_s: Option<u32>,
+    #[serde(default)]
+    services: Vec<String>,
+    reboots_max: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -121,12 +182,16 @@ struct SourceService {
     profile: Option<Profile>,
     network: Option<bool>,
     tmp_bytes: Option<u64>,
+    fd_store: Option<u8>,
+    extend_ms_max: Option<u32>,
 }
 
 /// The machine's name where the manifest gives none.
 const HOSTNAME: &str = "vector";
 /// A Unix socket that says nothing else is open to its own uid and to root.
 const LISTEN_MODE: u16 = 0o600;
+/// Restarts of a machine with a health gate that says nothing else.
+const REBOOTS_MAX: u8 = 3;
 
 impl Source {
     fn manifest(self) -> Result<Manifest, ManifestError> {
@@ -139,6 +204,9 @@ impl Source {
         }
         manifest.verify = self.verify.unwrap_or(manifest.verify);
         manifest.model_serve = self.model_serve.unwrap_or(manifest.model_serve);
+        if let Some(health) = self.health {
+            manifest.health = health.health()?;
+        }
         let params: Vec<Param> = self
             .params
             .iter()
@@ -167,6 +235,22 @@ impl Source {
         Ok(Manifest {
             services,
             ..manifest
+        })
+    }
+}
+
+impl SourceHealth {
+    fn health(self) -> Result<Health, ManifestError> {
+        let gates = self.ready_s.is_some() || self.failed_s.is_some();
+        Ok(Health {
+            ready_s: self.ready_s.unwrap_or(0),
+            failed_s: self.failed_s.unwrap_or(0),
+            services: list("health: services", self.services, |service| {
+                name("health: services", &service)
+            })?,
+            reboots_max: self
+                .reboots_max
+                .unwrap_or(if gates { REBOOTS_MAX } else { 0 }),
         })
     }
 }
@@ -256,6 +340,8 @@ impl SourceService {
             profile: self.profile.unwrap_or(base.profile),
             network: self.network.unwrap_or(base.network),
             tmp_bytes: self.tmp_bytes.unwrap_or(base.tmp_bytes),
+            fd_store: self.fd_store.unwrap_or(base.fd_store),
+            extend_ms_max: self.extend_ms_max.unwrap_or(base.extend_ms_max),
             ..base
         })
     }
@@ -338,6 +424,7 @@ pub fn to_json(manifest: &Manifest) -> String {
         "hostname": manifest.hostname,
         "verify": manifest.verify,
         "model_serve": manifest.model_serve,
+        "health": manifest.health,
         "params": params,
         "root": manifest.roots,
         "service": services,

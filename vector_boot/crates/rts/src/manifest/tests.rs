@@ -73,7 +73,9 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
     let service = |lines: &str| format!("[[service]]\nname = \"a\"\nimage = \"app\"\n{lines}\n");
     let cases = [
         (service("colour = 1"), "unknown field `colour`"),
-        ("hostnam = \"x\"".into(), "line 1: unknown field `hostnam`"),
+        (service("wachtdog_ms = 1"), "unknown field `wachtdog_ms`: did you mean `watchdog_ms`?"),
+        (service("restart = \"alway\""), "did you mean `always`?"),
+        ("hostnam = \"x\"".into(), "line 1: unknown field `hostnam`: did you mean `hostname`?"),
         (
             "hostname = \"X\"".into(),
             "hostname: \"X\", expected 1 to 32 of",
@@ -86,10 +88,10 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
             service("needs = [\"b\"]"),
             "service a: needs: \"b\", expected the name of a service",
         ),
-        (service("needs = [\"a\"]"), "cycle through a"),
+        (service("needs = [\"a\"]"), "a cycle a -> a, expected none"),
         (
             service("needs = [\"b\"]\n[[service]]\nname = \"b\"\nimage = \"x\"\nneeds = [\"a\"]"),
-            "cycle through a",
+            "a cycle a -> b -> a, expected none",
         ),
         (
             service("uid = 0"),
@@ -127,6 +129,28 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
         (
             service("watchdog_ms = 1\nnotify = true"),
             "watchdog_ms: 1, allowed 100",
+        ),
+        (
+            service("needs = [\"b\"]\n[[service]]\nname = \"b\"\nimage = \"x\"\nneeds = [\"c\"]\n\
+                     [[service]]\nname = \"c\"\nimage = \"x\"\nneeds = [\"b\"]"),
+            "a cycle b -> c -> b, expected none",
+        ),
+        (service("notify = true\nfd_store = 17"), "fd_store: 17, allowed 0 to 16"),
+        (service("fd_store = 1"), "fd_store: \"1\", expected 0 without notify"),
+        (service("extend_ms_max = 3600001"), "extend_ms_max: 3600001, allowed 0 to 3600000"),
+        ("[health]\nready_s = 9".into(), "health: ready_s: 9, allowed 10 to 86400"),
+        ("[health]\nfailed_s = 29".into(), "health: failed_s: 29, allowed 30 to 86400"),
+        (
+            "[health]\nready_s = 60\nreboots_max = 11".into(),
+            "health: reboots_max: 11, allowed 1 to 10",
+        ),
+        (
+            format!("{}[health]\nfailed_s = 60\nservices = [\"a\"]", service("")),
+            "health: services: \"a\", expected the name of a core service",
+        ),
+        (
+            format!("{}[health]\nready_s = 60\nservices = [\"a\"]", service("core = true")),
+            "health: services: \"a\", expected none without failed_s",
         ),
         (
             service("memory_max_bytes = 4096"),
@@ -318,7 +342,7 @@ fn truncated_at_every_byte_and_lengthened_it_is_refused() {
 
 proptest! {
     #[test]
-    fn what_decodes_encodes_to_a_manifest_that_is_equal(flips in proptest::collection::vec((0usize..450, any::<u8>()), 0..6)) {
+    fn what_decodes_encodes_to_a_manifest_that_is_equal(flips in proptest::collection::vec((0usize..500, any::<u8>()), 0..6)) {
         let mut bytes = DEFAULT.to_vec();
         for (at, value) in flips {
             if let Some(byte) = bytes.get_mut(at) {
