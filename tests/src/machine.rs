@@ -326,9 +326,28 @@ impl Machine {
                 assert!(status.success(), "qemu/run ended with {status}");
                 return;
             }
-            assert!(Instant::now() < deadline, "no power off");
+            assert!(
+                Instant::now() < deadline,
+                "no power off; what it still says of itself:\n{}",
+                self.last_words()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What a machine that does not end has on its console, and says when it is asked.
+    fn last_words(&mut self) -> String {
+        for question in ["services", "log -n 40"] {
+            self.send(question);
+        }
+        set_patience(&self.console, KNOCK);
+        let mut said = Vec::new();
+        while self
+            .console
+            .read_until(0x1e, &mut said)
+            .is_ok_and(|n| n > 0)
+        {}
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     fn send(&mut self, command: &str) {
