@@ -21,6 +21,10 @@ const GAPS: usize = 15;
 /// How long a failed core service is left alone before the next try: never given up.
 const CORE_RETRY_NS: u64 = 30_000_000_000;
 
+/// The manifest's own bounds of `watchdog_ms`, for those that set it themselves.
+const WATCHDOG_LEAST_NS: u64 = 100_000_000;
+const WATCHDOG_MOST_NS: u64 = 3_600_000_000_000;
+
 /// A service's place in the manifest.
 pub type Index = usize;
 
@@ -109,6 +113,8 @@ pub struct Policy {
     pub stop_limit_ns: u64,
     /// Between two signs of life at most; 0: none are expected.
     pub watchdog_ns: u64,
+    /// How much later than its limit a start or a stop may end that asks for it, and a sign of life come.
+    pub extend_max_ns: u64,
     /// Who else restarts.
     pub strategy: Strategy,
 }
@@ -128,6 +134,24 @@ pub enum Event {
     Ready(Index),
     /// It reported a sign of life.
     Alive(Index),
+    /// It reported that it hangs: as if its watchdog's limit had passed.
+    Hangs(Index),
+    /// It asks for another limit between its signs of life, until its next start.
+    WatchdogLimit {
+        /// Which one.
+        unit: Index,
+        /// Its wish, which is bounded.
+        limit_ns: u64,
+    },
+    /// It asks for more time to start or to stop, from now on.
+    Extend {
+        /// Which one.
+        unit: Index,
+        /// Its wish, which is bounded.
+        by_ns: u64,
+    },
+    /// It reported that it ends by itself.
+    Ending(Index),
     /// Its process ended; `success` is exit code 0.
     Exited {
         /// Which one.
@@ -152,6 +176,8 @@ pub enum Action {
     Start(Index),
     /// Send it SIGTERM.
     Terminate(Index),
+    /// Send it SIGABRT, so that it can say where it hangs; [`Action::Kill`] follows if it does not end.
+    Abort(Index, Cause),
     /// Kill it and all that it started.
     Kill(Index, Cause),
     /// Tell the world.
@@ -204,17 +230,36 @@ struct Unit {
     running: bool,
     /// Start again after the stop that is under way.
     again: bool,
-    /// SIGKILL was sent; do not send it again for the same reason.
-    killed: bool,
+    /// It said that it ends by itself: nobody asked for it, so the ladder judges its end.
+    leaving: bool,
+    killing: Killing,
     /// Failures since it was last healthy.
     streak: u32,
     restarts: u32,
     /// When the phase's limit ends: start, stop, watchdog, back-off, retry.
     deadline_ns: Option<u64>,
+    /// How late that may become by [`Event::Extend`].
+    deadline_max_ns: u64,
     up_since_ns: u64,
+    /// The policy's, or what it asked for since it started.
+    watchdog_ns: u64,
+    /// Since when it has been failing: from [`Phase::Failed`] until it was up for long enough.
+    failing_since_ns: Option<u64>,
     /// Spreads its back-offs; never 0.
     random: u64,
     failures: Failures,
+}
+
+/// How far the end of a process is that is killed; each signal is sent once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Killing {
+    No,
+    /// SIGABRT was asked for.
+    Abort,
+    /// SIGKILL was asked for by a PID 1 that did not live to see it; this one asks once more.
+    Again,
+    /// SIGKILL was.
+    Kill,
 }
 
 /// The last failures, as many as the intensity may look at.
@@ -273,6 +318,15 @@ impl Supervisor {
             .map_or(0, |at| at.saturating_sub(now))
     }
 
+    /// Since when it has been failing, if it is: back-offs and single failures are none.
+    #[must_use]
+    pub fn failing_since(&self, unit: Index, now: u64) -> Option<u64> {
+        self.units
+            .get(unit)
+            .filter(|u| !u.is_healthy(now))?
+            .failing_since_ns
+    }
+
     /// Takes one event and appends what is to be done.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Actions) {
         match event {
@@ -281,11 +335,18 @@ impl Supervisor {
             Event::Started(i) => self.started(now, i, actions),
             Event::StartFailed(i) => self.ended(now, i, false, actions),
             Event::Ready(i) => self.ready(now, i, actions),
-            Event::Alive(i) => self.with(i, |u| {
-                if u.phase == Phase::Up && u.policy.watchdog_ns > 0 {
-                    u.deadline_ns = Some(now.saturating_add(u.policy.watchdog_ns));
+            Event::Alive(i) => self.with(i, |u| u.wind_watchdog(now)),
+            Event::Hangs(i) => self.with(i, |u| {
+                if u.running && u.phase == Phase::Up && u.killing == Killing::No {
+                    u.deadline_ns = Some(now);
                 }
             }),
+            Event::WatchdogLimit { unit, limit_ns } => self.with(unit, |u| {
+                u.watchdog_ns = limit_ns.clamp(WATCHDOG_LEAST_NS, u.watchdog_most_ns());
+                u.wind_watchdog(now);
+            }),
+            Event::Extend { unit, by_ns } => self.with(unit, |u| u.extend(now, by_ns)),
+            Event::Ending(i) => self.ending(now, i, actions),
             Event::Exited { unit, success } => self.ended(now, unit, success, actions),
             Event::Start(i) => self.wanted(i, actions),
             Event::Stop(i) => self.stop(now, i, false, actions),
@@ -312,7 +373,7 @@ impl Supervisor {
         };
         unit.running = true;
         if unit.phase == Phase::Starting {
-            unit.deadline_ns = Some(now.saturating_add(unit.policy.start_limit_ns));
+            unit.limit(now, unit.policy.start_limit_ns);
         }
         if !unit.policy.reports_ready {
             self.ready(now, i, actions);
@@ -323,14 +384,31 @@ impl Supervisor {
         let Some(unit) = self
             .units
             .get_mut(i)
-            .filter(|u| u.phase == Phase::Starting && u.running)
+            .filter(|u| u.phase == Phase::Starting && u.running && u.killing == Killing::No)
         else {
             return;
         };
         unit.up_since_ns = now;
-        unit.deadline_ns =
-            (unit.policy.watchdog_ns > 0).then(|| now.saturating_add(unit.policy.watchdog_ns));
+        unit.deadline_ns = None;
         enter(unit, i, Phase::Up, actions);
+        unit.wind_watchdog(now);
+    }
+
+    /// It ends without having been asked: its stop limit holds, and the end counts as any other.
+    fn ending(&mut self, now: u64, i: Index, actions: &mut Actions) {
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
+        if !unit.running
+            || !matches!(unit.phase, Phase::Starting | Phase::Up)
+            || unit.killing != Killing::No
+        {
+            return;
+        }
+        unit.forgive(now);
+        unit.leaving = true;
+        unit.limit(now, unit.policy.stop_limit_ns);
+        enter(unit, i, Phase::Stopping, actions);
     }
 
     /// Its process is gone, or never was.
@@ -342,12 +420,14 @@ impl Supervisor {
         if !matches!(was, Phase::Starting | Phase::Up | Phase::Stopping) {
             return;
         }
+        // Hanging or not: what counts is that it was up.
+        unit.killing = Killing::No;
+        unit.forgive(now);
         unit.running = false;
-        unit.killed = false;
         unit.deadline_ns = None;
-        if was == Phase::Stopping {
+        if was == Phase::Stopping && !std::mem::take(&mut unit.leaving) {
             let again = std::mem::take(&mut unit.again) && !stopping;
-            unit.restarts += u32::from(again);
+            unit.restarts = unit.restarts.saturating_add(again.into());
             enter(
                 unit,
                 i,
@@ -369,14 +449,12 @@ impl Supervisor {
             enter(unit, i, Phase::Stopped, actions);
             return;
         }
-        if was == Phase::Up && now.saturating_sub(unit.up_since_ns) >= unit.policy.healthy_ns {
-            unit.streak = 0;
-        }
         unit.streak = unit.streak.saturating_add(1);
         unit.restarts = unit.restarts.saturating_add(1);
         let random = unit.draw();
         if unit.too_often(now) {
             unit.deadline_ns = unit.policy.core.then(|| now.saturating_add(CORE_RETRY_NS));
+            unit.failing_since_ns.get_or_insert(now);
             enter(unit, i, Phase::Failed, actions);
         } else {
             match unit.backoff_ns(random) {
@@ -434,9 +512,13 @@ impl Supervisor {
                 unit.deadline_ns = None;
                 unit.failures = Failures::default();
                 unit.streak = 0;
+                unit.failing_since_ns = None;
                 enter(unit, i, Phase::Waiting, actions);
             }
-            Phase::Stopping => unit.again = true,
+            Phase::Stopping => {
+                unit.again = true;
+                unit.leaving = false;
+            }
             Phase::Waiting | Phase::Starting | Phase::Up => {}
         }
     }
@@ -448,13 +530,20 @@ impl Supervisor {
         match unit.phase {
             Phase::Starting | Phase::Up => {
                 unit.again = again;
-                unit.deadline_ns = Some(now.saturating_add(unit.policy.stop_limit_ns));
+                // One that is being killed is not given more time.
+                if unit.killing == Killing::No {
+                    unit.limit(now, unit.policy.stop_limit_ns);
+                }
                 enter(unit, i, Phase::Stopping, actions);
                 push(actions, Action::Terminate(i));
             }
-            Phase::Stopping => unit.again = again,
+            Phase::Stopping => {
+                unit.again = again;
+                unit.leaving = false;
+            }
             Phase::Waiting | Phase::Backoff | Phase::Failed => {
                 unit.deadline_ns = None;
+                unit.failing_since_ns = None;
                 enter(
                     unit,
                     i,
@@ -487,18 +576,26 @@ impl Supervisor {
                 continue;
             }
             unit.deadline_ns = None;
-            let cause = match unit.phase {
-                Phase::Starting => Cause::StartTimeout,
-                Phase::Stopping => Cause::StopTimeout,
-                Phase::Up => Cause::Watchdog,
+            let (cause, first) = match unit.phase {
+                Phase::Starting => (Cause::StartTimeout, Killing::Kill),
+                Phase::Stopping => (Cause::StopTimeout, Killing::Kill),
+                Phase::Up => (Cause::Watchdog, Killing::Abort),
                 Phase::Backoff | Phase::Failed => {
                     enter(unit, i, Phase::Waiting, actions);
                     continue;
                 }
                 Phase::Waiting | Phase::Stopped => continue,
             };
-            if !unit.killed {
-                unit.killed = true;
+            if first > unit.killing {
+                unit.killing = first;
+                if first == Killing::Abort {
+                    unit.limit(now, unit.policy.stop_limit_ns);
+                    push(actions, Action::Abort(i, cause));
+                } else {
+                    push(actions, Action::Kill(i, cause));
+                }
+            } else if unit.killing < Killing::Kill {
+                unit.killing = Killing::Kill;
                 push(actions, Action::Kill(i, cause));
             }
         }
@@ -506,10 +603,11 @@ impl Supervisor {
 
     /// Starts whatever waits for nothing any more.
     fn start_waiting(&mut self, actions: &mut Actions) {
-        let up = self.mask(|u| u.phase == Phase::Up);
+        let up = self.mask(|u| u.phase == Phase::Up && u.killing == Killing::No);
         for (i, unit) in self.units.iter_mut().enumerate() {
             let free = unit.phase == Phase::Waiting && !unit.blocked && !unit.running;
             if free && unit.policy.needs & !up == 0 {
+                unit.watchdog_ns = unit.policy.watchdog_ns;
                 enter(unit, i, Phase::Starting, actions);
                 push(actions, Action::Start(i));
             }
@@ -552,13 +650,66 @@ impl Unit {
             blocked: true,
             running: false,
             again: false,
-            killed: false,
+            leaving: false,
+            killing: Killing::No,
             streak: 0,
             restarts: 0,
             deadline_ns: None,
+            deadline_max_ns: 0,
             up_since_ns: 0,
+            watchdog_ns: policy.watchdog_ns,
+            failing_since_ns: None,
             random,
             failures: Failures::default(),
+        }
+    }
+
+    /// Gives it so long from now on, and notes how much longer it may ask for.
+    fn limit(&mut self, now: u64, limit_ns: u64) {
+        let at = now.saturating_add(limit_ns);
+        self.deadline_ns = Some(at);
+        self.deadline_max_ns = at.saturating_add(self.policy.extend_max_ns);
+    }
+
+    /// Moves the limit of a start or a stop, never to an earlier time and never past its bound.
+    fn extend(&mut self, now: u64, by_ns: u64) {
+        let extends = matches!(self.phase, Phase::Starting | Phase::Stopping);
+        if let Some(at) = self.deadline_ns
+            && extends
+            && self.killing == Killing::No
+        {
+            self.deadline_ns = Some(at.max(now.saturating_add(by_ns).min(self.deadline_max_ns)));
+        }
+    }
+
+    /// A sign of life, or the beginning of a life.
+    fn wind_watchdog(&mut self, now: u64) {
+        if self.phase == Phase::Up && self.killing == Killing::No && self.watchdog_ns > 0 {
+            self.deadline_ns = Some(now.saturating_add(self.watchdog_ns));
+        }
+    }
+
+    /// The longest watchdog that it may ask for: without one in its manifest it binds only itself.
+    fn watchdog_most_ns(&self) -> u64 {
+        match self.policy.watchdog_ns {
+            0 => WATCHDOG_MOST_NS,
+            own => own
+                .saturating_add(self.policy.extend_max_ns)
+                .min(WATCHDOG_MOST_NS),
+        }
+    }
+
+    /// Up for so long that what was before does not count any more.
+    fn is_healthy(&self, now: u64) -> bool {
+        self.phase == Phase::Up
+            && self.killing == Killing::No
+            && now.saturating_sub(self.up_since_ns) >= self.policy.healthy_ns
+    }
+
+    fn forgive(&mut self, now: u64) {
+        if self.is_healthy(now) {
+            self.streak = 0;
+            self.failing_since_ns = None;
         }
     }
 

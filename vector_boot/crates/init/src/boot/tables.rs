@@ -96,6 +96,7 @@ pub(super) fn policy_of(service: &Service, manifest: &Manifest) -> Policy {
         start_limit_ns: u64::from(service.start_timeout_ms) * MS,
         stop_limit_ns: u64::from(service.stop_timeout_ms) * MS,
         watchdog_ns: u64::from(service.watchdog_ms) * MS,
+        extend_max_ns: u64::from(service.extend_ms_max) * MS,
         strategy: match service.strategy {
             manifest::Strategy::OneForOne => Strategy::OneForOne,
             manifest::Strategy::RestForOne => Strategy::RestForOne,

@@ -45,6 +45,22 @@ impl Heart {
                 }
                 None
             }
+            Action::Abort(i, cause) => {
+                const SIGABRT: i32 = 6;
+                if let Some(unit) = self.units.get(i) {
+                    self.journal.say(
+                        Level::Warn,
+                        format_args!(
+                            "service aborted: name={} cause=\"{}\"",
+                            unit.name(),
+                            cause.as_str()
+                        ),
+                    );
+                    // As above.
+                    let _ = unit.signal(SIGABRT);
+                }
+                None
+            }
             Action::Kill(i, cause) => {
                 if let Some(unit) = self.units.get(i) {
                     self.journal.say(
@@ -171,7 +187,8 @@ impl Heart {
             }
             Phase::Starting => {}
             Phase::Backoff | Phase::Failed | Phase::Waiting
-                if matches!(from, Phase::Starting | Phase::Up) =>
+                if matches!(from, Phase::Starting | Phase::Up)
+                    || (from == Phase::Stopping && to != Phase::Waiting) =>
             {
                 if name == "console" {
                     self.journal.console_is_up = false;

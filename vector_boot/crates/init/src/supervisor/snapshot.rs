@@ -5,7 +5,7 @@
 //! field in `docs/state-memfd.md`. Who stores it adds the checksum. What a policy says is not in it: the manifest
 //! does. Start with [`Supervisor::snapshot`] and [`Supervisor::resume`].
 
-use super::{Failures, GAPS, Index, Phase, Policy, Supervisor, UNITS_MAX, Unit, spread};
+use super::{Failures, GAPS, Index, Killing, Phase, Policy, Supervisor, UNITS_MAX, Unit, spread};
 use std::fmt;
 
 /// Length of [`UnitSnapshot::to_bytes`].
@@ -13,25 +13,30 @@ pub const SNAPSHOT_BYTES: usize = 160;
 
 /// Stands for "no deadline": a clock that counts nanoseconds reaches it after 584 years.
 const NEVER: u64 = u64::MAX;
-/// Its deadlines may lie as far ahead as the manifest's longest limit, an hour, and no further.
-const AHEAD_NS_MAX: u64 = 3_600_000_000_000;
+/// Its deadlines may lie as far ahead as the manifest's longest limit allows, ten minutes and an hour more, and no
+/// further.
+const AHEAD_NS_MAX: u64 = 4_200_000_000_000;
 
 const BLOCKED: u8 = 1;
 const RUNNING: u8 = 2;
 const AGAIN: u8 = 4;
-const KILLED: u8 = 8;
+const LEAVING: u8 = 8;
 const MACHINE_STOPS: u8 = 16;
-const FLAGS: u8 = BLOCKED | RUNNING | AGAIN | KILLED | MACHINE_STOPS;
+const FLAGS: u8 = BLOCKED | RUNNING | AGAIN | LEAVING | MACHINE_STOPS;
 
 /// One service's part of the policy's state. Made by [`Supervisor::snapshot`] or from bytes that were one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitSnapshot {
     phase: Phase,
     flags: u8,
+    killing: Killing,
     streak: u32,
     restarts: u32,
     deadline_ns: u64,
+    deadline_max_ns: u64,
     up_since_ns: u64,
+    watchdog_ns: u64,
+    failing_since_ns: u64,
     random: u64,
     failures: Failures,
 }
@@ -68,12 +73,16 @@ impl Supervisor {
             flags: flag(unit.blocked, BLOCKED)
                 | flag(unit.running, RUNNING)
                 | flag(unit.again, AGAIN)
-                | flag(unit.killed, KILLED)
+                | flag(unit.leaving, LEAVING)
                 | flag(self.stopping, MACHINE_STOPS),
+            killing: unit.killing,
             streak: unit.streak,
             restarts: unit.restarts,
             deadline_ns: unit.deadline_ns.unwrap_or(NEVER),
+            deadline_max_ns: unit.deadline_max_ns,
             up_since_ns: unit.up_since_ns,
+            watchdog_ns: unit.watchdog_ns,
+            failing_since_ns: unit.failing_since_ns.unwrap_or(NEVER),
             random: unit.random,
             failures: unit.failures,
         })
@@ -132,9 +141,13 @@ impl UnitSnapshot {
     }
 
     fn unit(&self, fresh: Unit, now: u64) -> Unit {
-        let killed = self.has(KILLED);
-        let deadline = (self.deadline_ns != NEVER)
-            .then(|| self.deadline_ns.min(now.saturating_add(AHEAD_NS_MAX)));
+        let latest = now.saturating_add(AHEAD_NS_MAX);
+        let time = |at: u64, most: u64| (at != NEVER).then(|| at.min(most));
+        // Whether the signal was sent before the crash is not known, and it kills only once: due at once.
+        let (killing, deadline) = match self.killing {
+            Killing::Kill | Killing::Again => (Killing::Again, Some(now)),
+            other => (other, time(self.deadline_ns, latest)),
+        };
         let mut failures = self.failures;
         failures.last_ns = failures.last_ns.min(now);
         Unit {
@@ -142,12 +155,15 @@ impl UnitSnapshot {
             blocked: self.has(BLOCKED),
             running: self.has(RUNNING),
             again: self.has(AGAIN),
-            // Due at once: whether the signal was sent before the crash is not known, and it kills only once.
-            killed: false,
-            deadline_ns: if killed { Some(now) } else { deadline },
+            leaving: self.has(LEAVING),
+            killing,
+            deadline_ns: deadline,
+            deadline_max_ns: self.deadline_max_ns.min(latest),
             streak: self.streak,
             restarts: self.restarts,
             up_since_ns: self.up_since_ns.min(now),
+            watchdog_ns: self.watchdog_ns.min(fresh.watchdog_most_ns()),
+            failing_since_ns: time(self.failing_since_ns, now),
             random: self.random,
             failures,
             ..fresh
@@ -159,16 +175,26 @@ impl UnitSnapshot {
     pub fn to_bytes(&self) -> [u8; SNAPSHOT_BYTES] {
         let mut bytes = [0; SNAPSHOT_BYTES];
         let mut to = Cursor(&mut bytes);
-        to.put(&[self.phase as u8, self.flags, 0, self.failures.count]);
+        let killing = match self.killing {
+            Killing::No => 0,
+            Killing::Abort => 1,
+            Killing::Again | Killing::Kill => 2,
+        };
+        to.put(&[self.phase as u8, self.flags, killing, self.failures.count]);
         to.put(&self.streak.to_le_bytes());
         to.put(&self.restarts.to_le_bytes());
         to.put(&[0; 4]);
         to.put(&self.deadline_ns.to_le_bytes());
-        to.put(&[0; 8]);
-        to.put(&self.up_since_ns.to_le_bytes());
-        to.put(&[0; 16]);
-        to.put(&self.random.to_le_bytes());
-        to.put(&self.failures.last_ns.to_le_bytes());
+        for number in [
+            self.deadline_max_ns,
+            self.up_since_ns,
+            self.watchdog_ns,
+            self.failing_since_ns,
+            self.random,
+            self.failures.last_ns,
+        ] {
+            to.put(&number.to_le_bytes());
+        }
         for gap in self.failures.gaps_us {
             to.put(&gap.to_le_bytes());
         }
@@ -181,21 +207,23 @@ impl UnitSnapshot {
     /// A value that no snapshot has, by its field: bytes that hold are exactly what [`UnitSnapshot::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8; SNAPSHOT_BYTES]) -> Result<Self, Nonsense> {
         let mut from = bytes.as_slice();
-        let [phase, flags, zero, count] = take(&mut from);
+        let [phase, flags, killing, count] = take(&mut from);
         let streak = u32::from_le_bytes(take(&mut from));
         let restarts = u32::from_le_bytes(take(&mut from));
-        let mut rest: u64 = u32::from_le_bytes(take(&mut from)).into();
-        let deadline_ns = u64::from_le_bytes(take(&mut from));
-        rest |= u64::from_le_bytes(take(&mut from));
-        let up_since_ns = u64::from_le_bytes(take(&mut from));
-        rest |= u64::from_le_bytes(take(&mut from)) | u64::from_le_bytes(take(&mut from));
-        let random = u64::from_le_bytes(take(&mut from));
-        let last_ns = u64::from_le_bytes(take(&mut from));
+        let zero = u32::from_le_bytes(take(&mut from));
+        let mut number = || u64::from_le_bytes(take(&mut from));
+        let deadline_ns = number();
+        let deadline_max_ns = number();
+        let up_since_ns = number();
+        let watchdog_ns = number();
+        let failing_since_ns = number();
+        let random = number();
+        let last_ns = number();
         let mut gaps_us = [0; GAPS];
         for gap in &mut gaps_us {
             *gap = u32::from_le_bytes(take(&mut from));
         }
-        rest |= from
+        let rest = from
             .iter()
             .fold(u64::from(zero), |all, byte| all | u64::from(*byte));
         let expect = |holds: bool, field, found, expected| {
@@ -211,6 +239,12 @@ impl UnitSnapshot {
             expected: "0 to 6",
         })?;
         expect(flags & !FLAGS == 0, "flags", flags.into(), "0 to 31")?;
+        let killing_known = match killing {
+            0 => Some(Killing::No),
+            1 => Some(Killing::Abort),
+            2 => Some(Killing::Kill),
+            _ => None,
+        };
         let runs = flags & RUNNING != 0;
         let may_run = matches!(known, Phase::Starting | Phase::Up | Phase::Stopping);
         let must_run = known == Phase::Up;
@@ -218,7 +252,7 @@ impl UnitSnapshot {
             if runs {
                 may_run
             } else {
-                !must_run && flags & KILLED == 0
+                !must_run && killing == 0
             },
             "running",
             runs.into(),
@@ -244,10 +278,18 @@ impl UnitSnapshot {
         Ok(Self {
             phase: known,
             flags,
+            killing: killing_known.ok_or(Nonsense {
+                field: "killing",
+                found: killing.into(),
+                expected: "0 to 2",
+            })?,
             streak,
             restarts,
             deadline_ns,
+            deadline_max_ns,
             up_since_ns,
+            watchdog_ns,
+            failing_since_ns,
             random,
             failures: Failures {
                 count,

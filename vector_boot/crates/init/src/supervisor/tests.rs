@@ -20,6 +20,7 @@ fn policy(needs: u32) -> Policy {
         start_limit_ns: 10 * S,
         stop_limit_ns: 5 * S,
         watchdog_ns: 0,
+        extend_max_ns: 20 * S,
         strategy: Strategy::OneForOne,
     }
 }
@@ -194,7 +195,185 @@ fn a_silent_watchdog_kills_and_signs_of_life_do_not() {
         assert_eq!(b.send(Event::Alive(0)), []);
     }
     b.now += S;
+    assert_eq!(b.send(Event::Tick), [Action::Abort(0, Cause::Watchdog)]);
+    b.now += S;
+    assert_eq!(b.send(Event::Alive(0)), [], "too late");
+    b.now += 4 * S;
     assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::Watchdog)]);
+    b.now += 60 * S;
+    assert_eq!(b.send(Event::Tick), [], "once");
+    assert!(b.die(0).contains(&Action::Start(0)));
+    assert_eq!(b.supervisor.restarts(0), 1);
+}
+
+#[test]
+fn a_service_that_says_it_hangs_is_aborted_at_once() {
+    let mut b = Bench::new(&[policy(0), policy(0)]);
+    assert_eq!(b.send(Event::Hangs(1)), [], "it is not up yet");
+    b.up(0);
+    assert_eq!(b.send(Event::Hangs(0)), [Action::Abort(0, Cause::Watchdog)]);
+}
+
+#[test]
+fn a_service_sets_its_own_watchdog_within_bounds_and_until_it_starts_again() {
+    let watched = Policy {
+        watchdog_ns: S,
+        ..policy(0)
+    };
+    let limit = |limit_ns| Event::WatchdogLimit { unit: 0, limit_ns };
+    for (policy, asked, holds) in [
+        (watched, 5 * S, 5 * S),
+        (watched, u64::MAX, 21 * S),
+        (watched, 1, 100 * MS),
+        (policy(0), u64::MAX, 3_600 * S),
+        (policy(0), 2 * S, 2 * S),
+    ] {
+        let mut b = Bench::new(&[policy]);
+        b.up(0);
+        b.send(limit(asked));
+        b.now = holds - 1;
+        assert_eq!(b.send(Event::Tick), [], "{asked}");
+        b.now = holds;
+        assert_eq!(b.send(Event::Tick), [Action::Abort(0, Cause::Watchdog)]);
+        b.die(0);
+        b.up(0);
+        b.now += 2 * S;
+        let again = b.send(Event::Tick);
+        assert_eq!(again.is_empty(), policy.watchdog_ns == 0, "{again:?}");
+    }
+}
+
+#[test]
+fn a_start_and_a_stop_get_the_time_that_they_ask_for_up_to_the_manifests_bound() {
+    let mut b = Bench::new(&[policy(0)]);
+    let extend = |seconds| Event::Extend {
+        unit: 0,
+        by_ns: seconds * S,
+    };
+    b.send(extend(1));
+    b.now = 10 * S - 1;
+    assert_eq!(b.send(Event::Tick), [], "never earlier than the limit");
+    b.send(extend(15));
+    b.now = 25 * S - 2;
+    assert_eq!(b.send(Event::Tick), []);
+    b.send(extend(1_000_000));
+    b.now = 30 * S - 1;
+    assert_eq!(b.send(Event::Tick), []);
+    b.now = 30 * S;
+    assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::StartTimeout)]);
+    assert_eq!(b.send(extend(5)), [], "too late");
+    assert_eq!(b.send(Event::Ready(0)), [], "that too");
+    b.die(0);
+    b.up(0);
+    b.send(Event::Stop(0));
+    b.send(extend(u64::MAX / S));
+    b.now += 25 * S - 1;
+    assert_eq!(b.send(Event::Tick), []);
+    b.now += 1;
+    assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::StopTimeout)]);
+}
+
+#[test]
+fn who_says_that_it_ends_has_the_stop_limit_for_it_and_stays_on_the_ladder() {
+    let mut b = Bench::new(&[Policy {
+        watchdog_ns: S,
+        ..policy(0)
+    }]);
+    for round in 0..3 {
+        b.up(0);
+        b.send(Event::Ending(0));
+        assert_eq!(b.supervisor.phase(0), Phase::Stopping);
+        b.now += 4 * S;
+        assert_eq!(b.send(Event::Tick), [], "the watchdog is over");
+        let actions = b.send(Event::Exited {
+            unit: 0,
+            success: true,
+        });
+        assert_eq!(actions.contains(&Action::Start(0)), round == 0, "{round}");
+        b.now += b.supervisor.backoff_left_ns(0, b.now);
+        b.send(Event::Tick);
+    }
+    b.up(0);
+    b.send(Event::Ending(0));
+    b.now += 5 * S;
+    assert_eq!(b.send(Event::Tick), [Action::Kill(0, Cause::StopTimeout)]);
+    b.send(Event::Stop(0));
+    b.die(0);
+    assert_eq!(
+        b.supervisor.phase(0),
+        Phase::Stopped,
+        "a person's word counts"
+    );
+}
+
+#[test]
+fn a_service_is_failing_from_its_failure_until_it_was_up_for_long_enough() {
+    let mut b = Bench::new(&[policy(0)]);
+    while b.supervisor.phase(0) != Phase::Failed {
+        b.die(0);
+        if b.supervisor.phase(0) == Phase::Backoff {
+            b.now += b.supervisor.backoff_left_ns(0, b.now);
+            b.send(Event::Tick);
+        }
+    }
+    let since = b.now;
+    assert_eq!(b.supervisor.failing_since(0, b.now), Some(since));
+    b.now += CORE_RETRY_NS;
+    b.send(Event::Tick);
+    b.up(0);
+    b.now += 59 * S;
+    assert_eq!(b.supervisor.failing_since(0, b.now), Some(since));
+    b.die(0);
+    b.now += CORE_RETRY_NS;
+    b.send(Event::Tick);
+    assert_eq!(b.supervisor.failing_since(0, b.now), Some(since));
+    b.up(0);
+    b.now += 60 * S;
+    assert_eq!(b.supervisor.failing_since(0, b.now), None);
+}
+
+#[test]
+fn a_service_that_fails_for_good_takes_those_along_that_its_strategy_names() {
+    for (strategy, restarted) in [
+        (Strategy::OneForOne, [false, false]),
+        (Strategy::RestForOne, [true, false]),
+        (Strategy::OneForAll, [true, true]),
+    ] {
+        let first = Policy {
+            core: false,
+            intensity_max: 1,
+            strategy,
+            ..policy(0)
+        };
+        let mut b = Bench::new(&[first, policy(0b1), policy(0)]);
+        let again = |b: &mut Bench| {
+            for i in 0..3 {
+                if b.supervisor.phase(i) == Phase::Stopping {
+                    b.die(i);
+                }
+            }
+            for i in 0..3 {
+                if b.supervisor.phase(i) == Phase::Starting {
+                    b.up(i);
+                }
+            }
+        };
+        again(&mut b);
+        b.die(0);
+        again(&mut b);
+        again(&mut b);
+        let actions = b.die(0);
+        assert_eq!(b.supervisor.phase(0), Phase::Failed);
+        let told = [1, 2].map(|i| actions.contains(&Action::Terminate(i)));
+        assert_eq!(told, restarted, "{strategy:?}");
+        again(&mut b);
+        let waits = b.supervisor.phase(1) == Phase::Waiting;
+        assert_eq!(
+            waits, restarted[0],
+            "{strategy:?}: who needs it waits for it"
+        );
+        assert_eq!(b.supervisor.phase(2), Phase::Up);
+    }
 }
 
 #[test]
@@ -258,7 +437,7 @@ proptest! {
     /// start outside the ladder, and a shutdown always ends.
     #[test]
     fn no_schedule_breaks_the_invariants(
-        script in proptest::collection::vec((0u8..10, 0usize..5, 0u64..20_000), 0..300),
+        script in proptest::collection::vec((0u8..13, 0usize..5, 0u64..20_000), 0..300),
         seed in any::<u64>(),
     ) {
         let policies = [policy(0), policy(0b1), policy(0b11), policy(0),
@@ -291,7 +470,7 @@ proptest! {
                         }
                         Action::AllStopped => over = true,
                         // A process that was killed a moment ago may be told to end once more.
-                        Action::Terminate(_) | Action::Changed { .. } => {}
+                        Action::Terminate(_) | Action::Abort(..) | Action::Changed { .. } => {}
                     }
                 }
             }
@@ -311,6 +490,9 @@ proptest! {
                 }
                 7 => Event::Start(unit),
                 8 => Event::Stop(unit),
+                10 => Event::Ending(unit),
+                11 => Event::Hangs(unit),
+                12 => Event::Extend { unit, by_ns: ms * MS },
                 _ => Event::Restart(unit),
             };
             feed(&mut supervisor, now, event, &mut alive);
@@ -341,7 +523,7 @@ proptest! {
     /// a kill, of which nobody knows whether it was done, and the word that all is over are said once more.
     #[test]
     fn a_run_that_is_cut_anywhere_goes_on_as_if_it_were_not(
-        script in proptest::collection::vec((0u8..14, 0usize..5, 0u64..20_000), 0..200),
+        script in proptest::collection::vec((0u8..18, 0usize..5, 0u64..20_000), 0..200),
         cuts in proptest::collection::vec(any::<bool>(), 200),
         seed in any::<u64>(),
     ) {
@@ -363,6 +545,10 @@ proptest! {
                 9 => Event::Restart(unit),
                 10 | 11 => Event::Started(unit),
                 12 => Event::StartFailed(unit),
+                13 => Event::Hangs(unit),
+                14 => Event::WatchdogLimit { unit, limit_ns: ms * MS },
+                15 => Event::Extend { unit, by_ns: ms * MS },
+                16 => Event::Ending(unit),
                 _ if unit == 4 && ms < 100 => Event::Shutdown,
                 _ => Event::Tick,
             };
@@ -387,6 +573,7 @@ proptest! {
                 prop_assert_eq!(whole.phase(i), cut.phase(i));
                 prop_assert_eq!(whole.restarts(i), cut.restarts(i));
                 prop_assert_eq!(whole.backoff_left_ns(i, now), cut.backoff_left_ns(i, now));
+                prop_assert_eq!(whole.failing_since(i, now), cut.failing_since(i, now));
             }
         }
     }
@@ -454,5 +641,5 @@ fn what_a_snapshot_claims_about_the_future_is_bounded() {
     bytes[16..24].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
     let snapshot = UnitSnapshot::from_bytes(&bytes).unwrap();
     let later = Supervisor::resume(&[policy(0)], &[Some(snapshot)], 5 * S);
-    assert_eq!(later.backoff_left_ns(0, 5 * S), 3_600 * S);
+    assert_eq!(later.backoff_left_ns(0, 5 * S), 4_200 * S);
 }
