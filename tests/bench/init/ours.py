@@ -14,26 +14,36 @@ from .archive import Archive
 from .peers import LETTERS, Peer
 
 MANIFEST = "/bench/services.manifest"
-# As a user would write it: a program that was added to the package, in its cell, under the jail's profile for
-# foreign programs. The peers give up after no number of restarts and wait before none, where they can be told so.
+# As a user would write it: a program that was added to the package. The peers give up after no number of restarts and
+# wait before none, where they can be told so.
 SERVICE = """
 [[service]]
 name = "{letter}"
-image = "{image}"
+image = "bench"
 args = ["{letter}"]
 notify = true
+profile = "{profile}"
 backoff_ms_first = 0
 intensity_max = 0
+memory_max_bytes = 16777216
 tmp_bytes = 0
 """
+# The same job as the peers', and the same with all that the product adds to it: cell, Landlock, filters.
+PROFILES = {"ours": "unconfined", "ours, confined": "foreign"}
 
 
-def peer(executables: Executables, service: Path, scratch: Path) -> Peer:
-    """Our machine with three services out of the package that lies in the initramfs."""
+def peers_of(executables: Executables, service: Path, scratch: Path) -> list[Peer]:
+    """Our machine with three services out of the package that lies in the initramfs, once for each profile."""
     tool = executables.vector_boot
-    model, source, manifest, package = (scratch / name for name in ("model", "toml", "manifest", "rts"))
-    source.write_text("".join(SERVICE.format(letter=letter, image="bench") for letter in LETTERS), encoding="ascii")
+    model = scratch / "model"
     _call(tool, ["gguf", "default", model])
+    return [_peer(executables, service, scratch, model, name) for name in PROFILES]
+
+
+def _peer(executables: Executables, service: Path, scratch: Path, model: Path, name: str) -> Peer:
+    tool, profile = executables.vector_boot, PROFILES[name]
+    source, manifest, package = (scratch / f"{profile}.{kind}" for kind in ("toml", "manifest", "rts"))
+    source.write_text("".join(SERVICE.format(letter=letter, profile=profile) for letter in LETTERS), encoding="ascii")
     _call(tool, ["rts", "manifest", source, "--out", manifest])
     words: list[str | Path] = ["rts", "pack", "--binary", tool, "--services", executables.services, "--model", model]
     _call(tool, [*words, "--manifest", source, "--add", f"bench={service}", "--out", package])
@@ -42,7 +52,7 @@ def peer(executables: Executables, service: Path, scratch: Path) -> Peer:
         archive.file("/rts", package)
         archive.file(MANIFEST, manifest)
 
-    return Peer("ours", ["/init"], fill, parameters=f"vb.manifest={MANIFEST}")
+    return Peer(name, ["/init"], fill, parameters=f"vb.manifest={MANIFEST}", is_ours=True)
 
 
 def first_archive(executables: Executables, kernel: Kernel, scratch: Path) -> Path:

@@ -32,6 +32,8 @@ class Peer:
     packages: list[str] = field(default_factory=list)
     # Words on the kernel's command line.
     parameters: str = ""
+    # Whether its initramfs is the product's own.
+    is_ours: bool = False
 
 
 def floor(name: str, program: Path) -> Peer:

@@ -49,13 +49,13 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     image = kernel.debian(host)
     executables = _executables(args)
     table = [peers.floor("floor", programs.floor), peers.floor("floor with mounts and cgroups", programs.floor_mounts)]
-    table += [*peers.DEBIAN, ours.peer(executables, programs.service, scratch)]
+    table += [*peers.DEBIAN, *ours.peers_of(executables, programs.service, scratch)]
     first = ours.first_archive(executables, image, scratch)
     print(f"| PID 1 | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for peer in table:
-        if args.only and peer.name not in args.only.split(","):
+        if args.only and peer.name not in args.only.split(";"):
             continue
-        file, own = boot.archive_of(peer, programs, args.plan, first if peer.name == "ours" else None, scratch)
+        file, own = boot.archive_of(peer, programs, args.plan, first if peer.is_ours else None, scratch)
         log = scratch / f"{peer.name}.log"
         try:
             figures = boot.boot(image.image, file, f"{peer.parameters} {args.append}".strip(), log)
@@ -71,7 +71,7 @@ def hold(args: argparse.Namespace, scratch: Path) -> bool:
     """Whether our start needs no more than the budget allows."""
     executables, image = _executables(args), kernel.debian(architecture.host())
     programs = guest.build()
-    peer = ours.peer(executables, programs.service, scratch)
+    [peer, *_] = ours.peers_of(executables, programs.service, scratch)
     first = ours.first_archive(executables, image, scratch)
     file, _ = boot.archive_of(peer, programs, "s", first, scratch)
     log = scratch / "ours.log"
@@ -86,7 +86,7 @@ def main() -> int:
     """Reads the words; ends with 1 if something on the host is not as it must be."""
     parser = argparse.ArgumentParser(prog="python3 -m init", description=__doc__)
     parser.add_argument("--bin", help="folder of vector_boot and vb-services; built with profile appliance by default")
-    parser.add_argument("--only", help="names of the table, with commas")
+    parser.add_argument("--only", help="names of the table, with semicolons between")
     parser.add_argument("--plan", default=PLAN, help="what the probe does, see guest/launch.c")
     parser.add_argument("--append", default="", help="further words for the kernel's command line")
     parser.add_argument("--keep", help="folder for the consoles of the machines")

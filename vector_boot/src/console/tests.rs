@@ -301,6 +301,7 @@ const SERVICES: &[Service<'static>] = &[
         last_exit: "",
         status: "42 events",
         backoff_ns: 0,
+        confined: true,
     },
     Service {
         name: "gateway",
@@ -314,6 +315,7 @@ const SERVICES: &[Service<'static>] = &[
         last_exit: "signal KILL",
         status: "",
         backoff_ns: 0,
+        confined: true,
     },
     Service {
         name: "net",
@@ -327,6 +329,7 @@ const SERVICES: &[Service<'static>] = &[
         last_exit: "exit 1",
         status: "",
         backoff_ns: 12_000_000_000,
+        confined: false,
     },
 ];
 

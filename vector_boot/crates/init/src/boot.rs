@@ -21,6 +21,7 @@ use crate::package::{self, Found};
 use crate::params::{CommandLine, Params};
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
+use crate::unit::Unit;
 use crate::{BeatWork, Mode, NoWork, Setup, disks, harden, succession};
 use rts::manifest::{self, Manifest, Pass};
 use std::fs::{self, File};
@@ -37,9 +38,6 @@ const PACKAGE_PAUSE_MS: u64 = 50;
 /// With a trusted key and no package that it signed, nobody has said who may do what here: whoever took the
 /// package away is not to get more than a look.
 const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
-/// Where QEMU's `-fw_cfg name=opt/vb/token` shows.
-const TOKEN_FILE: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/vb/token/raw";
-const TOKEN_BYTES: usize = 64;
 
 /// Boots and beats; returns only as an ordinary process.
 pub fn run(setup: Setup) -> ExitCode {
@@ -160,7 +158,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
     let values = values.chain(unsigned.then_some(UNSIGNED_CONSOLE));
     let params = Params::new(values, &line, hand);
     let mut boot_id = [0u8; 16];
-    sys::random::fill(&mut boot_id)?;
+    // No secret, so it does not wait for the pool.
+    sys::random::fill_distinct(&mut boot_id)?;
     let terminal = if appliance {
         early::open_terminal(&terminal_name).ok()
     } else {
@@ -193,7 +192,6 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
     if appliance && let Err(e) = crate::cgroup::prepare() {
         wrong.report.complaints.push(e);
     }
-    let token = sys::memfd::sealed("token", &boot_token(appliance)?)?;
     let control = PacketListener::bind(&run.join("init.sock"), Blocking::NonBlocking)?;
     open_to_all(&run.join("init.sock"))?;
     let open = open_descriptors(&setup, &terminal_name, &mut wrong.degraded);
@@ -226,6 +224,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
     } else {
         "uids, cgroups, namespaces, kernel switches: not as an ordinary process"
     };
+    let unconfined = said_free(unconfined, &units);
     let (mut work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
         Ok((work, page)) => match read_only(&page) {
             Ok(page) => (work, Some(page)),
@@ -261,8 +260,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
             .map(|k| short(&k.to_string()).to_owned())
             .collect(),
         hostname,
-        unconfined: unconfined.to_owned(),
-        token,
+        unconfined,
         sensors,
         found,
         work,
@@ -351,6 +349,17 @@ pub struct Open {
     pub machine: Option<OwnedFd>,
     /// Roots of the gateway.
     pub roots: Vec<(String, OwnedFd)>,
+}
+
+/// What is left out of the confinement from the beginning, with the services whose manifest does without.
+fn said_free(already: &str, units: &[Unit]) -> String {
+    let free = units.iter().filter(|u| !u.service.is_confined());
+    let names: Vec<&str> = free.map(Unit::name).collect();
+    match (already, names.is_empty()) {
+        (already, true) => already.to_owned(),
+        ("", false) => format!("by their manifest: {}", names.join(", ")),
+        (already, false) => format!("{already}; by their manifest: {}", names.join(", ")),
+    }
 }
 
 /// The first digits of a digest or key: enough to tell them apart.
@@ -471,22 +480,6 @@ fn choose_hostname(params: &Params, manifest: &Manifest) -> String {
         "" => manifest.hostname.as_str().to_owned(),
         named => named.to_owned(),
     }
-}
-
-/// The token that the host gave, or a new one, as hex digits.
-fn boot_token(appliance: bool) -> io::Result<Vec<u8>> {
-    if appliance && let Ok(given) = fs::read(TOKEN_FILE) {
-        let digits = given.trim_ascii();
-        if digits.len() == TOKEN_BYTES && digits.iter().all(u8::is_ascii_hexdigit) {
-            return Ok(digits.to_ascii_lowercase());
-        }
-    }
-    let mut random = [0u8; TOKEN_BYTES / 2];
-    sys::random::fill(&mut random)?;
-    Ok(random
-        .iter()
-        .flat_map(|b| format!("{b:02x}").into_bytes())
-        .collect())
 }
 
 /// A handle of a memfd through which nobody can write, nor open it again for writing.

@@ -672,6 +672,7 @@ impl Heart {
             last_exit: unit.last_exit.as_str(),
             status: unit.status.as_str(),
             backoff_ns: self.supervisor.backoff_left_ns(i, now),
+            confined: unit.service.is_confined(),
         };
         wire::encode(id, &service, out).unwrap_or_default()
     }
@@ -727,7 +728,7 @@ impl Heart {
             "kmsg" | "data" => opened.as_ref().map(AsFd::as_fd),
             "rts" => self.rts.as_ref().map(AsFd::as_fd),
             "sensors" => self.sensors.as_ref().map(AsFd::as_fd),
-            "token" => Some(self.token.as_fd()),
+            "token" => self.token.as_ref().map(AsFd::as_fd),
             other => other.strip_prefix("stats.").and_then(|service| {
                 let unit = self.units.iter().find(|u| u.name() == service)?;
                 unit.passed

@@ -9,6 +9,7 @@ mod services;
 mod standing;
 mod tasks;
 mod time;
+mod token;
 
 use crate::boot::{Open, short};
 use crate::control::{CONNECTIONS_MAX, Connection};
@@ -240,7 +241,10 @@ pub struct Heart {
     pub(crate) hostname: String,
     pub(crate) watchdog_name: String,
     pub(crate) unconfined: String,
-    pub(crate) token: OwnedFd,
+    /// The boot token, once it could be drawn.
+    pub(crate) token: Option<OwnedFd>,
+    /// The helper waits for randomness.
+    randomness_asked: bool,
     pub(crate) rts: Option<OwnedFd>,
     pub(crate) sensors: Option<OwnedFd>,
     helper_process: HelperProcess,
@@ -310,8 +314,6 @@ pub struct Parts {
     pub hostname: String,
     /// See [`Heart`].
     pub unconfined: String,
-    /// See [`Heart`].
-    pub token: OwnedFd,
     /// See [`Heart`].
     pub sensors: Option<OwnedFd>,
     /// See [`Heart`].
@@ -392,7 +394,8 @@ impl Heart {
             keys: parts.keys,
             hostname: parts.hostname,
             unconfined: parts.unconfined,
-            token: parts.token,
+            token: None,
+            randomness_asked: false,
             sensors: parts.sensors,
             // Without a list of blocks there is nothing to hold the tensors against.
             tensors_verified: parts.found.as_ref().is_none_or(|f| f.plain),
@@ -494,6 +497,7 @@ impl Heart {
         self.unblock_all();
         self.queue_boot_tasks();
         self.unblock_all();
+        self.keep_token();
         let boot = self.setup.is_appliance();
         let (digest, signer) = self
             .found
@@ -554,6 +558,7 @@ impl Heart {
         }
         self.decide(Event::Tick);
         self.retry_helper(now);
+        self.keep_token();
         self.resume_control();
         self.renew_connections();
         self.renew_turns();

@@ -198,6 +198,9 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
                 ..DoneWell::default()
             });
         }
+        Task::Randomness => {
+            sys::random::fill(&mut [0u8; 1]).map_err(|e| named("randomness", e))?;
+        }
         Task::Clock {
             wall_ns,
             at_ns,

@@ -53,6 +53,8 @@ pub enum Purpose {
     Leases(usize, u64, u64, u64),
     /// Setting the wall clock.
     Clock,
+    /// Waiting for the kernel's pool of randomness.
+    Randomness,
     /// Unmounting at the end.
     Unmount,
 }
@@ -74,6 +76,8 @@ impl Purpose {
             | Self::OpenData
             | Self::OpenRoot(_)
             | Self::StorageReady
+            // The kernel fills its pool by itself in a second or two.
+            | Self::Randomness
             | Self::GrowPartition => 30 * S,
             // 4 MiB each.
             Self::Scrub(_) => 60 * S,
@@ -331,6 +335,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Look { path } => format!("look at {path}"),
         Task::GrowPartition { device, .. } => format!("grow partition {device}"),
         Task::Clock { .. } => "set the clock".to_owned(),
+        Task::Randomness => "wait for randomness".to_owned(),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

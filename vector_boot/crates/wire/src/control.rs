@@ -127,6 +127,8 @@ pub struct Service<'a> {
     pub status: &'a str,
     /// Nanoseconds until the next start in [`ServiceState::Backoff`].
     pub backoff_ns: u64,
+    /// Whether it has a cell, Landlock and filters; a manifest may do without them.
+    pub confined: bool,
 }
 
 /// What to do to a service.

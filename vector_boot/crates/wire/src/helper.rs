@@ -105,6 +105,8 @@ pub enum Task<'a> {
         /// At once; otherwise slowly.
         step: bool,
     },
+    /// Waits until the kernel's pool of randomness is ready, so that PID 1 can draw a secret without waiting.
+    Randomness,
 }
 
 /// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.

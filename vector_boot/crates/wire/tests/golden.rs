@@ -159,6 +159,7 @@ fn machine(golden: &mut Golden) {
         last_exit: "signal 9 after 12 ms",
         status: "serving",
         backoff_ns: 200_000_000,
+        confined: true,
     });
     golden.kind(&control::Control {
         verb: Verb::Restart,
@@ -329,6 +330,7 @@ fn helper(golden: &mut Golden) {
             step: true,
         },
     );
+    golden.variant("randomness", &Task::Randomness);
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

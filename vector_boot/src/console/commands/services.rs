@@ -139,7 +139,7 @@ fn services(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> O
             "name": s.name, "state": state_name(s.state), "pid": s.pid, "uid": s.uid,
             "restarts": s.restarts, "uptime_ns": s.uptime_ns, "ready_ns": s.ready_ns,
             "memory_bytes": s.memory_bytes, "last_exit": s.last_exit, "status": s.status,
-            "backoff_ns": s.backoff_ns,
+            "backoff_ns": s.backoff_ns, "confined": s.confined,
         }));
         let known =
             |n: u64, shown: fn(u64) -> String| if n == 0 { "-".to_owned() } else { shown(n) };
@@ -169,7 +169,8 @@ fn note(s: &Service<'_>) -> String {
         "" => String::new(),
         how => format!("last: {how}"),
     };
-    let parts = [again.as_str(), s.status, ended.as_str()];
+    let free = if s.confined { "" } else { "unconfined" };
+    let parts = [free, again.as_str(), s.status, ended.as_str()];
     let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
     parts.join("; ")
 }

@@ -43,11 +43,12 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let name = service.name.as_str();
     let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
     let added = matches!(service.image, manifest::Image::Added(_));
+    let jailed = added && service.is_confined();
     let mut passed = Vec::new();
     for pass in service.pass.iter() {
         collect(heart, name, pass, &mut passed).map_err(|e| failed(pass.as_str(), e))?;
     }
-    if added {
+    if jailed {
         let fd = match heart.images.get(image).map(|i| &i.held) {
             Some(Held::Yes(fd)) => fd.try_clone().map_err(|e| failed("image", e))?,
             _ => return Err(format!("service {name}: image not in hand")),
@@ -97,7 +98,7 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     unit.passed = passed;
     unit.leaf = leaf;
     // In its cell the service finds its own socket alone.
-    let notify = if appliance {
+    let notify = if appliance && service.is_confined() {
         jail::cell::NOTIFY.to_owned()
     } else {
         run.join("notify").join(name).display().to_string()
@@ -110,9 +111,10 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         ("VB_RUN", run.as_str()),
         ("VB_BOOT_ID", &boot_id),
         ("VB_NAME", name),
-        ("VB_NET", &network[0]),
-        ("VB_NTP", &network[1]),
     ];
+    if !added || jailed {
+        env.extend([("VB_NET", network[0].as_str()), ("VB_NTP", &network[1])]);
+    }
     if unit.notify().is_some() {
         env.push(("NOTIFY_SOCKET", &notify));
     }
@@ -122,6 +124,7 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let mut argv = match &service.image {
         manifest::Image::VectorBoot => vec!["vector_boot"],
         manifest::Image::Services => vec!["vb-services"],
+        manifest::Image::Added(added) if !jailed => vec![added.as_str()],
         manifest::Image::Added(added) => vec![
             "vector_boot",
             "jail",
@@ -178,7 +181,7 @@ fn collect(
     let one = match pass {
         Pass::Log => open.log.as_ref(),
         Pass::Rts => heart.rts.as_ref(),
-        Pass::Token => Some(&heart.token),
+        Pass::Token => heart.token.as_ref(),
         Pass::Sensors => heart.sensors.as_ref(),
         Pass::Tty => open.tty.as_ref(),
         Pass::Machine => open.machine.as_ref(),

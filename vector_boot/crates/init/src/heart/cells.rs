@@ -39,6 +39,9 @@ impl Heart {
         let Some(unit) = self.units.get_mut(i) else {
             return false;
         };
+        if !unit.service.is_confined() {
+            return true;
+        }
         match unit.cell {
             CellState::Made(_) => true,
             CellState::Asked(_) | CellState::Refused => false,

@@ -91,8 +91,9 @@ impl Heart {
         let Some(unit) = self.units.get_mut(i) else {
             return Event::StartFailed(i);
         };
-        // A user's program is exec'd by the jail, which is one of our roles.
-        let runs = if matches!(unit.service.image, rts::manifest::Image::Added(_)) {
+        // A user's program is exec'd by the jail, which is one of our roles, unless its manifest does without.
+        let added = matches!(unit.service.image, rts::manifest::Image::Added(_));
+        let runs = if added && unit.service.is_confined() {
             VECTOR_BOOT
         } else {
             unit.image
@@ -267,7 +268,8 @@ impl Heart {
                 .iter()
                 .any(|p| matches!(p, Pass::Tty | Pass::Machine));
         // What the cell shows must be there before it is made; it is made while the image loads.
-        if !storage || !self.cell_is_there(i) || !image || !trusted {
+        let waits = self.waits_for_token(i);
+        if !storage || !self.cell_is_there(i) || !image || !trusted || waits {
             return;
         }
         match crate::boot::prepare_unit(self, i) {

@@ -271,6 +271,8 @@ impl Heart {
                 self.answer_plan(slot, generation, id, epoch, &result);
             }
             (Purpose::Clock, result) => self.clock_set(&result),
+            // Every beat looks again, whatever the answer.
+            (Purpose::Randomness, _) => self.keep_token(),
             (Purpose::StorageReady, result) => {
                 if let Err(e) = result {
                     self.degrade(e);

@@ -205,6 +205,13 @@ impl Manifest {
                     "a role word first",
                 ));
             }
+            Image::VectorBoot | Image::Services if service.profile != Profile::Foreign => {
+                return Err(ManifestError::value(
+                    field("profile"),
+                    service.profile.as_str(),
+                    "none where the image is ours: its role has its own",
+                ));
+            }
             Image::VectorBoot | Image::Services if service.network => {
                 return Err(ManifestError::value(
                     field("network"),
@@ -212,11 +219,18 @@ impl Manifest {
                     "none where the image is ours: its role has its own",
                 ));
             }
-            Image::VectorBoot | Image::Services if service.profile != Profile::Foreign => {
+            Image::Added(_) if !service.is_confined() && !service.network => {
                 return Err(ManifestError::value(
-                    field("profile"),
-                    service.profile.as_str(),
-                    "none where the image is ours: its role has its own",
+                    field("network"),
+                    "false",
+                    "true where profile is unconfined: without a cell it is in the machine's network",
+                ));
+            }
+            Image::Added(_) if !service.is_confined() && service.tmp_bytes != 0 => {
+                return Err(ManifestError::value(
+                    field("tmp_bytes"),
+                    service.tmp_bytes,
+                    "0 where profile is unconfined: without a cell it has no /tmp of its own",
                 ));
             }
             _ => {}

@@ -193,6 +193,12 @@ impl Service {
             extend_ms_max: 60_000,
         }
     }
+
+    /// Whether it has a cell, Landlock and filters.
+    #[must_use]
+    pub fn is_confined(&self) -> bool {
+        self.profile != Profile::Unconfined
+    }
 }
 
 /// The program of a service. New kinds are added at the end.
@@ -235,6 +241,8 @@ pub enum Profile {
     Console,
     /// The role `net`.
     Net,
+    /// None: no cell, no Landlock, no filter. Uid, cgroup, limits, empty capability sets and `no_new_privs` stay.
+    Unconfined,
 }
 
 impl Profile {
@@ -247,6 +255,7 @@ impl Profile {
             Self::Gateway => "gateway",
             Self::Console => "console",
             Self::Net => "net",
+            Self::Unconfined => "unconfined",
         }
     }
 }

@@ -299,6 +299,14 @@ impl SourceService {
             other => Image::Added(name(field("image"), other)?),
         };
         let base = Service::new(name("service name", &own)?, image);
+        let profile = self.profile.unwrap_or(base.profile);
+        let base = Service { profile, ..base };
+        // Without a cell there is neither a network nor a /tmp of its own: what is not said means that.
+        let (network, tmp_bytes) = if base.is_confined() {
+            (base.network, base.tmp_bytes)
+        } else {
+            (true, 0)
+        };
         let backoff_ms_max = self.backoff_ms_max.unwrap_or(base.backoff_ms_max);
         Ok(Service {
             args: list(field("args"), self.args, |word| {
@@ -337,9 +345,8 @@ impl SourceService {
             data: self.data.unwrap_or(base.data),
             strategy: self.strategy.unwrap_or(base.strategy),
             log_rate: self.log_rate.unwrap_or(base.log_rate),
-            profile: self.profile.unwrap_or(base.profile),
-            network: self.network.unwrap_or(base.network),
-            tmp_bytes: self.tmp_bytes.unwrap_or(base.tmp_bytes),
+            network: self.network.unwrap_or(network),
+            tmp_bytes: self.tmp_bytes.unwrap_or(tmp_bytes),
             fd_store: self.fd_store.unwrap_or(base.fd_store),
             extend_ms_max: self.extend_ms_max.unwrap_or(base.extend_ms_max),
             ..base

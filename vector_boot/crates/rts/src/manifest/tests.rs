@@ -180,6 +180,19 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
             "service a: profile: \"net\", expected none",
         ),
         (
+            "[[service]]\nname = \"a\"\nimage = \"vb-services\"\nargs = [\"ledger\"]\nuid = 901\nprofile = \"unconfined\""
+                .into(),
+            "service a: profile: \"unconfined\", expected none",
+        ),
+        (
+            service("profile = \"unconfined\"\nnetwork = false"),
+            "network: \"false\", expected true",
+        ),
+        (
+            service("profile = \"unconfined\"\ntmp_bytes = 65536"),
+            "tmp_bytes: \"65536\", expected 0",
+        ),
+        (
             service("restart = \"sometimes\""),
             "unknown variant `sometimes`",
         ),
