@@ -277,24 +277,21 @@ fn a_helper_that_stops_is_named_and_replaced_while_the_beat_goes_on() {
     until("the machine is degraded", || {
         let status = process.json(&["status"]);
         let reason = status["reason"].as_str().expect("a reason");
-        status["state"] == "degraded"
-            && reason.contains("helper: look at")
-            && reason.contains("no answer within 5 s")
+        status["state"] == "degraded" && reason.contains(&format!("helper: pid {first} was let go"))
     });
     // Long before it was noticed, and after.
     assert!(
-        beats() > before + 40,
+        beats() > before + 15,
         "{before} beats before, {} after",
         beats()
     );
     until("another helper answers", || {
-        helper(&process).is_some_and(|pid| pid != first)
-            && process.json(&["status"])["state"] == "ready"
+        helper(&process) != Some(first) && process.json(&["status"])["state"] == "ready"
     });
     assert_eq!(process.json(&["beat"])["missed"], 0);
     until("the event", || {
         let events = process.ok(&["ledger", "query", "--type", "machine_recovered"]);
-        events.contains("helper: look at")
+        events.contains("was let go and has not ended")
     });
     assert!(process.end().success());
 }

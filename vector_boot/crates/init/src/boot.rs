@@ -95,7 +95,7 @@ fn last_resort() {
     }));
 }
 
-fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart> {
+fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<Heart>> {
     let appliance = setup.is_appliance();
     let begun_ns = sys::clock::monotonic_ns();
     let (mut held, line) = begin::begin(&setup, handoff_ns)?;
@@ -127,7 +127,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
             .push(format!("{}/net: {e}", run.display()));
     }
     let package_begin = sys::clock::monotonic_ns();
-    let (found, package_name) =
+    let (mut found, package_name) =
         find_package(&first_look, &mut held, appliance, &mut wrong.degraded);
     if let Some(found) = &found
         && appliance
@@ -149,7 +149,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
     } = held;
     wrong.report = report;
     let keys = trusted_keys(&initramfs);
-    let mut manifest = choose_manifest(&initramfs, found.as_ref(), &mut wrong.degraded);
+    let mut manifest = choose_manifest(&initramfs, found.as_mut(), &mut wrong.degraded);
     let values = manifest
         .params
         .iter()
@@ -215,6 +215,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
         .iter()
         .map(|u| policy_of(&u.service, &manifest))
         .collect();
+    // Each has its own row now.
+    manifest.services = Vec::new();
     let seed = u64::from_le_bytes(*boot_id.first_chunk().unwrap_or(&[1; 8]));
     for complaint in wrong.report.complaints.iter().chain(&params.complaints) {
         journal.say(Level::Warn, format_args!("{complaint}"));
@@ -244,14 +246,15 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
     for reason in &wrong.degraded {
         journal.say(Level::Error, format_args!("degraded: {reason}"));
     }
-    let mut heart = Heart::new(Parts {
+    // On the heap: it lives as long as the machine, and this stack is given back.
+    let mut heart = Box::new(Heart::new(Parts {
         handoff_ns,
         journal,
         supervisor: Supervisor::new(&policies, seed),
         units,
         images,
         control,
-        phases: Vec::with_capacity(64),
+        phases: Vec::with_capacity(16),
         degraded: std::mem::take(&mut wrong.degraded),
         package_name,
         running,
@@ -269,7 +272,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Heart
         open,
         setup,
         params,
-    })?;
+    })?);
     if cause != Cause::First {
         let note = format!("{} {}", heart.running.from, short(&heart.running.digest));
         heart
@@ -461,18 +464,18 @@ fn search(from_initramfs: Option<File>, appliance: bool) -> Option<(File, String
 
 fn choose_manifest(
     initramfs: &Initramfs,
-    found: Option<&Found>,
+    found: Option<&mut Found>,
     degraded: &mut Vec<String>,
 ) -> Manifest {
+    // Taken in either case: nobody asks for it again.
+    let of_package = found.and_then(|f| f.manifest.take());
     if let Some(bytes) = &initramfs.manifest {
         match Manifest::decode(bytes) {
             Ok(manifest) => return manifest,
             Err(e) => degraded.push(format!("vb.manifest: {e}")),
         }
     }
-    found
-        .and_then(|f| f.manifest.clone())
-        .unwrap_or_else(manifest::default)
+    of_package.unwrap_or_else(manifest::default)
 }
 
 fn choose_hostname(params: &Params, manifest: &Manifest) -> String {

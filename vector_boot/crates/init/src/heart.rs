@@ -5,6 +5,7 @@
 
 mod cells;
 mod ending;
+mod rest;
 mod services;
 mod standing;
 mod tasks;
@@ -276,6 +277,8 @@ pub struct Heart {
     /// Not even the console can.
     alone: bool,
     ready_said: bool,
+    /// The beat in which memory is given back, if some was touched.
+    rest_at: Option<u64>,
     ending: Ending,
     power: Power,
     /// Folder that is unmounted at the end.
@@ -426,6 +429,7 @@ impl Heart {
             hopeless: false,
             alone: false,
             ready_said: false,
+            rest_at: None,
             ending: Ending::No,
             power: Power::Poweroff,
             mounted: Vec::new(),
@@ -476,6 +480,8 @@ impl Heart {
             if beat {
                 self.on_beat(woken_cpu);
             }
+            // What this turn asked of it need not wait for the next beat.
+            self.wake_helper(sys::clock::monotonic_ns());
             self.releaser.step();
             if let Ending::Over = self.ending {
                 return Some(match self.power {
@@ -557,7 +563,7 @@ impl Heart {
             self.phase("first-beat", self.handoff_ns, now, String::new());
         }
         self.decide(Event::Tick);
-        self.retry_helper(now);
+        self.tend_helper(now);
         self.keep_token();
         self.resume_control();
         self.renew_connections();
@@ -571,6 +577,7 @@ impl Heart {
         self.look_for_emergency();
         self.sample(now, late);
         self.journal.state.set_beat(&self.beat.row());
+        self.rest();
         self.pet_watchdog();
         let cpu = sys::clock::thread_cpu_ns().saturating_sub(woken_cpu);
         self.beat.cpu_last_ns = cpu;

@@ -135,7 +135,7 @@ impl HelperLink {
     pub fn new() -> Self {
         Self {
             socket: None,
-            queue: VecDeque::with_capacity(QUEUE_MAX),
+            queue: VecDeque::new(),
             current: None,
             given_up: None,
             next_id: 1,
@@ -184,6 +184,13 @@ impl HelperLink {
             let why = format!("{}: its helper hangs in the kernel", job.what);
             self.given_up = Some((job.purpose, why));
         }
+    }
+
+    /// Lets go of a helper that has nothing to do: it ends when our end is closed. The room of the queue
+    /// goes too: it was the boot that filled it.
+    pub fn dismiss(&mut self) {
+        self.socket = None;
+        self.queue.shrink_to_fit();
     }
 
     /// Our end, to be watched.

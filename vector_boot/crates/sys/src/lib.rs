@@ -21,6 +21,7 @@ pub mod packet;
 pub mod park;
 pub mod process;
 pub mod random;
+pub mod reclaim;
 pub mod region;
 pub mod release;
 pub mod seccomp;

@@ -9,6 +9,7 @@ use crate::capability::{HIGHEST, Set, VERSION_3};
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Where passed descriptors begin, after stdin, stdout and stderr.
@@ -20,8 +21,9 @@ const PARKING: RawFd = FIRST_PASSED + PASSED_MAX as RawFd;
 pub const PASSED_MAX: usize = 24;
 /// Namespaces that one child enters: mnt, ipc, uts, net.
 pub const NAMESPACES_MAX: usize = 4;
-/// Bytes of the child's stack; it holds one frame of [`child`] and the kernel's signal frame.
-const STACK_BYTES: usize = 32 * 1024;
+/// Bytes of the child's stack, part of the parent's: a few frames of at most some hundred bytes, and none
+/// for a signal, since CLONE_CLEAR_SIGHAND leaves no handler.
+const STACK_BYTES: usize = 8 * 1024;
 /// `LISTEN_PID=` and ten digits, filled in by the child, who alone knows its pid.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 
@@ -168,7 +170,6 @@ pub struct Spawn {
     pub controlling_terminal: bool,
     /// Whether the child is killed when we end: for an ordinary process, whose end nobody cleans up.
     pub dies_with_parent: bool,
-    stack: Vec<u8>,
 }
 
 /// A started child.
@@ -225,7 +226,6 @@ impl Spawn {
             oom_score_adj: None,
             controlling_terminal: false,
             dies_with_parent: false,
-            stack: vec![0; STACK_BYTES],
         })
     }
 
@@ -233,7 +233,7 @@ impl Spawn {
     ///
     /// # Errors
     /// [`Stuck`]: the step that failed, `clone3(2)` or one in the child, and why.
-    pub fn start(&mut self, descriptors: &Descriptors<'_>) -> io::Result<Child> {
+    pub fn start(&self, descriptors: &Descriptors<'_>) -> io::Result<Child> {
         if descriptors.passed.len() > PASSED_MAX || descriptors.namespaces.len() > NAMESPACES_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -302,6 +302,8 @@ impl Spawn {
             errno: 0,
         };
         let mut pidfd: RawFd = -1;
+        // In our own frame: these pages are there anyway, and we sleep while the child runs.
+        let mut stack = MaybeUninit::<Stack>::uninit();
         let mut flags = libc::CLONE_VFORK | libc::CLONE_VM | libc::CLONE_PIDFD;
         if descriptors.cgroup.is_some() {
             flags |= CLONE_INTO_CGROUP as i32;
@@ -317,12 +319,12 @@ impl Spawn {
                 | CLONE_CLEAR_SIGHAND,
             pidfd: (&raw mut pidfd) as u64,
             exit_signal: libc::SIGCHLD as u64,
-            stack: self.stack.as_mut_ptr() as u64,
-            stack_size: self.stack.len() as u64,
+            stack: stack.as_mut_ptr() as u64,
+            stack_size: size_of::<Stack>() as u64,
             cgroup: descriptors.cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
             ..CloneArgs::default()
         };
-        // SAFETY: the child runs `child` on `self.stack`, which nobody else uses and which outlives
+        // SAFETY: the child runs `child` on `stack`, which nobody else uses and which outlives
         // it: CLONE_VFORK keeps this thread asleep until the child has exec'd or ended, so `plan`
         // and everything that it points to stay alive and are touched by one side at a time.
         let pid = unsafe { clone_and_call(&arguments, child, &raw mut plan) };
@@ -343,6 +345,10 @@ impl Spawn {
         Ok(Child { pid, pidfd })
     }
 }
+
+/// A stack as both architectures want it, at a multiple of 16.
+#[repr(C, align(16))]
+struct Stack([u8; STACK_BYTES]);
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -741,7 +747,7 @@ mod tests {
             .open("/dev/null")
             .unwrap();
         let (mut read, write) = std::io::pipe().unwrap();
-        let mut spawn =
+        let spawn =
             Spawn::new(&["sh", "-c", script], &[("PATH", "/bin:/usr/bin")], &names).unwrap();
         let child = spawn
             .start(&Descriptors {
@@ -789,7 +795,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error_and_leaves_no_zombie() {
         let folder = File::open("/").unwrap();
-        let mut spawn = Spawn::new(&["x"], &[], &[]).unwrap();
+        let spawn = Spawn::new(&["x"], &[], &[]).unwrap();
         let null = File::open("/dev/null").unwrap();
         let fds = Descriptors {
             image: folder.as_fd(),

@@ -1,6 +1,5 @@
 //! Services under the heart: what the policy decides is done here, and what they do is told to it.
 
-use super::tasks::HELPER_RETRY_NS;
 use super::{Heart, Held, VECTOR_BOOT, Watch};
 use crate::state::records::UnitRow;
 use crate::state::{Fixed, Json, Level, Weight};
@@ -148,6 +147,7 @@ impl Heart {
     }
 
     pub(super) fn note_change(&mut self, i: usize, from: Phase, to: Phase) {
+        self.stir();
         let now = sys::clock::monotonic_ns();
         let restarts = self.supervisor.restarts(i);
         self.write_row(i);
@@ -370,6 +370,7 @@ impl Heart {
     }
 
     pub(super) fn child_ended(&mut self, reaped: &Reaped) {
+        self.stir();
         let now = sys::clock::monotonic_ns();
         let of_child = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == reaped.pid);
         if let Some(i) = self.units.iter().position(|u| of_child(&u.child)) {
@@ -403,12 +404,7 @@ impl Heart {
                 success: reaped.exit == Exit::Code(0),
             });
         } else if of_child(&self.helper_process.child) {
-            self.helper_process.child = None;
-            self.helper_process.retry_at_ns = now + HELPER_RETRY_NS;
-            self.journal.say(
-                Level::Warn,
-                format_args!("helper died: cause=\"{}\"", reaped.exit),
-            );
+            self.helper_ended(reaped.exit, now);
         } else if !self.left_helper_ended(reaped.pid) {
             self.beat.orphans += 1;
         }

@@ -8,18 +8,23 @@ use rts::manifest::Verify;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
+use sys::process::Exit;
 use sys::spawn::{Child, Descriptors, Limit, Powers, Spawn};
 use wire::helper::Task;
 
 /// Pause between two tries to start the helper.
-pub(super) const HELPER_RETRY_NS: u64 = 1_000_000_000;
+const HELPER_RETRY_NS: u64 = 1_000_000_000;
 /// How long a killed helper may take to be gone; longer than that it hangs in the kernel.
 const KILL_NS: u64 = 2_000_000_000;
+/// A helper with nothing to do is let go after this long: more than lies between two tasks of one errand.
+const IDLE_NS: u64 = 2_000_000_000;
+/// How long one that was let go may take to end; longer than that it is stopped, and killed.
+const END_NS: u64 = 2_000_000_000;
 /// Helpers that may hang in the kernel before no more are started: each holds a process and a stack.
 const LEFT_MAX: usize = 4;
 /// Damaged blocks that are named; a model with more of them is not looked at any further.
 const DAMAGED_MAX: u32 = 8;
-/// An idle helper is looked at this often.
+/// The data disk is looked at this often.
 const LOOK_NS: u64 = 10_000_000_000;
 /// Tensor blocks hashed in one task of the scrub: 4 MiB.
 const SCRUB_BLOCKS: u32 = 64;
@@ -29,7 +34,9 @@ const SCRUB_BLOCKS: u32 = 64;
 pub struct HelperProcess {
     pub(super) child: Option<Child>,
     output: Option<File>,
-    pub(super) retry_at_ns: u64,
+    retry_at_ns: u64,
+    /// When the present one was let go.
+    let_go_ns: Option<u64>,
     /// When the present one was killed for missing a deadline.
     killed_ns: Option<u64>,
     /// Those that could not be killed, until the kernel lets them go.
@@ -74,6 +81,7 @@ impl Heart {
             namespaces: &[],
         })?;
         self.helper_process.child = Some(child);
+        self.helper_process.let_go_ns = None;
         if let Some(socket) = self.helper.socket() {
             self.poller
                 .add(socket, Watch::Helper.token(), Interest::Read)?;
@@ -85,17 +93,73 @@ impl Heart {
         Ok(())
     }
 
-    pub(super) fn retry_helper(&mut self, now: u64) {
+    /// Starts a helper if a task waits and there is none.
+    pub(super) fn wake_helper(&mut self, now: u64) {
         let full = self.helper_process.left.is_full();
-        if self.helper_process.child.is_none() && now >= self.helper_process.retry_at_ns && !full {
+        let wanted = self.helper_process.child.is_none() && !self.helper.is_idle();
+        if wanted && now >= self.helper_process.retry_at_ns && !full {
             self.helper_process.killed_ns = None;
             self.start_helper();
             // Its predecessors may have left a task that is given up.
             self.settle_given_up();
         }
+    }
+
+    pub(super) fn tend_helper(&mut self, now: u64) {
+        self.wake_helper(now);
         self.kill_late_helper(now);
         self.look(now);
+        self.let_go_of_helper(now);
         self.helper.pump();
+    }
+
+    /// Lets a helper end that has nothing to do: most of the time there is nothing, and its memory is the
+    /// larger part of what PID 1 costs.
+    fn let_go_of_helper(&mut self, now: u64) {
+        let process = &mut self.helper_process;
+        let Some(child) = process
+            .child
+            .as_ref()
+            .filter(|_| process.killed_ns.is_none())
+        else {
+            return;
+        };
+        match process.let_go_ns {
+            None if self.helper.is_idle() && now.saturating_sub(process.looked_ns) >= IDLE_NS => {
+                process.let_go_ns = Some(now);
+                if let Some(socket) = self.helper.socket() {
+                    // Closing it below takes it out as well.
+                    let _ = self.poller.remove(socket);
+                }
+                self.helper.dismiss();
+            }
+            Some(since) if now.saturating_sub(since) >= END_NS => {
+                process.killed_ns = Some(now);
+                let text = format!(
+                    "helper: pid {} was let go and has not ended within {} s",
+                    child.pid,
+                    END_NS / 1_000_000_000
+                );
+                self.trouble(Trouble::Helper, Some(text));
+                // The next one's answer ends the trouble.
+                self.helper
+                    .ask(Purpose::Look, &Task::Look { path: "" }, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// How the helper ended: by being let go, or not.
+    pub(super) fn helper_ended(&mut self, exit: Exit, now: u64) {
+        let process = &mut self.helper_process;
+        process.child = None;
+        if process.let_go_ns.take().is_some() {
+            process.retry_at_ns = now;
+            return;
+        }
+        process.retry_at_ns = now + HELPER_RETRY_NS;
+        self.journal
+            .say(Level::Warn, format_args!("helper died: cause=\"{exit}\""));
     }
 
     /// Kills a helper that missed a deadline, and leaves one behind that does not even die of that.
@@ -153,15 +217,16 @@ impl Heart {
         true
     }
 
-    /// Asks an idle helper how full the data disk is: who does not answer that is stuck.
+    /// Asks how full the data disk is, when there is nothing else to ask.
     fn look(&mut self, now: u64) {
-        if !self.helper.is_idle() || now.saturating_sub(self.helper_process.looked_ns) < LOOK_NS {
+        let waited = now.saturating_sub(self.helper_process.looked_ns);
+        if !self.data_opened || !self.helper.is_idle() || waited < LOOK_NS {
             return;
         }
         self.helper_process.looked_ns = now;
         let data = self.setup.data_folder().display().to_string();
-        let path = if self.data_opened { data.as_str() } else { "" };
-        self.helper.ask(Purpose::Look, &Task::Look { path }, None);
+        self.helper
+            .ask(Purpose::Look, &Task::Look { path: &data }, None);
     }
 
     pub(super) fn read_helper_output(&mut self) {
