@@ -116,8 +116,8 @@ def environment(tools: Tools, arch: Architecture) -> dict[str, str]:
     """What cargo sees: static executables, and nothing of the caller's own cargo settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("CARGO_BUILD", "CARGO_ENCODED"))}
     kept["PATH"] = f"{tools.cargo.parent}:{kept.get('PATH', '')}"
-    # Static and movable, and no path of this host inside. Only here, never in .cargo/config.toml: cargo would drop
-    # the cdylib there.
+    # Static and movable, which vector_boot/build.rs takes back for PID 1, and no path of this host inside. Only here,
+    # never in .cargo/config.toml: cargo would drop the cdylib there.
     cargo_home = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
     flags = ["-C", "target-feature=+crt-static", "-C", "relocation-model=pie"]
     flags += [f"--remap-path-prefix={SOURCES}=.", f"--remap-path-prefix={cargo_home}=cargo"]
