@@ -46,6 +46,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "instructions from the handoff to three services up, against what tests/bench/init/budget.json allows",
         init_budget,
     ),
+    (
+        "hour",
+        "an hour of a machine's time under kills and questions: no growth of memory, descriptors, cgroups, threads",
+        hour,
+    ),
 ];
 
 /// The demonstration checks its own steps.
@@ -65,6 +70,11 @@ fn init_bench() {
 /// One boot of the appliance build, whose minutes are why this is a drill.
 fn init_budget() {
     bench(&["--budget"]);
+}
+
+/// An hour for the machine, some minutes for the host.
+fn hour() {
+    bench(&["--hour"]);
 }
 
 /// The bench is a program of its own: it builds, boots and prints as it goes.

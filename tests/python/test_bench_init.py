@@ -14,8 +14,9 @@ from unittest import mock
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("qemu", "tests/bench")]
 
 # pylint: disable=wrong-import-position
-from init import boot, budget
+from init import boot, budget, hour
 from machine.kernel import Kernel
+from machine.report import HostError
 
 STARTS = "R start a us=100\nR start b us=300\nR start c us=200\n"
 
@@ -37,6 +38,11 @@ class ReadTest(unittest.TestCase):
         figures = boot.read(lines)
         self.assertEqual((figures.anonymous_kib, figures.pss_kib, figures.processes), (8, 50, 2))
 
+    def test_memory_that_is_weighed_again_counts_the_second_time(self) -> None:
+        first = "R memory 1 anon=90 pss=95 rss=99 name=init\nR memory 7 anon=9 pss=9 rss=9 name=helper\n"
+        figures = boot.read(f"{first}R memory 1 anon=8 pss=20 rss=24 name=init\n")
+        self.assertEqual((figures.anonymous_kib, figures.pss_kib, figures.processes), (8, 20, 1))
+
     def test_zombies_that_stay_or_are_too_few_are_no_figure(self) -> None:
         line = "R zombies peak={} handed_us=7000 reaped_us=61500 left={}\n"
         self.assertEqual(boot.read(line.format(10001, 0)).zombies_ms, 61.5)
@@ -46,6 +52,35 @@ class ReadTest(unittest.TestCase):
     def test_lines_of_others_are_passed_over(self) -> None:
         others = "[    1.2] reboot: R start a us=9\n\rR nothing\n"
         self.assertEqual(boot.read(f"{others}{STARTS}").start_us, 300)
+
+
+class HourTest(unittest.TestCase):
+    """What counts as growth in an hour."""
+
+    QUIET = {"anon": 100, "fds": 30, "threads": 1, "cgroups": 9, "dying": 0, "services": 60, "slab": 9000, "free": 1}
+
+    def holds(self, missed: int = 0, **last: int) -> bool:
+        """Judges an hour whose last minute holds something else."""
+        minutes = [{**self.QUIET, **(last if minute == 60 else {})} for minute in range(61)]
+        lines = [
+            f"R hour minute={n} {' '.join(f'{key}={value}' for key, value in account.items())}\n"
+            for n, account in enumerate(minutes)
+        ]
+        beat = json.dumps({"count": 36700, "missed": missed, "coalesced": 0, "late_max_ns": 5})
+        with redirect_stdout(StringIO()):
+            return hour.holds(boot.read("".join(lines) + f"R beat {beat}\n"))
+
+    def test_a_quiet_hour_holds_and_a_page_of_noise_is_none(self) -> None:
+        self.assertTrue(self.holds())
+        self.assertTrue(self.holds(anon=104))
+
+    def test_growth_and_missed_beats_are_said(self) -> None:
+        for grown in ({"anon": 112}, {"fds": 31}, {"cgroups": 10}, {"services": 90}, {"missed": 1}):
+            self.assertFalse(self.holds(**grown), grown)
+
+    def test_an_hour_that_ends_early_is_no_hour(self) -> None:
+        with self.assertRaises(HostError):
+            hour.holds(boot.read("R hour minute=0 anon=1\n"))
 
 
 class BudgetTest(unittest.TestCase):

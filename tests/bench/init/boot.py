@@ -85,10 +85,11 @@ def read(text: str) -> Figures:
         if kind == "start":
             starts[rest[0]] = number["us"]
         elif kind == "memory":
+            if rest.startswith("1 "):
+                # The first of a list, since /proc is in the order of pids: the last list counts.
+                figures.anonymous_kib, figures.pss_kib, figures.processes = number["anon"], 0, 0
             figures.processes += 1
             figures.pss_kib = (figures.pss_kib or 0) + number["pss"]
-            if rest.startswith("1 "):
-                figures.anonymous_kib = number["anon"]
         elif kind == "kill" and "ns" in number:
             kills.append(number["ns"])
         elif kind == "zombies" and number["left"] <= 0 and number["peak"] >= ZOMBIES:

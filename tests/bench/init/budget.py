@@ -14,9 +14,23 @@ from machine import architecture, toolchain
 from machine.kernel import Kernel
 from machine.report import say
 
+from .boot import Figures
+
 FILE = Path(__file__).resolve().parent / "budget.json"
 # What one change may add without saying so.
 GROWTH = 1.03
+
+
+# KiB at rest, whatever it runs under: what PID 1 has of its own, and what it costs with its helpers.
+ANONYMOUS_KIB_MAX = 128
+PSS_KIB_MAX = 1_700
+
+
+def holds_memory(figures: Figures) -> bool:
+    """Says what PID 1 holds once the machine is quiet; False if it is over a limit."""
+    own, pss = figures.anonymous_kib or 0, figures.pss_kib or 0
+    print(f"budget: anonymous_kib={own} allowed={ANONYMOUS_KIB_MAX} pss_kib={pss} allowed={PSS_KIB_MAX}")
+    return 0 < own <= ANONYMOUS_KIB_MAX and 0 < pss <= PSS_KIB_MAX
 
 
 def _under(kernel: Kernel) -> dict[str, str]:

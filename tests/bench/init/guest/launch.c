@@ -7,7 +7,8 @@
  * /bench/argv holds the words of the PID 1, a NUL behind each; /bench/plan what the probe measures, a letter each:
  *   s  when the services began      m  memory of PID 1 and its helpers     k  SIGKILL of a service
  *   z  ten thousand zombies at once t  the kernel's trace, if it was told to keep one
- *   i  what the kernel's log says   p  PID 1's mappings
+ *   i  what the kernel's log says   p  PID 1's mappings                    r  nothing, for as long as at first
+ *   h  an hour of kills and questions, and what each minute leaves; for our own PID 1, which has a `ctl`
  * Every result is a line on the serial port that begins with `R `. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -254,6 +255,86 @@ static void zombies(void)
 	       (now_ns() - handed) / 1000, threads() - before);
 }
 
+static void add_service(int pid, const char *comm, void *to)
+{
+	char path[64], text[4096], letter;
+	long long began;
+
+	if (!is_service(comm, &letter, &began))
+		return;
+	snprintf(path, sizeof path, "/bench/proc/%d/smaps_rollup", pid);
+	read_file(path, text, sizeof text);
+	*(long *)to += field(text, "\nAnonymous:");
+}
+
+static int entries(const char *path)
+{
+	DIR *folder = opendir(path);
+	int count = 0;
+
+	while (folder && readdir(folder))
+		count++;
+	if (folder)
+		closedir(folder);
+	/* Less the folder itself and the one above. */
+	return count - 2;
+}
+
+/* Asks PID 1 by its own `ctl`, and puts the answer on the port or nowhere. */
+static void ask(const char *what, int fd)
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		char *words[] = {"vector_boot", "ctl", "--run", "/bench/proc/1/root/run/vb", (char *)what, "--json", 0};
+		char *none[] = {0};
+
+		dup2(fd < 0 ? open("/dev/null", O_WRONLY) : fd, 1);
+		execve("/bench/proc/1/exe", words, none);
+		_exit(127);
+	}
+	waitpid(child, 0, 0);
+}
+
+/* What PID 1, the services and the kernel hold. */
+static void account(int minute)
+{
+	char status[4096], own[4096], memory[4096], groups[256];
+	long services = 0;
+
+	read_file("/bench/proc/1/status", status, sizeof status);
+	/* Counted page by page; `status` may be 64 pages behind. */
+	read_file("/bench/proc/1/smaps_rollup", own, sizeof own);
+	read_file("/bench/proc/meminfo", memory, sizeof memory);
+	read_file("/bench/proc/1/root/sys/fs/cgroup/cgroup.stat", groups, sizeof groups);
+	each_process(add_service, &services);
+	result("R hour minute=%d anon=%ld fds=%d threads=%ld cgroups=%ld dying=%ld services=%ld slab=%ld free=%ld\n", minute,
+	       field(own, "\nAnonymous:"), entries("/bench/proc/1/fd"), field(status, "\nThreads:"),
+	       field(groups, "nr_descendants"), field(groups, "nr_dying_descendants"), services,
+	       field(memory, "\nSUnreclaim:"), field(memory, "\nMemFree:"));
+}
+
+static void hour(void)
+{
+	for (int minute = 0; minute <= 60; minute++) {
+		long long at = now_ns();
+		for (char letter = 'a'; letter < 'a' + SERVICES; letter++) {
+			struct found victim = find(letter);
+			if (victim.pid)
+				kill(victim.pid, SIGKILL);
+			rest_ms(1000);
+		}
+		for (int i = 0; i < 10; i++)
+			ask(i % 2 ? "status" : "services", -1);
+		/* Beside the last service's, so that all is quiet. */
+		rest_ms(10000);
+		account(minute);
+		rest_ms(60000 - (now_ns() - at) / 1000000);
+	}
+	result("R beat ");
+	ask("beat", port);
+}
+
 /* Copies a file that may be long, each line behind a mark. */
 static void copy(const char *path, const char *mark, int flags)
 {
@@ -298,6 +379,12 @@ static void probe(long long handoff, const char *plan)
 			break;
 		case 'k':
 			kills();
+			break;
+		case 'h':
+			hour();
+			break;
+		case 'r':
+			rest_ms(SETTLE_MS);
 			break;
 		case 'z':
 			zombies();
