@@ -10,7 +10,7 @@ mod tables;
 
 pub use equip::prepare_unit;
 pub use storage::{needs_storage, queue_storage, take_root};
-use tables::{policy_of, table_of_images, table_of_units};
+use tables::{load_small_images, policy_of, table_of_images, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
 use crate::emergency;
@@ -32,6 +32,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use sys::packet::{Mode as Blocking, PacketListener};
 
+/// The package that came along in the initramfs.
+const INITRAMFS_PACKAGE: &str = "/rts";
 /// How often and how long PID 1 looks again for a package: a slow disk may still be coming up.
 const PACKAGE_TRIES: u32 = 20;
 const PACKAGE_PAUSE_MS: u64 = 50;
@@ -121,11 +123,6 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             .create(folder)
             .map_err(|e| io::Error::new(e.kind(), format!("folder {}: {e}", folder.display())))?;
     }
-    if let Err(e) = network_folder(&run, appliance) {
-        held.report
-            .complaints
-            .push(format!("{}/net: {e}", run.display()));
-    }
     let package_begin = sys::clock::monotonic_ns();
     let (mut found, package_name) =
         find_package(&first_look, &mut held, appliance, &mut wrong.degraded);
@@ -182,6 +179,13 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     } else if let Err(e) = sys::process::become_subreaper() {
         wrong.report.complaints.push(format!("subreaper: {e}"));
     }
+    // Nobody else writes or makes it; who reads it finds it if it is there.
+    if manifest.services.iter().any(is_net)
+        && let Err(e) = network_folder(&run, appliance)
+    {
+        let complaint = format!("{}/net: {e}", run.display());
+        wrong.report.complaints.push(complaint);
+    }
     let hostname = choose_hostname(&params, &manifest);
     if appliance && let Err(e) = sys::machine::set_hostname(&hostname) {
         wrong
@@ -203,7 +207,10 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
                 .any(|p| matches!(p, Pass::Tty | Pass::Machine))
         });
     }
-    let images = table_of_images(initramfs, found.as_ref(), &manifest);
+    let mut images = table_of_images(initramfs, found.as_ref(), &manifest);
+    if let Some(found) = &found {
+        load_small_images(&mut images, found, &mut wrong.degraded);
+    }
     let watchdog = if appliance && params.get("vb.watchdog") != "off" {
         open_watchdog()
     } else {
@@ -311,18 +318,23 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
 
 /// The end of the boot: what was needed for it and is not needed any more is switched off and given up.
 fn confine_machine(heart: &mut Heart) {
-    let switched = harden::switches();
-    let absent = &switched.absent;
-    heart.journal.say(
-        Level::Info,
-        format_args!("kernel switches: set={} absent=\"{absent}\"", switched.set),
-    );
-    for failed in switched.failed {
-        heart.leave_out(&failed);
+    let switched = harden::before_services();
+    heart.take_switches(switched);
+    if let Err(e) = harden::lend_oom_score() {
+        heart.leave_out(&format!("oom_score_adj of services: {e}"));
     }
     if let Err(e) = harden::own_powers() {
         heart.leave_out(&format!("powers of PID 1: {e}"));
     }
+}
+
+/// Whether a service is the role `net`, by whatever name.
+fn is_net(service: &manifest::Service) -> bool {
+    let ours = matches!(service.image, manifest::Image::VectorBoot);
+    ours && service
+        .args
+        .first()
+        .is_some_and(|role| role == wire::Role::Net.name())
 }
 
 /// The folder of the role `net`, which alone writes there, and `resolv.conf` where programs look.
@@ -419,7 +431,8 @@ fn find_package(
     };
     held.package = file.try_clone().ok().map(|file| (file, place.clone()));
     match package::open(file, &trust) {
-        Ok(found) => {
+        Ok(mut found) => {
+            found.in_memory = place == INITRAMFS_PACKAGE;
             if let Some(refused) = &found.model_refused {
                 degraded.push(format!("model: {refused}"));
             }
@@ -453,7 +466,7 @@ fn search(from_initramfs: Option<File>, appliance: bool) -> Option<(File, String
         if let Some(file) = &from_initramfs
             && let Ok(file) = file.try_clone()
         {
-            return Some((file, "/rts".to_owned()));
+            return Some((file, INITRAMFS_PACKAGE.to_owned()));
         }
         if attempt + 1 < PACKAGE_TRIES {
             std::thread::sleep(std::time::Duration::from_millis(PACKAGE_PAUSE_MS));

@@ -132,6 +132,7 @@ fn furnish(cell: &Cell<'_>, view: &View) -> Result<(), Failed> {
         root.bound_folder("/sys", Use::READ)?;
     }
     if view.leases {
+        crate::cgroup::prepare_leases().map_err(Failed)?;
         root.bound_folder(LEASES, Use::READ)?;
     }
     if view.names != Names::Nothing && Path::new(NAMES).exists() {

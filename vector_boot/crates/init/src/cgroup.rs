@@ -1,54 +1,71 @@
-//! The cgroup v2 tree: `/vb/init`, `/vb/system/NAME`, `/vb/lease/SLOT`. One writer each.
+//! The cgroup v2 tree: `/vb/system/NAME`, `/vb/lease/SLOT`. One writer each.
 //!
 //! PID 1 makes and limits `/vb/system/*`; leases are written by the helper at the capacity kernel's
 //! plan, since a shrink may reclaim and block.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use sys::folder::Folder;
 use wire::capacity::{CgroupPlan, Knob, Write};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const TREE: &str = "/sys/fs/cgroup/vb";
+const SYSTEM: &str = "/sys/fs/cgroup/vb/system";
+const LEASES: &str = jail::cell::LEASES;
 /// `cpu.max` is a quota in each 100 ms, the kernel's own default period.
 const CPU_PERIOD_US: u64 = 100_000;
 /// A knob's content is one line.
 const KNOB_BYTES_MAX: u64 = 4096;
+/// What the kernel calls `max`.
+const UNLIMITED: u64 = u64::MAX;
+/// `cpu.weight` of a new cgroup.
+const CPU_WEIGHT_DEFAULT: u64 = 100;
 
-/// Makes the tree and moves PID 1 into its own leaf.
+/// Controllers of a service's leaf and of a lease's; what nobody sets is not switched on.
+const CONTROLLERS: [&str; 3] = ["+cpu", "+memory", "+pids"];
+
+/// Makes the tree of the services. PID 1 and its helper stay in the root: nothing limits them there, and a
+/// process that moves makes the kernel wait for a grace period of RCU.
 ///
 /// # Errors
 /// The first thing that failed, by path; what could be made stands.
 pub fn prepare() -> Result<(), String> {
-    let mut problem = None;
-    let mut note = |what: &str, result: io::Result<()>| {
-        if let Err(e) = result {
-            problem.get_or_insert_with(|| format!("cgroup {what}: {e}"));
-        }
-    };
-    for folder in ["", "/init", "/system", "/lease"] {
-        let path = format!("{TREE}{folder}");
-        note(&path, make(Path::new(&path)));
+    // From the top, so that each folder is born with its controllers.
+    let mut result = delegate(ROOT);
+    for folder in [TREE, SYSTEM] {
+        result = result.and(make_delegating(folder));
     }
-    note(
-        "/vb/init",
-        fs::write(format!("{TREE}/init/cgroup.procs"), "1"),
-    );
-    for folder in [
-        ROOT,
-        TREE,
-        "/sys/fs/cgroup/vb/system",
-        "/sys/fs/cgroup/vb/lease",
-    ] {
-        for controller in ["+cpu", "+memory", "+pids", "+io"] {
-            note(
-                folder,
-                fs::write(format!("{folder}/cgroup.subtree_control"), controller),
-            );
-        }
+    result
+}
+
+/// Makes the folder of the leases; the helper does it when somebody wants one.
+///
+/// # Errors
+/// What failed, by path.
+pub fn prepare_leases() -> Result<(), String> {
+    make_delegating(LEASES)
+}
+
+fn make_delegating(folder: &str) -> Result<(), String> {
+    make(Path::new(folder)).map_err(|e| format!("cgroup {folder}: {e}"))?;
+    delegate(folder)
+}
+
+/// Gives what lies below a folder its controllers.
+fn delegate(folder: &str) -> Result<(), String> {
+    let control = format!("{folder}/cgroup.subtree_control");
+    if fs::write(&control, CONTROLLERS.join(" ")).is_ok() {
+        return Ok(());
     }
-    problem.map_or(Ok(()), Err)
+    // All or none in one write: a kernel that lacks one still gives the others.
+    let mut result = Ok(());
+    for controller in CONTROLLERS {
+        let written = fs::write(&control, controller);
+        result = result.and(written.map_err(|e| format!("cgroup {folder}: {controller}: {e}")));
+    }
+    result
 }
 
 fn make(path: &Path) -> io::Result<()> {
@@ -61,10 +78,9 @@ fn make(path: &Path) -> io::Result<()> {
 /// The leaf of one service.
 #[derive(Debug)]
 pub struct Leaf {
-    path: PathBuf,
     /// To be born in, and to hold on to.
-    pub folder: OwnedFd,
-    memory: Option<File>,
+    pub folder: Folder,
+    memory: OnceCell<Option<File>>,
 }
 
 impl Leaf {
@@ -78,36 +94,34 @@ impl Leaf {
         pids_max: u32,
         cpu_weight: u16,
     ) -> io::Result<(Self, Vec<String>)> {
-        let path = Path::new(TREE).join("system").join(name);
-        make(&path)?;
-        let number = |n: u64| {
-            if n == 0 {
+        let path = format!("{SYSTEM}/{name}");
+        // One that is there has the limits of whoever made it.
+        let fresh = match fs::create_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            made => made.map(|()| true)?,
+        };
+        let folder = Folder::open(Path::new(&path))?;
+        let mut complaints = Vec::new();
+        let mut write = |knob: &str, value: u64, default: u64| {
+            if fresh && value == default {
+                return;
+            }
+            let text = if value == UNLIMITED {
                 "max".to_owned()
             } else {
-                n.to_string()
+                value.to_string()
+            };
+            if let Err(e) = folder.write(knob, &text) {
+                complaints.push(format!("cgroup {name}: {knob}={text}: {e}"));
             }
         };
-        let mut complaints = Vec::new();
-        for (knob, value) in [
-            ("memory.max", number(memory_max)),
-            ("memory.oom.group", "1".to_owned()),
-            ("pids.max", number(u64::from(pids_max))),
-            ("cpu.weight", cpu_weight.max(1).to_string()),
-        ] {
-            if let Err(e) = fs::write(path.join(knob), &value) {
-                complaints.push(format!("cgroup {name}: {knob}={value}: {e}"));
-            }
-        }
-        let folder = OwnedFd::from(File::open(&path)?);
-        let memory = File::open(path.join("memory.current")).ok();
-        Ok((
-            Self {
-                path,
-                folder,
-                memory,
-            },
-            complaints,
-        ))
+        let limit = |n: u64| if n == 0 { UNLIMITED } else { n };
+        write("memory.max", limit(memory_max), UNLIMITED);
+        write("memory.oom.group", 1, 0);
+        write("pids.max", limit(pids_max.into()), UNLIMITED);
+        write("cpu.weight", cpu_weight.max(1).into(), CPU_WEIGHT_DEFAULT);
+        let memory = OnceCell::new();
+        Ok((Self { folder, memory }, complaints))
     }
 
     /// Kills all that runs in it.
@@ -115,15 +129,21 @@ impl Leaf {
     /// # Errors
     /// As `write(2)` to `cgroup.kill`.
     pub fn kill(&self) -> io::Result<()> {
-        fs::write(self.path.join("cgroup.kill"), "1")
+        self.folder.write("cgroup.kill", "1")
     }
 
     /// Bytes in use, without allocating.
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
         use std::os::unix::fs::FileExt;
+        let open = || self.folder.read("memory.current").ok();
         let mut text = [0u8; 24];
-        let n = self.memory.as_ref()?.read_at(&mut text, 0).ok()?;
+        let n = self
+            .memory
+            .get_or_init(open)
+            .as_ref()?
+            .read_at(&mut text, 0)
+            .ok()?;
         std::str::from_utf8(text.get(..n)?)
             .ok()?
             .trim()
@@ -134,7 +154,12 @@ impl Leaf {
     /// How many processes of it the kernel killed for want of memory.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
-        let text = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let mut text = String::new();
+        let opened = self.folder.read("memory.events");
+        // Without the controller there is no such file, and nothing was killed by it.
+        if let Ok(file) = opened {
+            let _ = file.take(KNOB_BYTES_MAX).read_to_string(&mut text);
+        }
         text.lines()
             .find_map(|l| l.strip_prefix("oom_kill ")?.parse().ok())
             .unwrap_or(0)
@@ -146,7 +171,8 @@ impl Leaf {
 /// # Errors
 /// The knob that did not take its value.
 pub fn apply(plan: &CgroupPlan) -> Result<(), String> {
-    apply_below(&Path::new(TREE).join("lease"), plan)
+    prepare_leases()?;
+    apply_below(Path::new(LEASES), plan)
 }
 
 fn apply_below(lease: &Path, plan: &CgroupPlan) -> Result<(), String> {
@@ -198,7 +224,6 @@ fn write_and_read_back(
 
 fn read_knob(path: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
-        use std::io::Read;
         let mut bytes = Vec::new();
         File::open(path)?
             .take(KNOB_BYTES_MAX)

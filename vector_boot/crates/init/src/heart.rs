@@ -269,6 +269,8 @@ pub struct Heart {
     pub(crate) data_device: Option<String>,
     troubles: Vec<(standing::Trouble, String)>,
     verified: bool,
+    /// What waits until the services are up was asked of the helper.
+    settled: bool,
     scrub_next: Option<u64>,
     tensors_verified: bool,
     blocks_damaged: u32,
@@ -424,6 +426,7 @@ impl Heart {
             data_device: None,
             troubles: Vec::new(),
             verified: false,
+            settled: false,
             scrub_next: None,
             blocks_damaged: 0,
             hopeless: false,
@@ -498,9 +501,10 @@ impl Heart {
 
     /// The first turn: the helper and everything that waits for nothing.
     fn begin(&mut self) {
+        // What waits for nothing runs before the helper does; what others wait for is asked of it meanwhile.
+        self.unblock_all();
         self.start_helper();
         self.keep_clock(sys::clock::monotonic_ns());
-        self.unblock_all();
         self.queue_boot_tasks();
         self.unblock_all();
         self.keep_token();
@@ -571,6 +575,7 @@ impl Heart {
         self.pump_ledger(false);
         self.keep_clock(now);
         self.grow_data();
+        self.settle(now);
         self.scrub();
         self.go_on_ending(now);
         self.say_when_ready(now);

@@ -55,6 +55,8 @@ pub enum Purpose {
     Clock,
     /// Waiting for the kernel's pool of randomness.
     Randomness,
+    /// Setting the kernel's switches that are not set before the services.
+    Switches,
     /// Unmounting at the end.
     Unmount,
 }
@@ -78,6 +80,8 @@ impl Purpose {
             | Self::StorageReady
             // The kernel fills its pool by itself in a second or two.
             | Self::Randomness
+            // Grace periods of RCU.
+            | Self::Switches
             | Self::GrowPartition => 30 * S,
             // 4 MiB each.
             Self::Scrub(_) => 60 * S,
@@ -343,6 +347,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::GrowPartition { device, .. } => format!("grow partition {device}"),
         Task::Clock { .. } => "set the clock".to_owned(),
         Task::Randomness => "wait for randomness".to_owned(),
+        Task::Switches => "set the kernel's switches".to_owned(),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

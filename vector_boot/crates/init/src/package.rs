@@ -25,8 +25,10 @@ pub struct Found {
     pub manifest: Option<Manifest>,
     /// Whether it is a plain version 1 package without our extension.
     pub plain: bool,
-    /// Name and BLAKE3 in hex of the executables: `vector_boot` and the added sections.
-    pub images: Vec<(String, String)>,
+    /// Whether it lies in memory: a file of the initramfs.
+    pub in_memory: bool,
+    /// Name, bytes and BLAKE3 in hex of the executables: `vector_boot` and the added sections.
+    pub images: Vec<(String, u64, String)>,
     /// The key that signed it in hex, if one did.
     pub signer: Option<String>,
     /// The first digits of the digest that `rts pack` printed; empty for a plain package.
@@ -41,8 +43,15 @@ impl Found {
     /// BLAKE3 of an executable of the package, in hex.
     #[must_use]
     pub fn image(&self, name: &str) -> Option<&str> {
-        let (_, hex) = self.images.iter().find(|(n, _)| n == name)?;
+        let (_, _, hex) = self.images.iter().find(|(n, _, _)| n == name)?;
         Some(hex)
+    }
+
+    /// How long it is.
+    #[must_use]
+    pub fn image_bytes(&self, name: &str) -> Option<u64> {
+        let (_, bytes, _) = self.images.iter().find(|(n, _, _)| n == name)?;
+        Some(*bytes)
     }
 
     /// The key that signed it in hex; empty if none did.
@@ -101,12 +110,13 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
             Some(format!("map the tensors: {e}")),
         ),
     };
-    let mut images: Vec<(String, String)> = package
+    let mut images: Vec<(String, u64, String)> = package
         .sections()
-        .map(|s| (s.name.as_str().to_owned(), s.blake3.to_string()))
+        .map(|s| (s.name.as_str().to_owned(), s.bytes, s.blake3.to_string()))
         .collect();
     if let Some(digest) = package.binary_blake3() {
-        images.push(("vector_boot".to_owned(), digest.to_string()));
+        let bytes = package.binary().len() as u64;
+        images.push(("vector_boot".to_owned(), bytes, digest.to_string()));
     }
     let digest = package
         .digest()
@@ -117,6 +127,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     drop(whole);
     Ok(Found {
         file,
+        in_memory: false,
         tensors,
         manifest,
         plain,

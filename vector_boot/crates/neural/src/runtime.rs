@@ -115,8 +115,8 @@ impl Runtime {
     pub fn new(page: Writer, sensors: Sensors) -> Self {
         let mut registers = Registers::default();
         // Hot-plug is no matter of appliances: the count of the start stays.
-        let processors = std::thread::available_parallelism().map(std::num::NonZero::get);
-        registers.set_count(index::CPU_COUNT, processors.ok().map(|n| n as u64));
+        let processors = sys::process::processors();
+        registers.set_count(index::CPU_COUNT, Some(processors as u64));
         Self {
             page,
             registers,

@@ -38,7 +38,7 @@ pub(crate) struct Memory {
 }
 
 impl Sensors {
-    /// Opens what is there under these two folders.
+    /// The files under these two folders.
     #[must_use]
     pub fn new(proc: &Path, sys: &Path) -> Self {
         let zone = |n: usize| Source::new(sys.join(format!("class/thermal/thermal_zone{n}/temp")));
@@ -108,16 +108,21 @@ impl Sensors {
 struct Source {
     path: PathBuf,
     file: Option<File>,
+    tried: bool,
 }
 
 impl Source {
+    /// Opened when it is first read: nothing of this is on the way to the services.
     fn new(path: PathBuf) -> Self {
-        let mut source = Self { path, file: None };
-        source.open();
-        source
+        Self {
+            path,
+            file: None,
+            tried: false,
+        }
     }
 
     fn open(&mut self) {
+        self.tried = true;
         if self.file.is_none() {
             self.file = File::open(&self.path).ok();
         }
@@ -125,6 +130,9 @@ impl Source {
 
     /// What the file says now. A read that fails closes it: a thermal zone can go away and come back.
     fn read<'b>(&mut self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        if !self.tried {
+            self.open();
+        }
         match self.file.as_ref()?.read_at(buffer, 0) {
             Ok(len) => buffer.get(..len),
             Err(_) => {

@@ -4,6 +4,7 @@
 //! like in each child.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One of root's powers, by its bit number in `capabilities(7)`. Only those that somebody of ours needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,9 @@ pub(crate) const VERSION_3: u32 = 0x2008_0522;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Set(u64);
 
+/// See [`Set::bound`]; whoever starts a child need not drop again what is gone.
+static BOUND: AtomicU64 = AtomicU64::new(u64::MAX);
+
 impl Set {
     /// No power.
     pub const NONE: Self = Self(0);
@@ -86,6 +90,12 @@ impl Set {
     #[must_use]
     pub const fn holds(self, one: Capability) -> bool {
         self.0 & (1 << one as u32) != 0
+    }
+
+    /// What can still be in the bounding set: all, less what [`Set::bind_own`] dropped.
+    #[must_use]
+    pub fn bound() -> Self {
+        Self(BOUND.load(Ordering::Relaxed))
     }
 
     /// What this thread may do now.
@@ -125,6 +135,7 @@ impl Set {
                 }
             }
         }
+        BOUND.fetch_and(bounding.0, Ordering::Relaxed);
         let header: [u32; 2] = [VERSION_3, 0];
         // Halves of a mask: the cut is wanted.
         let (low, high) = (own.0 as u32, (own.0 >> 32) as u32);

@@ -8,6 +8,7 @@ pub mod blockdev;
 pub mod capability;
 pub mod clock;
 pub mod events;
+pub mod folder;
 pub mod handover;
 pub mod inherit;
 pub mod kernel_log;

@@ -209,6 +209,18 @@ pub fn set_umask(mask: u32) -> u32 {
     umask(Mode::from_bits_truncate(mask)).bits()
 }
 
+/// How many processors this process may run on.
+#[must_use]
+pub fn processors() -> usize {
+    use nix::sched::{CpuSet, sched_getaffinity};
+    let Ok(set) = sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
+        return 1;
+    };
+    (0..CpuSet::count())
+        .filter(|i| set.is_set(*i).unwrap_or(false))
+        .count()
+}
+
 /// Makes orphans of our descendants ours, where we are not PID 1.
 ///
 /// # Errors

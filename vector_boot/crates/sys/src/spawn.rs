@@ -262,10 +262,12 @@ impl Spawn {
         for (slot, fd) in namespaces.iter_mut().zip(descriptors.namespaces) {
             *slot = fd.as_raw_fd();
         }
-        let (bounding, kept) = match self.powers {
+        // Each drop costs the kernel a copy of the credentials: none of what is gone already.
+        let dropped = |kept: Set| Set::bound().bits() & !kept.bits();
+        let (dropped, kept) = match self.powers {
             Powers::Inherit => (None, None),
-            Powers::Bounded(set) => (Some(set.bits()), None),
-            Powers::Only(set) => (Some(set.bits()), Some(set.bits())),
+            Powers::Bounded(set) => (Some(dropped(set)), None),
+            Powers::Only(set) => (Some(dropped(set)), Some(set.bits())),
         };
         let limits: Vec<(u32, u64)> = self
             .limits
@@ -285,7 +287,7 @@ impl Spawn {
             },
             namespaces,
             namespaces_count: descriptors.namespaces.len(),
-            bounding,
+            dropped,
             kept,
             no_new_privileges: self.no_new_privileges,
             limits: limits.as_ptr(),
@@ -381,8 +383,8 @@ struct Plan {
     identity: Option<u32>,
     namespaces: [RawFd; NAMESPACES_MAX],
     namespaces_count: usize,
-    /// What stays in the bounding set; `None` leaves it.
-    bounding: Option<u64>,
+    /// What is dropped from the bounding set; `None` leaves it.
+    dropped: Option<u64>,
     /// What stays in all other sets; `None` leaves them.
     kept: Option<u64>,
     no_new_privileges: bool,
@@ -543,8 +545,8 @@ unsafe fn become_program(
             call!(libc::SYS_setns, *space, 0)?;
         }
         *step = Step::BoundingSet;
-        if let Some(bounding) = plan.bounding {
-            for bit in (0..=HIGHEST).filter(|bit| bounding & (1 << bit) == 0) {
+        if let Some(dropped) = plan.dropped {
+            for bit in (0..=HIGHEST).filter(|bit| dropped & (1 << bit) != 0) {
                 match call!(libc::SYS_prctl, libc::PR_CAPBSET_DROP, bit, 0, 0, 0) {
                     // This kernel has no more of them.
                     Err(libc::EINVAL) => break,

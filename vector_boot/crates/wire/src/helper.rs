@@ -107,6 +107,9 @@ pub enum Task<'a> {
     },
     /// Waits until the kernel's pool of randomness is ready, so that PID 1 can draw a secret without waiting.
     Randomness,
+    /// Sets the kernel's switches that are not set before the services. The figure is how many have their value;
+    /// the detail's first line names what this kernel lacks, each other line what could not be set.
+    Switches,
 }
 
 /// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.

@@ -331,6 +331,7 @@ fn helper(golden: &mut Golden) {
         },
     );
     golden.variant("randomness", &Task::Randomness);
+    golden.variant("switches", &Task::Switches);
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

@@ -25,8 +25,7 @@ const LIMITS: &[(Limit, u64)] = &[
     (Limit::RealtimePriority, 0),
     (Limit::MessageQueues, 0),
 ];
-/// oom_score_adj: when the machine's memory is out, users' services go before ours.
-const DIES_FIRST: &CStr = c"500";
+/// oom_score_adj: when the machine's memory is out, users' services go before ours; see `harden::OOM_SCORE_ADJ`.
 const DIES_LATE: &CStr = c"-500";
 
 /// Gathers what a service is started with.
@@ -144,7 +143,8 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         spawn.identity = sys::spawn::Identity::Uid(uid);
         spawn.powers = Powers::Only(powers_of(&service));
         spawn.limits = LIMITS.to_vec();
-        spawn.oom_score_adj = Some(if added { DIES_FIRST } else { DIES_LATE }.to_owned());
+        // Users' services inherit PID 1's.
+        spawn.oom_score_adj = (!added).then(|| DIES_LATE.to_owned());
     } else {
         spawn.dies_with_parent = true;
         // What needs no power is done here too.

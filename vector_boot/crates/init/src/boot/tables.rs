@@ -2,11 +2,14 @@
 
 use crate::early::Initramfs;
 use crate::heart::{Held, Image};
-use crate::package::Found;
+use crate::package::{self, Found};
 use crate::supervisor::{Policy, Restart, Strategy};
 use crate::unit::Unit;
 use rts::manifest::{self, Manifest, Service};
 use std::os::fd::OwnedFd;
+
+/// Bytes of executables that PID 1 loads itself: hashing them takes less than starting the helper for it.
+const SMALL_BYTES_MAX: u64 = 512 * 1024;
 
 /// `vector_boot` and `vb-services` first, then the added ones in the order of their first use.
 pub(super) fn table_of_images(
@@ -18,11 +21,7 @@ pub(super) fn table_of_images(
         Some(fd) => Held::Yes(fd),
         None => Held::No(format!("image {name}: not in the initramfs")),
     };
-    let packed = |name: &str| {
-        found
-            .and_then(|f| f.images.iter().find(|(n, _)| n == name))
-            .map(|(_, hex)| hex.as_str())
-    };
+    let packed = |name: &str| found.and_then(|f| f.image(name));
     let ours = initramfs
         .digests
         .iter()
@@ -58,6 +57,37 @@ pub(super) fn table_of_images(
         }
     }
     images
+}
+
+/// Loads what is small from a package that lies in memory; everything else is the helper's, since a disk may let
+/// one wait.
+pub(super) fn load_small_images(images: &mut [Image], found: &Found, degraded: &mut Vec<String>) {
+    if !found.in_memory {
+        return;
+    }
+    let mut room = SMALL_BYTES_MAX;
+    let loading = images
+        .iter_mut()
+        .filter(|i| matches!(i.held, Held::Loading));
+    for image in loading {
+        let small = found
+            .image_bytes(&image.name)
+            .filter(|bytes| *bytes <= room);
+        let (Some(bytes), Some(blake3)) = (small, found.image(&image.name)) else {
+            continue;
+        };
+        room -= bytes;
+        image.held = match package::load(&found.file, &image.name, blake3) {
+            Ok((_, held)) => Held::Yes(held),
+            Err(e) => match image.fallback.take() {
+                Some(own) => {
+                    degraded.push(format!("package: {e}; the initramfs's own runs"));
+                    Held::Yes(own)
+                }
+                None => Held::No(e),
+            },
+        };
+    }
 }
 
 pub(super) fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit> {

@@ -121,6 +121,18 @@ impl Heart {
         }
     }
 
+    /// Says what became of the kernel's switches.
+    pub(crate) fn take_switches(&mut self, switched: crate::harden::Switched) {
+        let absent = &switched.absent;
+        self.journal.say(
+            Level::Info,
+            format_args!("kernel switches: set={} absent=\"{absent}\"", switched.set),
+        );
+        for failed in switched.failed {
+            self.leave_out(&failed);
+        }
+    }
+
     /// Says once what of the confinement is left out here; `status` goes on saying it.
     pub(crate) fn leave_out(&mut self, what: &str) {
         let said = self.unconfined.split("; ").any(|earlier| earlier == what);

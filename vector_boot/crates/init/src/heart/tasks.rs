@@ -5,6 +5,7 @@ use super::{Ending, Heart, Held, VECTOR_BOOT, Watch};
 use crate::helper_link::{Answer, Purpose};
 use crate::state::{BY_HELPER, Json, Level, Weight};
 use rts::manifest::Verify;
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
@@ -24,6 +25,10 @@ const END_NS: u64 = 2_000_000_000;
 const LEFT_MAX: usize = 4;
 /// Damaged blocks that are named; a model with more of them is not looked at any further.
 const DAMAGED_MAX: u32 = 8;
+/// oom_score_adj of the helper: as every process of root has it.
+const HELPER_OOM: &CStr = c"0";
+/// From the handoff; services that are not up by then do not hold up the rest of the boot any longer.
+const SETTLE_NS: u64 = 15_000_000_000;
 /// The data disk is looked at this often.
 const LOOK_NS: u64 = 10_000_000_000;
 /// Tensor blocks hashed in one task of the scrub: 4 MiB.
@@ -72,6 +77,8 @@ impl Heart {
         if self.setup.is_appliance() {
             spawn.powers = Powers::Bounded(crate::harden::HELPER);
             spawn.limits = vec![(Limit::Core, 0)];
+            // PID 1's own is for users' services.
+            spawn.oom_score_adj = Some(HELPER_OOM.to_owned());
         }
         let child = spawn.start(&Descriptors {
             image: image.as_fd(),
@@ -336,6 +343,10 @@ impl Heart {
                 self.answer_plan(slot, generation, id, epoch, &result);
             }
             (Purpose::Clock, result) => self.clock_set(&result),
+            (Purpose::Switches, result) => {
+                let switched = crate::harden::Switched::of_answer(result, &answer.detail);
+                self.take_switches(switched);
+            }
             // Every beat looks again, whatever the answer.
             (Purpose::Randomness, _) => self.keep_token(),
             (Purpose::StorageReady, result) => {
@@ -418,6 +429,34 @@ impl Heart {
         self.helper.ask(Purpose::GrowData, &grow, None);
     }
 
+    /// Once the services are up, or have had their time, asks the helper for what nobody waits for: the kernel's
+    /// other switches, the package's hashes. What runs was hashed by itself before it ran.
+    pub(super) fn settle(&mut self, now: u64) {
+        let late = now.saturating_sub(self.handoff_ns) > SETTLE_NS;
+        if self.settled || !(self.ready_said || late) {
+            return;
+        }
+        self.settled = true;
+        if self.setup.is_appliance() {
+            self.helper.ask(Purpose::Switches, &Task::Switches, None);
+        }
+        if self.manifest.verify == Verify::Lazy {
+            self.ask_verification();
+        }
+    }
+
+    fn ask_verification(&mut self) {
+        if let Some(handle) = self
+            .found
+            .as_ref()
+            .filter(|f| !f.plain)
+            .and_then(|f| crate::package::handle(f).ok())
+        {
+            self.helper
+                .ask(Purpose::Verify, &Task::VerifyPackage, Some(handle));
+        }
+    }
+
     /// Asks for the next piece of the scrub once every service is up.
     pub(super) fn scrub(&mut self) {
         let due = self.ready_said || self.manifest.verify == Verify::Eager;
@@ -446,14 +485,8 @@ impl Heart {
 
     pub(super) fn queue_boot_tasks(&mut self) {
         crate::boot::queue_storage(self);
-        if let Some(handle) = self
-            .found
-            .as_ref()
-            .filter(|f| !f.plain)
-            .and_then(|f| crate::package::handle(f).ok())
-        {
-            self.helper
-                .ask(Purpose::Verify, &Task::VerifyPackage, Some(handle));
+        if self.manifest.verify == Verify::Eager {
+            self.ask_verification();
         }
         for i in 0..self.images.len() {
             let Some(image) = self
