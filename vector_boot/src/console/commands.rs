@@ -12,6 +12,7 @@ pub mod model;
 mod network;
 pub mod services;
 mod traffic;
+mod upgrade;
 
 use super::context::{Context, Power};
 use super::text;
@@ -182,11 +183,12 @@ impl<'w> Out<'w> {
 
 /// Every command, group by group.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    let groups: [&'static [Command]; 7] = [
+    let groups: [&'static [Command]; 8] = [
         machine::COMMANDS,
         kernel::COMMANDS,
         services::COMMANDS,
         traffic::COMMANDS,
+        upgrade::COMMANDS,
         model::COMMANDS,
         evidence::COMMANDS,
         HELP,

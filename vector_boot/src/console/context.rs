@@ -234,6 +234,16 @@ impl Server {
         answer.map_err(|e| unanswered(self.who, None, &e))
     }
 
+    /// The same, with a descriptor.
+    pub fn act_with<M: wire::Message>(&mut self, body: &M, along: &OwnedFd) -> Result<(), Failure> {
+        let sent = self.connection.send(body, Some(along.as_fd()));
+        let answer = sent.and_then(|_| {
+            let (frame, _) = self.connection.receive()?;
+            Ok(frame.body::<wire::Done>().map(|_| ())?)
+        });
+        answer.map_err(|e| unanswered(self.who, None, &e))
+    }
+
     /// Asks for an act, answered by [`wire::Done`].
     pub fn act<M: wire::Message>(&mut self, body: &M) -> Result<(), Failure> {
         self.ask(body, |frame| frame.body::<wire::Done>().map(|_| ()))

@@ -9,8 +9,9 @@ mod storage;
 mod tables;
 
 pub use equip::prepare_unit;
-pub use storage::{needs_storage, queue_storage, take_root};
-use tables::{load_small_images, policy_of, table_of_images, table_of_units};
+pub use storage::{needs_storage, queue_storage, service_folder, take_root};
+pub use tables::policy_of;
+use tables::{load_small_images, table_of_images, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
 use crate::emergency;
@@ -199,15 +200,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     let control = PacketListener::bind(&run.join("init.sock"), Blocking::NonBlocking)?;
     open_to_all(&run.join("init.sock"))?;
     let open = open_descriptors(&setup, &terminal_name, &mut wrong.degraded);
-    if open.tty.is_none() && open.machine.is_none() {
-        // A console without a terminal would only die and come back.
-        manifest.services.retain(|s| {
-            !s.pass
-                .iter()
-                .any(|p| matches!(p, Pass::Tty | Pass::Machine))
-        });
-    }
-    let mut images = table_of_images(initramfs, found.as_ref(), &manifest);
+    leave_out_terminals(&mut manifest, &open);
+    let mut images = table_of_images(initramfs, &running, found.as_ref(), &manifest);
     if let Some(found) = &found {
         load_small_images(&mut images, found, &mut wrong.degraded);
     }
@@ -265,6 +259,10 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         degraded: std::mem::take(&mut wrong.degraded),
         package_name,
         running,
+        trust: rts::Trust {
+            keys: keys.clone(),
+            required: params.get("vb.require_signature") == "1" || hand == CommandLine::Tightens,
+        },
         keys: keys
             .iter()
             .map(|k| short(&k.to_string()).to_owned())
@@ -314,6 +312,16 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         String::new(),
     );
     Ok(heart)
+}
+
+/// A console without a terminal would only die and come back.
+pub fn leave_out_terminals(manifest: &mut Manifest, open: &Open) {
+    if open.tty.is_none() && open.machine.is_none() {
+        let shows = |pass: &Pass| matches!(pass, Pass::Tty | Pass::Machine);
+        manifest
+            .services
+            .retain(|service| !service.pass.iter().any(shows));
+    }
 }
 
 /// The end of the boot: what was needed for it and is not needed any more is switched off and given up.

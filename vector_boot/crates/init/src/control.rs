@@ -13,13 +13,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use sys::events::Interest;
-use sys::packet::{Mode, PacketSocket};
+use sys::packet::{Mode, PacketSocket, Received};
 use wire::capacity::{CgroupPlan, CgroupReadback};
 use wire::control::{
     BeatGet, BootGet, ClockSet, Control, Descriptor, DescriptorGet, LogGet, LogLine, Param,
     ParamsGet, Power, Service, ServiceState, ServicesGet, Status, StatusGet, Verb,
 };
 use wire::helper::Task;
+use wire::upgrade::{Rollback, Upgrade, UpgradeGet};
 use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Connections at once: every service, a console and a few `ctl`.
@@ -245,6 +246,13 @@ impl Heart {
                 break;
             }
             match connection.socket.take(&mut buf) {
+                Ok(received) if may_carry(connection, &received, &buf) => {
+                    let packet = buf.get(..received.bytes).unwrap_or_default();
+                    let descriptor = received.descriptors.into_iter().next();
+                    if !self.take_with_descriptor(slot, packet, descriptor) {
+                        return self.hang_up(slot);
+                    }
+                }
                 Ok(received) if !received.descriptors.is_empty() => {
                     self.releaser.take(received.descriptors);
                     self.refuse(slot, 0, &BAD_DESCRIPTORS);
@@ -272,6 +280,24 @@ impl Heart {
             }
         }
         self.count_turn(slot);
+    }
+
+    /// The one question that brings a descriptor, of a peer that may ask it.
+    fn take_with_descriptor(
+        &mut self,
+        slot: usize,
+        packet: &[u8],
+        descriptor: Option<OwnedFd>,
+    ) -> bool {
+        let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else {
+            return false;
+        };
+        let role = connection.served.role;
+        let asked = Frame::open(packet).and_then(|f| Ok((f.id, f.body::<Upgrade<'_>>()?)));
+        match asked {
+            Ok((id, ask)) => self.take_upgrade((slot, id, role), ask, descriptor),
+            Err(_) => self.refuse(slot, 0, &BAD_BODY),
+        }
     }
 
     /// A peer that had its share of this beat is looked at again at the next one.
@@ -368,6 +394,16 @@ impl Heart {
                 }
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
+            Kind::Upgrade => match frame.body::<Upgrade<'_>>() {
+                Ok(ask) => self.take_upgrade((slot, id, served.role), ask, None),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
+            },
+            Kind::Rollback if frame.body::<Rollback>().is_ok() => {
+                self.take_rollback(slot, id, served.role)
+            }
+            Kind::UpgradeGet if frame.body::<UpgradeGet>().is_ok() => {
+                self.send_upgrade_status(slot, id)
+            }
             Kind::DescriptorGet => match frame.body::<DescriptorGet<'_>>() {
                 Ok(get) => self.send_descriptor(slot, id, get.name),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -683,11 +719,17 @@ impl Heart {
         let up = (0..self.units.len())
             .filter(|i| self.supervisor.phase(*i) == Phase::Up)
             .count();
+        let until = if self.is_until_reboot() {
+            " until reboot"
+        } else {
+            ""
+        };
+        let package = format!("{}{until}", self.package_name);
         let mut out = [0u8; PACKET_BYTES];
         let status = Status {
             state: self.machine_state(),
             reason: &reason,
-            package: &self.package_name,
+            package: &package,
             model: &self.model.name,
             tensors: self.model.tensors,
             mapped_bytes: self.model.bytes,
@@ -829,6 +871,16 @@ impl Heart {
     }
 }
 
+/// Whether a packet is the one that may bring a descriptor: an upgrade with one, of a peer that may ask it.
+fn may_carry(connection: &Connection, received: &Received, packet: &[u8]) -> bool {
+    let kind = packet.get(..received.bytes).map(Frame::open);
+    connection.greeted
+        && received.descriptors.len() == 1
+        && !received.cut
+        && kind.is_some_and(|f| f.is_ok_and(|f| f.kind == Kind::Upgrade))
+        && Kind::Upgrade.allowed(connection.served.role)
+}
+
 /// The policy's phase in the words of the wire.
 pub(crate) fn state_of(phase: Phase) -> ServiceState {
     match phase {
@@ -843,7 +895,7 @@ pub(crate) fn state_of(phase: Phase) -> ServiceState {
 }
 
 /// Who the ledger is told.
-fn actor_of(role: Role) -> &'static str {
+pub(crate) fn actor_of(role: Role) -> &'static str {
     match role {
         Role::Console => "user:console",
         _ => "user:operator",

@@ -11,6 +11,7 @@ mod standing;
 mod tasks;
 mod time;
 mod token;
+mod upgrading;
 
 use crate::boot::{Open, short};
 use crate::control::{CONNECTIONS_MAX, Connection};
@@ -35,10 +36,13 @@ use sys::machine::Power as End;
 use sys::packet::PacketListener;
 use sys::release::Releaser;
 use tasks::HelperProcess;
+pub use upgrading::Ask;
 use wire::control::{Beat, LATENESS_BUCKETS, Power};
 
 /// Our own executable's place in the table of images.
 const VECTOR_BOOT: usize = 0;
+/// Place of `vb-services` as the boot found it.
+const VB_SERVICES: usize = 1;
 
 /// Beats in which the initramfs's own `vector_boot` is kept ready to take over from the package's: 10 s as a rule,
 /// in which every service starts.
@@ -179,6 +183,8 @@ pub struct PhaseRecord {
 pub struct Image {
     /// `vector_boot`, `vb-services` or an added one's.
     pub name: String,
+    /// BLAKE3 in hex; empty where nobody has said.
+    pub digest: String,
     /// In hand, or not yet, or why not.
     pub held: Held,
     /// The initramfs's own, should the package's not hold.
@@ -238,6 +244,9 @@ pub struct Heart {
     pub(crate) running: Running,
     /// Short ids of the trusted keys.
     pub(crate) keys: Vec<String>,
+    /// Whose packages are taken.
+    pub(crate) trust: rts::Trust,
+    pub(crate) upgrades: upgrading::Upgrades,
     pub(crate) model: Model,
     pub(crate) hostname: String,
     pub(crate) watchdog_name: String,
@@ -315,6 +324,8 @@ pub struct Parts {
     pub running: Running,
     /// See [`Heart`].
     pub keys: Vec<String>,
+    /// See [`Heart`].
+    pub trust: rts::Trust,
     /// See [`Heart`].
     pub hostname: String,
     /// See [`Heart`].
@@ -397,6 +408,8 @@ impl Heart {
             package_name: parts.package_name,
             running: parts.running,
             keys: parts.keys,
+            trust: parts.trust,
+            upgrades: upgrading::Upgrades::default(),
             hostname: parts.hostname,
             unconfined: parts.unconfined,
             token: None,
@@ -483,6 +496,7 @@ impl Heart {
             if beat {
                 self.on_beat(woken_cpu);
             }
+            self.go_on_upgrading();
             // What this turn asked of it need not wait for the next beat.
             self.wake_helper(sys::clock::monotonic_ns());
             self.releaser.step();

@@ -213,8 +213,55 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             at_ns,
             step,
         } => set_clock(wall_ns, at_ns, step)?,
+        Task::OpenPackage { path } => {
+            return Ok(DoneWell {
+                descriptors: vec![open_package(path, descriptor)?],
+                ..DoneWell::default()
+            });
+        }
+        Task::Inspect { keys, required } => {
+            let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
+            let keys = keys
+                .lines()
+                .map(|key| rts::PublicKey::parse(key.as_bytes()));
+            let trust = rts::Trust {
+                keys: keys.flatten().collect(),
+                required,
+            };
+            return Ok(DoneWell {
+                descriptors: vec![crate::package::inspect(file, &trust)?],
+                ..DoneWell::default()
+            });
+        }
+        Task::KeepPackage { device } => {
+            let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
+            return Ok(crate::keep::package(&file, Path::new(device))?.into());
+        }
     }
     Ok(DoneWell::default())
+}
+
+/// What may hold a package, opened for reading: a block device, or a regular file below a folder.
+fn open_package(path: &str, folder: Option<OwnedFd>) -> Result<OwnedFd, String> {
+    use std::os::unix::fs::FileTypeExt;
+    let of_folder = folder.is_some();
+    let opened = match folder {
+        Some(folder) => {
+            sys::beneath::open(folder.as_fd(), path.as_bytes(), sys::beneath::Access::Read)
+        }
+        None => crate::early::open_readable(Path::new(path)),
+    };
+    let file = opened.map_err(|e| format!("{path}: {e}"))?;
+    let kind = file
+        .metadata()
+        .map_err(|e| format!("{path}: {e}"))?
+        .file_type();
+    if of_folder && !kind.is_file() || !of_folder && !kind.is_block_device() {
+        return Err(format!(
+            "{path}: limit a block device below /dev, or a regular file below a root"
+        ));
+    }
+    Ok(file.into())
 }
 
 /// A folder's descriptor, `None` if there is none of that name.

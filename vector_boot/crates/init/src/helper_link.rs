@@ -4,6 +4,7 @@
 //! even be killed is left behind; either way the queue goes on with the next helper.
 //! Start with [`HelperLink::ask`].
 
+use crate::heart::Ask;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,6 +58,8 @@ pub enum Purpose {
     Randomness,
     /// Setting the kernel's switches that are not set before the services.
     Switches,
+    /// A step of an upgrade.
+    Upgrade(Ask),
     /// Unmounting at the end.
     Unmount,
 }
@@ -87,7 +90,11 @@ impl Purpose {
             Self::Scrub(_) => 60 * S,
             // A journal's replay, a whole executable, new group tables of a large disk.
             Self::MountData | Self::MountRoot(_) | Self::Verify | Self::Load(_) => 120 * S,
-            Self::GrowData => 300 * S,
+            // Both see all of a package, on a slow disk.
+            Self::GrowData | Self::Upgrade(Ask::Keep) => 300 * S,
+            Self::Upgrade(Ask::Open) => 30 * S,
+            Self::Upgrade(Ask::Scrub(_)) => 60 * S,
+            Self::Upgrade(_) => 120 * S,
         }
     }
 }
@@ -348,6 +355,9 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Clock { .. } => "set the clock".to_owned(),
         Task::Randomness => "wait for randomness".to_owned(),
         Task::Switches => "set the kernel's switches".to_owned(),
+        Task::OpenPackage { path } => format!("open package {path}"),
+        Task::Inspect { .. } => "read the package".to_owned(),
+        Task::KeepPackage { device } => format!("write the package to {device}"),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

@@ -23,6 +23,7 @@ mod heart;
 pub mod helper;
 mod helper_link;
 mod journal;
+mod keep;
 mod ledger_link;
 pub mod net;
 mod package;
@@ -31,6 +32,7 @@ mod state;
 mod succession;
 pub mod supervisor;
 mod unit;
+mod upgrade;
 
 pub use boot::run;
 pub use sys::handover::is_there as is_successor;

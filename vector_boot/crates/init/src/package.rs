@@ -3,7 +3,9 @@
 //! PID 1 reads header, manifest and tensor index; every hash over more is the helper's.
 
 use gguf::{Index, Value};
+use heapless::Vec as Bounded;
 use rts::{Digest, Machine, Manifest, Package, Trust, WindowKind};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -13,6 +15,10 @@ use sys::mapping::Mapping;
 
 /// Bytes of a model that are read for its index at first: most tokenizers fit.
 const HEAD_BYTES_FIRST: usize = 2 << 20;
+/// Executables of a package: `vector_boot`, `vb-services`, and one a service.
+const IMAGES_MAX: usize = 2 + rts::manifest::SERVICES_MAX;
+/// Longest facts: the manifest is most of them.
+const FACTS_BYTES_MAX: u64 = 128 << 10;
 
 /// What PID 1 keeps of a package.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub struct Found {
     pub model: Model,
     /// Why the tensors are not usable, when they are not.
     pub model_refused: Option<String>,
+    /// BLAKE3 of the hashes of the tensor blocks in hex; empty where nobody has asked.
+    pub model_digest: String,
 }
 
 impl Found {
@@ -70,6 +78,106 @@ pub struct Model {
     pub tensors: u32,
     /// Bytes of the section.
     pub bytes: u64,
+}
+
+/// What [`inspect`] found, from the helper to PID 1.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts<'a> {
+    #[serde(borrow)]
+    manifest: &'a [u8],
+    #[serde(borrow)]
+    images: Bounded<(&'a str, u64, &'a str), IMAGES_MAX>,
+    signer: Option<&'a str>,
+    digest: &'a str,
+    model_name: &'a str,
+    tensors: u32,
+    tensors_at: u64,
+    tensor_bytes: u64,
+    model_digest: &'a str,
+}
+
+/// Reads what PID 1 must know of a package before it takes the place of another, into sealed memory: the page
+/// cache may drop what was read, and PID 1 waits for no disk.
+///
+/// # Errors
+/// One sentence naming field, value and limit.
+pub fn inspect(file: File, trust: &Trust) -> Result<OwnedFd, String> {
+    let found = open(file, trust)?;
+    let whole = Mapping::of_whole_fd(&found.file).map_err(|e| format!("map the package: {e}"))?;
+    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    if found.plain {
+        return Err("package: plain, limit one with hashes and a manifest".to_owned());
+    }
+    if let Some(refused) = &found.model_refused {
+        return Err(format!("model: {refused}"));
+    }
+    fetch_behind_tensors(&whole, &package)?;
+    let blocks = package.blocks().map_err(|e| e.to_string())?;
+    let window = package.tensors();
+    let digests: Vec<u8> = blocks
+        .tensor_blocks()
+        .filter_map(|block| blocks.expected(block))
+        .flat_map(|digest| digest.0)
+        .collect();
+    let model_digest = Digest::of(&digests).to_string();
+    let facts = Facts {
+        manifest: package.manifest_bytes(),
+        images: found
+            .images
+            .iter()
+            .map(|(name, bytes, hex)| (name.as_str(), *bytes, hex.as_str()))
+            .take(IMAGES_MAX)
+            .collect(),
+        signer: found.signer.as_deref(),
+        digest: &found.digest,
+        model_name: &found.model.name,
+        tensors: found.model.tensors,
+        tensors_at: window.offset,
+        tensor_bytes: window.bytes,
+        model_digest: &model_digest,
+    };
+    let mut bytes = vec![0; FACTS_BYTES_MAX as usize];
+    let used = postcard::to_slice(&facts, &mut bytes)
+        .map_err(|e| format!("facts over {FACTS_BYTES_MAX} bytes: {e}"))?;
+    sys::memfd::sealed("facts", used).map_err(|e| format!("facts: {e}"))
+}
+
+impl Found {
+    /// The package behind `file`, of which the helper found this.
+    ///
+    /// # Errors
+    /// What of it does not hold.
+    pub fn of_facts(file: File, facts: &File) -> Result<Self, String> {
+        let bytes =
+            sys::memfd::read_small(facts, FACTS_BYTES_MAX).map_err(|e| format!("facts: {e}"))?;
+        let facts: Facts<'_> = postcard::from_bytes(&bytes).map_err(|e| format!("facts: {e}"))?;
+        let manifest = Manifest::decode(facts.manifest).map_err(|e| format!("manifest: {e}"))?;
+        let length = usize::try_from(facts.tensor_bytes)
+            .map_err(|_| format!("tensor_size: {} bytes", facts.tensor_bytes))?;
+        let tensors = Mapping::of_fd(&file, facts.tensors_at, length)
+            .map_err(|e| format!("map the tensors: {e}"))?;
+        Ok(Self {
+            file,
+            tensors: Some(tensors),
+            manifest: Some(manifest),
+            plain: false,
+            images: facts
+                .images
+                .iter()
+                .map(|(name, bytes, hex)| ((*name).to_owned(), *bytes, (*hex).to_owned()))
+                .collect(),
+            signer: facts.signer.map(str::to_owned),
+            digest: facts.digest.to_owned(),
+            model: Model {
+                name: facts.model_name.to_owned(),
+                tensors: facts.tensors,
+                bytes: facts.tensor_bytes,
+            },
+            model_refused: None,
+            in_memory: false,
+            model_digest: facts.model_digest.to_owned(),
+        })
+    }
 }
 
 /// Checks a package eagerly, but for hashes, and maps its tensors.
@@ -136,6 +244,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
         digest,
         model,
         model_refused,
+        model_digest: String::new(),
     })
 }
 
@@ -219,6 +328,16 @@ fn describe_index(index: &Index<'_>, bytes: u64) -> Model {
     }
 }
 
+/// Bytes of a package that was looked at before.
+///
+/// # Errors
+/// What is wrong, naming field, value and limit.
+pub fn bytes(file: &File) -> Result<u64, String> {
+    let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
+    fetch_eager_parts(&whole)?;
+    Ok(Package::parse(&whole).map_err(|e| e.to_string())?.bytes())
+}
+
 fn kind_of(file: &File) -> WindowKind {
     let block = file
         .metadata()
@@ -257,6 +376,10 @@ pub fn verify(file: &File, step_bytes: usize) -> Result<u64, String> {
 pub fn load(file: &File, name: &str, expected: &str) -> Result<(u64, OwnedFd), String> {
     let whole = Mapping::of_whole_fd(file).map_err(|e| format!("map the package: {e}"))?;
     fetch_eager_parts(&whole)?;
+    if name == "vector_boot" {
+        let held = load_binary(file, expected)?;
+        return Ok((0, held));
+    }
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
     let section = package
         .section(name)

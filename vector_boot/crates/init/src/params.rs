@@ -155,6 +155,13 @@ const KEYS: &[(&str, &str, Rule, Tighter)] = &[
         Rule::Word(&["console", "reboot", "halt"]),
         Tighter::Onwards(&["console", "reboot", "halt"]),
     ),
+    // Less is what a drill wants, and what was signed says.
+    (
+        "vb.upgrade_watch_s",
+        "30",
+        Rule::Number(0, 3600),
+        Tighter::Nothing,
+    ),
     // Only modules of the image are ever loaded.
     ("vb.modules", "auto", Rule::Text(256), Tighter::Any),
     ("vb.watchdog", "auto", Rule::Text(32), Tighter::Not("off")),
@@ -615,6 +622,7 @@ mod tests {
             ("vb.hostname", &["a"], &[], ""),
             ("vb.require_signature", &["1"], &[], ""),
             ("vb.emergency", &["reboot", "halt"], &[], ""),
+            ("vb.upgrade_watch_s", &[], &["0"], "30"),
             ("vb.modules", &["off", "virtio_blk"], &[], ""),
             ("vb.watchdog", &["softdog"], &["off"], "anything but off"),
         ];

@@ -32,6 +32,8 @@ const SIZE: u32 = STATE_BYTES as u32;
 pub const BY_INIT: u8 = 255;
 /// PID 1's helper.
 pub const BY_HELPER: u8 = 254;
+/// A service that an upgrade took away.
+pub const BY_GONE: u8 = 253;
 
 /// Syslog levels of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -373,6 +375,17 @@ impl State {
         self.commit_u64(at, seq);
         self.counters.line_next = seq.saturating_add(1);
         self.close();
+    }
+
+    /// The services have other places now: `places[i]` is the new one of what was service `i`.
+    pub fn move_writers(&mut self, places: &[u8]) {
+        for seq in self.oldest_line()..self.next_line() {
+            let at = Self::line_at(seq) + 16;
+            let [by] = self.get::<1>(at);
+            if let Some(place) = places.get(usize::from(by)).filter(|place| **place != by) {
+                self.put(at, &[*place]);
+            }
+        }
     }
 
     /// The number that the next line will get.

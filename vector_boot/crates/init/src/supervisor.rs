@@ -327,6 +327,14 @@ impl Supervisor {
             .failing_since_ns
     }
 
+    /// A service that has stopped is another one from now on: it starts by this policy, once unblocked.
+    pub fn reform(&mut self, unit: Index, policy: &Policy) {
+        self.with(unit, |u| {
+            u.policy = *policy;
+            u.blocked = true;
+        });
+    }
+
     /// Takes one event and appends what is to be done.
     pub fn step(&mut self, now: u64, event: Event, actions: &mut Actions) {
         match event {

@@ -2,7 +2,7 @@
 
 use crate::cgroup::Leaf;
 use crate::state::{Fixed, Level, State};
-use rts::manifest::{ListenKind, Service};
+use rts::manifest::{Listen, ListenKind, Service};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -71,6 +71,8 @@ pub struct Unit {
     pub leaf: Option<Leaf>,
     /// Its cell, on the appliance.
     pub cell: CellState,
+    /// It does not start yet: an upgrade has not come to it.
+    pub held_back: bool,
     /// Its process.
     pub child: Option<Child>,
     /// Ready to be started again and again.
@@ -111,6 +113,7 @@ impl Unit {
             image,
             leaf: None,
             cell: CellState::Unasked,
+            held_back: false,
             child: None,
             spawn: None,
             notify: None,
@@ -141,56 +144,65 @@ impl Unit {
     /// # Errors
     /// One sentence naming the socket.
     pub fn bind(&mut self, run: &Path, http: &str, give_away: bool) -> Result<(), String> {
-        for listen in self.service.listen.iter() {
-            let name = listen.name.as_str();
-            let fd = match listen.kind {
-                ListenKind::Tcp => {
-                    let address = if name == "http" && !http.is_empty() {
-                        http
-                    } else {
-                        listen.address.as_str()
-                    };
-                    // Parsed first: binding a name would ask a name server, and wait for it.
-                    address
-                        .parse::<SocketAddr>()
-                        .map_err(io::Error::other)
-                        .and_then(TcpListener::bind)
-                        .map(OwnedFd::from)
-                        .map_err(|e| format!("listen {name} on {address}: {e}"))?
-                }
-                kind => {
-                    let file = if listen.address.as_str().is_empty() {
-                        name
-                    } else {
-                        listen.address.as_str()
-                    };
-                    let path = run.join(file);
-                    bind_unix(
-                        &path,
-                        kind,
-                        u32::from(listen.mode),
-                        give_away.then_some(self.uid),
-                    )
-                    .map_err(|e| format!("listen {name} on {}: {e}", path.display()))?
-                }
-            };
-            self.listeners.push((name.to_owned(), fd));
+        let give_to = give_away.then_some(self.uid);
+        for listen in &self.service.listen {
+            let fd = bind_one(listen, run, http, give_to)?;
+            self.listeners.push((listen.name.as_str().to_owned(), fd));
         }
-        if self.service.notify || self.service.watchdog_ms > 0 {
-            let path = run.join("notify").join(self.name());
-            let bound = || -> io::Result<UnixDatagram> {
-                remove(&path)?;
-                let socket = UnixDatagram::bind(&path)?;
-                socket.set_nonblocking(true)?;
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-                if give_away {
-                    sys::machine::give_to(&path, self.uid)?;
-                }
-                Ok(socket)
-            };
-            self.notify =
-                Some(bound().map_err(|e| format!("notify socket {}: {e}", path.display()))?);
+        self.bind_notify(run, give_away)
+    }
+
+    /// Becomes what another manifest says: sockets that both have stay as they are, with what waits in them.
+    ///
+    /// # Errors
+    /// One sentence naming the socket.
+    pub fn rebind(
+        &mut self,
+        service: Service,
+        uid: u32,
+        (run, http, give_away): (&Path, &str, bool),
+    ) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.service, service);
+        let same_owner = std::mem::replace(&mut self.uid, uid) == uid;
+        let mut there = std::mem::take(&mut self.listeners);
+        let give_to = give_away.then_some(uid);
+        let mut failed = Ok(());
+        for listen in &self.service.listen {
+            let kept = before.listen.contains(listen) && (same_owner || !give_away);
+            let at = there
+                .iter()
+                .position(|(name, _)| kept && name == listen.name.as_str());
+            let name = listen.name.as_str().to_owned();
+            match at {
+                Some(at) => self.listeners.push(there.swap_remove(at)),
+                None => match bind_one(listen, run, http, give_to) {
+                    Ok(fd) => self.listeners.push((name, fd)),
+                    Err(e) => failed = Err(e),
+                },
+            }
         }
+        if self.notify.is_none() || !same_owner {
+            self.bind_notify(run, give_away)?;
+        }
+        failed
+    }
+
+    fn bind_notify(&mut self, run: &Path, give_away: bool) -> Result<(), String> {
+        if !self.service.notify && self.service.watchdog_ms == 0 {
+            return Ok(());
+        }
+        let path = run.join("notify").join(self.name());
+        let bound = || -> io::Result<UnixDatagram> {
+            remove(&path)?;
+            let socket = UnixDatagram::bind(&path)?;
+            socket.set_nonblocking(true)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            if give_away {
+                sys::machine::give_to(&path, self.uid)?;
+            }
+            Ok(socket)
+        };
+        self.notify = Some(bound().map_err(|e| format!("notify socket {}: {e}", path.display()))?);
         Ok(())
     }
 
@@ -469,6 +481,42 @@ fn bind_unix(path: &Path, kind: ListenKind, mode: u32, owner: Option<u32>) -> io
         sys::machine::give_to(path, uid)?;
     }
     Ok(fd)
+}
+
+/// Binds one socket of a manifest.
+fn bind_one(
+    listen: &Listen,
+    run: &Path,
+    http: &str,
+    give_to: Option<u32>,
+) -> Result<OwnedFd, String> {
+    let name = listen.name.as_str();
+    match listen.kind {
+        ListenKind::Tcp => {
+            let address = if name == "http" && !http.is_empty() {
+                http
+            } else {
+                listen.address.as_str()
+            };
+            // Parsed first: binding a name would ask a name server, and wait for it.
+            address
+                .parse::<SocketAddr>()
+                .map_err(io::Error::other)
+                .and_then(TcpListener::bind)
+                .map(OwnedFd::from)
+                .map_err(|e| format!("listen {name} on {address}: {e}"))
+        }
+        kind => {
+            let file = if listen.address.as_str().is_empty() {
+                name
+            } else {
+                listen.address.as_str()
+            };
+            let path = run.join(file);
+            bind_unix(&path, kind, u32::from(listen.mode), give_to)
+                .map_err(|e| format!("listen {name} on {}: {e}", path.display()))
+        }
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

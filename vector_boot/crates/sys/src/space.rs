@@ -1,5 +1,6 @@
 //! Space of the file system that a descriptor stands on.
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::io;
 use std::os::fd::AsFd;
@@ -30,6 +31,19 @@ pub fn of_fd(fd: &impl AsFd) -> io::Result<Space> {
         free: found.blocks_free().saturating_mul(unit),
         read_only: found.flags().contains(FsFlags::ST_RDONLY),
     })
+}
+
+/// Lets the kernel forget what it holds of a file in memory, so that the next read is the disk's.
+///
+/// # Errors
+/// As `posix_fadvise(2)`.
+pub fn forget(fd: &impl AsFd) -> io::Result<()> {
+    Ok(posix_fadvise(
+        fd,
+        0,
+        0,
+        PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+    )?)
 }
 
 #[cfg(test)]

@@ -230,6 +230,14 @@ kinds! {
     PressureGet = 0x0125 by console;
     /// [`crate::why::Pressure`].
     Pressure = 0x0126 by operator;
+    /// [`crate::upgrade::Upgrade`].
+    Upgrade = 0x0131 by console;
+    /// [`crate::upgrade::Rollback`].
+    Rollback = 0x0132 by console;
+    /// [`crate::upgrade::UpgradeGet`].
+    UpgradeGet = 0x0133 by console_or_gateway;
+    /// [`crate::upgrade::UpgradeStatus`].
+    UpgradeStatus = 0x0134 by operator;
 
     /// [`crate::helper::Task`], PID 1 to its helper over a socketpair.
     HelperTask = 0x0201 by operator;

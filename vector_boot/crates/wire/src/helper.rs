@@ -110,6 +110,26 @@ pub enum Task<'a> {
     /// Sets the kernel's switches that are not set before the services. The figure is how many have their value;
     /// the detail's first line names what this kernel lacks, each other line what could not be set.
     Switches,
+    /// Opens what may hold a package: a block device by its path, or with a folder's descriptor along a
+    /// file below that folder. Its descriptor comes back.
+    OpenPackage {
+        /// `/dev/NAME`, or a path below the folder.
+        path: &'a str,
+    },
+    /// Reads all of a package (descriptor along) but its sections and tensors: whose it is, for which
+    /// processor, its manifest, its sections' hashes. They come back in sealed memory.
+    Inspect {
+        /// Trusted keys, one a line.
+        keys: &'a str,
+        /// Whether it must be signed by one of them.
+        required: bool,
+    },
+    /// Writes the package (descriptor along) to a block device, reads it back and hashes all of it. The
+    /// figure is its bytes, the detail the device.
+    KeepPackage {
+        /// The device that the running package lies on.
+        device: &'a str,
+    },
 }
 
 /// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.

@@ -25,6 +25,7 @@ pub mod helper;
 pub mod ledger;
 pub mod sensors;
 pub mod stats;
+pub mod upgrade;
 pub mod why;
 
 pub use frame::{

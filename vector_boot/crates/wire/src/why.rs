@@ -83,6 +83,12 @@ reasons! {
     52 UpgradeRefused "upgrade_refused" "another program was refused";
     53 Package "package" "replaced by the package's program";
     54 Fallback "fallback" "the package's program crashed, the initramfs's own runs";
+    55 UpgradeNotLoaded "upgrade_not_loaded" "an executable of the package could not be had";
+    56 NeedsReboot "needs_reboot" "the package needs a reboot";
+    57 NotExecuted "not_executed" "the program could not be executed";
+    58 InitHang "init_hang" "gave no beat";
+    59 NotKept "not_kept" "the package's device could not be written";
+    60 Ending "ending" "the machine was ending";
 }
 
 impl Serialize for Reason {

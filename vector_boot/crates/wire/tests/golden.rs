@@ -14,6 +14,7 @@ use wire::capacity::{self, Knob, Want, Write};
 use wire::control::{self, LATENESS_BUCKETS, MachineState, Power, ServiceState, Verb};
 use wire::helper::{Cell, Outcome, Task};
 use wire::ledger::{self, Origin};
+use wire::upgrade;
 use wire::why;
 use wire::{Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused};
 
@@ -247,6 +248,24 @@ fn machine(golden: &mut Golden) {
         error_ns: 1_000_000,
         source: "ntp 10.0.2.2:123",
     });
+    golden.kind(&upgrade::Upgrade {
+        place: "share/new.rts",
+        keep: true,
+    });
+    golden.kind(&upgrade::Rollback);
+    golden.kind(&upgrade::UpgradeGet);
+    golden.kind(&upgrade::UpgradeStatus {
+        step: upgrade::Step::Watching,
+        service: "gateway",
+        left_ns: BIG,
+        from: "/dev/vdb 0011223344556677 signed",
+        to: "share/new.rts 8899aabbccddeeff signed",
+        end: upgrade::End::RolledBack,
+        reason: "service died: gateway",
+        before: "/dev/vdb 0011223344556677 signed",
+        count: 3,
+        until_reboot: true,
+    });
 }
 
 fn helper(golden: &mut Golden) {
@@ -332,6 +351,20 @@ fn helper(golden: &mut Golden) {
     );
     golden.variant("randomness", &Task::Randomness);
     golden.variant("switches", &Task::Switches);
+    golden.variant(
+        "open-package",
+        &Task::OpenPackage {
+            path: "new/app.rts",
+        },
+    );
+    golden.variant(
+        "inspect",
+        &Task::Inspect {
+            keys: "vbk1 0011\nvbk1 2233",
+            required: true,
+        },
+    );
+    golden.variant("keep-package", &Task::KeepPackage { device: "/dev/vdb" });
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

@@ -179,7 +179,7 @@ pub fn queue_storage(heart: &mut Heart) {
     );
 }
 
-pub(super) fn service_folder(data: &Path, name: &str) -> PathBuf {
+pub fn service_folder(data: &Path, name: &str) -> PathBuf {
     data.join(format!("service.{name}"))
 }
 

@@ -1,6 +1,7 @@
 //! From the manifest to the tables of images, services and policies.
 
 use crate::early::Initramfs;
+use crate::handover::Running;
 use crate::heart::{Held, Image};
 use crate::package::{self, Found};
 use crate::supervisor::{Policy, Restart, Strategy};
@@ -14,6 +15,7 @@ const SMALL_BYTES_MAX: u64 = 512 * 1024;
 /// `vector_boot` and `vb-services` first, then the added ones in the order of their first use.
 pub(super) fn table_of_images(
     initramfs: Initramfs,
+    running: &Running,
     found: Option<&Found>,
     manifest: &Manifest,
 ) -> Vec<Image> {
@@ -22,14 +24,13 @@ pub(super) fn table_of_images(
         None => Held::No(format!("image {name}: not in the initramfs")),
     };
     let packed = |name: &str| found.and_then(|f| f.image(name));
-    let ours = initramfs
-        .digests
-        .iter()
-        .find(|(n, _)| n == "vb-services")
-        .map(|(_, hex)| hex.as_str());
+    let digests = initramfs.digests;
+    let ours = digests.iter().find(|(n, _)| n == "vb-services");
+    let ours = ours.map(|(_, hex)| hex.as_str());
     let own = initramfs.services;
     let mut images = vec![Image {
         name: "vector_boot".to_owned(),
+        digest: running.digest.clone(),
         held: held(initramfs.vector_boot, "vector_boot"),
         fallback: None,
     }];
@@ -37,11 +38,13 @@ pub(super) fn table_of_images(
         // The package brings other services than the initramfs: those are meant.
         Some(theirs) if ours.is_some_and(|o| o != theirs) || own.is_none() => Image {
             name: "vb-services".to_owned(),
+            digest: theirs.to_owned(),
             held: Held::Loading,
             fallback: own,
         },
         _ => Image {
             name: "vb-services".to_owned(),
+            digest: ours.unwrap_or_default().to_owned(),
             held: held(own, "vb-services"),
             fallback: None,
         },
@@ -51,6 +54,7 @@ pub(super) fn table_of_images(
         if images.iter().all(|i| i.name != name) {
             images.push(Image {
                 name: name.to_owned(),
+                digest: packed(name).unwrap_or_default().to_owned(),
                 held: Held::Loading,
                 fallback: None,
             });
@@ -100,7 +104,7 @@ pub(super) fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit>
     units.collect()
 }
 
-pub(super) fn policy_of(service: &Service, manifest: &Manifest) -> Policy {
+pub fn policy_of(service: &Service, manifest: &Manifest) -> Policy {
     const MS: u64 = 1_000_000;
     const S: u64 = 1_000_000_000;
     let needs = service

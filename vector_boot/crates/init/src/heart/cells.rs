@@ -117,6 +117,7 @@ impl Heart {
                 unit.cell = CellState::Refused;
                 let reason = format!("service {}: not started without its cell: {e}", unit.name());
                 self.degrade(reason);
+                self.upgrade_lacks(i);
             }
         }
     }

@@ -126,7 +126,7 @@ impl Heart {
     }
 
     /// Writes how a service stands into the state that outlives this image.
-    fn write_row(&mut self, i: usize) {
+    pub(super) fn write_row(&mut self, i: usize) {
         let Some(unit) = self.units.get(i) else {
             return;
         };
@@ -151,6 +151,7 @@ impl Heart {
         let now = sys::clock::monotonic_ns();
         let restarts = self.supervisor.restarts(i);
         self.write_row(i);
+        self.upgrade_sees(i, from, to);
         let Some(unit) = self.units.get_mut(i) else {
             return;
         };
@@ -246,7 +247,7 @@ impl Heart {
         let Some(unit) = self.units.get(i) else {
             return;
         };
-        if unit.spawn.is_some() {
+        if unit.spawn.is_some() || unit.held_back {
             return;
         }
         let image = match self.images.get(unit.image).map(|image| &image.held) {
@@ -274,7 +275,10 @@ impl Heart {
         }
         match crate::boot::prepare_unit(self, i) {
             Ok(()) => self.decide(Event::Unblocked(i)),
-            Err(e) => self.degrade(e),
+            Err(e) => {
+                self.degrade(e);
+                self.upgrade_lacks(i);
+            }
         }
     }
 

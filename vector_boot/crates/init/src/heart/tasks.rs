@@ -275,6 +275,9 @@ impl Heart {
     }
 
     pub(super) fn take_answer(&mut self, answer: Answer) {
+        if let Purpose::Upgrade(ask) = answer.purpose {
+            return self.take_upgrade_answer(ask, answer);
+        }
         let now = sys::clock::monotonic_ns();
         match (answer.purpose, answer.result) {
             (Purpose::Verify, Ok(bytes)) => {
@@ -294,6 +297,7 @@ impl Heart {
                     .get_mut(i)
                     .and_then(|image| image.fallback.take());
                 let image = answer.descriptors.into_iter().next();
+                let lost = result.is_err();
                 let held = match (result, image, fallback) {
                     (Ok(_), Some(fd), _) => Held::Yes(fd),
                     (Ok(_), None, _) => Held::No("no image came back".to_owned()),
@@ -304,6 +308,9 @@ impl Heart {
                     (Err(e), _, None) => Held::No(e),
                 };
                 if let Some(image) = self.images.get_mut(i) {
+                    if lost {
+                        image.digest.clear();
+                    }
                     image.held = held;
                 }
                 for unit in 0..self.units.len() {
@@ -401,6 +408,8 @@ impl Heart {
             (Purpose::MountData | Purpose::MountRoot(_), Ok(_)) => {}
             (Purpose::MountRoot(_) | Purpose::Provision, Err(e)) => self.degrade(e),
             (Purpose::Provision, Ok(_)) => {}
+            // Answered above.
+            (Purpose::Upgrade(_), _) => {}
             (Purpose::Unmount, result) => {
                 if let Err(e) = result {
                     self.journal.tell_terminal(&e);
