@@ -496,7 +496,7 @@ fn choose_manifest(
             Err(e) => degraded.push(format!("vb.manifest: {e}")),
         }
     }
-    of_package.unwrap_or_else(manifest::default)
+    of_package.map_or_else(manifest::default, |manifest| *manifest)
 }
 
 fn choose_hostname(params: &Params, manifest: &Manifest) -> String {

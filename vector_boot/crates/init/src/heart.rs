@@ -469,6 +469,9 @@ impl Heart {
     }
 
     /// Beats until the machine ends; answers how it is to end, or `None` when nothing can run.
+    ///
+    /// What it calls stays out of its frame, the only one that is never given back: the buffers in them
+    /// would make it many pages.
     pub fn run(&mut self) -> Option<End> {
         self.begin();
         let mut more = false;
@@ -545,6 +548,7 @@ impl Heart {
         );
     }
 
+    #[inline(never)]
     fn react(&mut self, watch: Watch, hung_up: bool) {
         match watch {
             Watch::Tick | Watch::Signal => {}
@@ -560,6 +564,7 @@ impl Heart {
 
     // --- the beat ------------------------------------------------------------------------------
 
+    #[inline(never)]
     fn on_beat(&mut self, woken_cpu: u64) {
         let ticks = self.ticker.take();
         if ticks == 0 {

@@ -28,7 +28,7 @@ pub struct Found {
     /// The tensor section, mapped shared and read-only from where it lies.
     pub tensors: Option<Mapping>,
     /// Its manifest; a plain package has none.
-    pub manifest: Option<Manifest>,
+    pub manifest: Option<Box<Manifest>>,
     /// Whether it is a plain version 1 package without our extension.
     pub plain: bool,
     /// Whether it lies in memory: a file of the initramfs.
@@ -231,7 +231,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
         .map_or_else(String::new, |d| d.to_string().chars().take(16).collect());
     let plain = package.is_plain();
     let signer = signer.map(|key| key.to_string());
-    let manifest = package.into_manifest();
+    let manifest = package.into_manifest().map(Box::new);
     drop(whole);
     Ok(Found {
         file,

@@ -341,6 +341,7 @@ impl Heart {
     }
 
     /// True if more dead children wait.
+    #[inline(never)]
     pub(super) fn take_signals(&mut self) -> bool {
         const SIGINT: i32 = 2;
         const SIGUSR1: i32 = 10;
@@ -363,6 +364,7 @@ impl Heart {
         self.reap()
     }
 
+    #[inline(never)]
     pub(super) fn reap(&mut self) -> bool {
         for _ in 0..REAP_A_TURN {
             match sys::process::reap() {

@@ -86,6 +86,7 @@ impl Heart {
         );
     }
 
+    #[inline(never)]
     pub(super) fn pump_ledger(&mut self, hung_up: bool) {
         let mut well = !hung_up;
         if self.ledger.socket().is_none() {
