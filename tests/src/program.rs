@@ -37,11 +37,16 @@ pub fn compile(name: &str, folder: &Path) -> PathBuf {
 
 /// Compiles `tests/programs/prober.c`, which tries what no service may do. Its first word is a profile.
 pub fn prober(folder: &Path) -> PathBuf {
-    let out = folder.join("prober");
+    compile_c("prober", folder)
+}
+
+/// Compiles `tests/programs/NAME.c` to a static executable in `folder`.
+pub fn compile_c(name: &str, folder: &Path) -> PathBuf {
+    let out = folder.join(name);
     let mut cc = Command::new("cc");
     cc.args(["-O1", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&out)
-        .arg(repository().join("tests/programs/prober.c"));
+        .arg(repository().join(format!("tests/programs/{name}.c")));
     crate::stdout_of(&mut cc);
     out
 }

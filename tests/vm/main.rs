@@ -3,6 +3,7 @@
 //! Each test boots its own machine with its own disk. Run with `--test-threads=1` on a small host.
 #![forbid(unsafe_code)]
 
+mod bombs;
 mod cells;
 mod disk;
 mod emergency;
