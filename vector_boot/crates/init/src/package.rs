@@ -159,7 +159,7 @@ impl Found {
         Ok(Self {
             file,
             tensors: Some(tensors),
-            manifest: Some(manifest),
+            manifest: Some(Box::new(manifest)),
             plain: false,
             images: facts
                 .images

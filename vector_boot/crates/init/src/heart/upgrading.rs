@@ -476,7 +476,7 @@ impl Heart {
         // A manifest that was named for the boot stands above that of every package.
         let named = !self.params.get("vb.manifest").is_empty();
         let mut manifest = match theirs {
-            Some(theirs) if !named => theirs,
+            Some(theirs) if !named => *theirs,
             _ => self.manifest_of_table(),
         };
         if manifest.roots != self.manifest.roots {
