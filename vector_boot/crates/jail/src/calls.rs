@@ -6,7 +6,6 @@
 //! Start with [`Calls::of`].
 
 use crate::{Exec, Profile};
-use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 use std::collections::BTreeMap;
 
 /// A list under construction: a call with no rule is allowed whatever its arguments are, one with
@@ -14,14 +13,16 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub struct Calls {
     always: Vec<i64>,
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    failed: Option<BackendError>,
+    rules: BTreeMap<i64, Vec<Rule>>,
 }
 
-/// One test of an argument; all tests of a rule must hold. Numbers are compared in their lower 32 bits,
-/// which is all that the kernel takes of those that stand here; pointers whole.
-#[derive(Debug, Clone, Copy)]
-enum Test {
+/// Tests that must all hold.
+pub type Rule = Vec<Test>;
+
+/// One test of an argument. Numbers are compared in their lower 32 bits, which is all that the kernel takes of
+/// those that stand here; pointers whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
     /// The argument at this place is this.
     Is(u8, u32),
     /// The bits of the argument at this place that are in the mask are these.
@@ -51,10 +52,8 @@ const SOCKET_TYPE: u32 = 0xf;
 
 impl Calls {
     /// The list of a profile, for this process: its own pid is part of it.
-    ///
-    /// # Errors
-    /// A rule that cannot be compiled, which is a defect here.
-    pub fn of(profile: Profile, exec: Exec) -> Result<Self, BackendError> {
+    #[must_use]
+    pub fn of(profile: Profile, exec: Exec) -> Self {
         let mut calls = Self::default();
         calls.everybody();
         match profile {
@@ -76,10 +75,7 @@ impl Calls {
                 &[Is(0, number), Is(4, sys::park::EXEC_FLAGS.unsigned_abs())],
             );
         }
-        match calls.failed.take() {
-            Some(e) => Err(e),
-            None => Ok(calls),
-        }
+        calls
     }
 
     /// How many calls are on it.
@@ -101,7 +97,7 @@ impl Calls {
 
     /// The list as the compiler takes it.
     #[must_use]
-    pub fn into_rules(mut self) -> BTreeMap<i64, Vec<SeccompRule>> {
+    pub fn into_rules(mut self) -> BTreeMap<i64, Vec<Rule>> {
         for number in self.always {
             // Allowed always: rules would only narrow it.
             self.rules.insert(number, Vec::new());
@@ -118,23 +114,7 @@ impl Calls {
     }
 
     fn when(&mut self, number: i64, tests: &[Test]) {
-        let conditions = tests.iter().map(|test| match *test {
-            Is(at, value) => (at, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value),
-            Bits(at, mask, value) => {
-                let op = SeccompCmpOp::MaskedEq(mask.into());
-                (at, SeccompCmpArgLen::Dword, op, value)
-            }
-            Not(at, value) => (at, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value),
-            Null(at) => (at, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0),
-        });
-        let rule = conditions
-            .map(|(at, len, op, value)| SeccompCondition::new(at, len, op, value.into()))
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(SeccompRule::new);
-        match rule {
-            Ok(rule) => self.rules.entry(number).or_default().push(rule),
-            Err(e) => self.failed = Some(e),
-        }
+        self.rules.entry(number).or_default().push(tests.to_vec());
     }
 
     /// Memory, time, signals to itself, descriptors that are open: what every program does.
@@ -679,7 +659,7 @@ mod tests {
     fn no_list_holds_what_none_may_or_holds_it_unseen() {
         for profile in Profile::all() {
             for exec in [Exec::Never, Exec::Parked(63)] {
-                let rules = Calls::of(profile, exec).unwrap().into_rules();
+                let rules = Calls::of(profile, exec).into_rules();
                 for number in NEVER {
                     assert!(!rules.contains_key(number), "{profile:?}: {number}");
                 }
@@ -696,7 +676,7 @@ mod tests {
     #[test]
     fn our_own_roles_start_no_processes_and_only_some_connect() {
         let has = |profile, number| {
-            let rules = Calls::of(profile, Exec::Never).unwrap().into_rules();
+            let rules = Calls::of(profile, Exec::Never).into_rules();
             rules.contains_key(&number)
         };
         for profile in Profile::all() {

@@ -13,6 +13,7 @@
 
 pub mod calls;
 pub mod cell;
+mod compile;
 mod confine;
 mod grants;
 mod landlock;
