@@ -31,6 +31,8 @@ pub struct Pulse {
     busy: AtomicBool,
     /// The head's deadline passed.
     head_late: AtomicBool,
+    /// The client has sent something.
+    heard: AtomicBool,
 }
 
 impl Pulse {
@@ -40,6 +42,12 @@ impl Pulse {
         self.requests.fetch_add(1, Relaxed);
         self.busy.store(true, Relaxed);
         Serving(self.clone())
+    }
+
+    /// Whether the client has sent anything at all.
+    #[must_use]
+    pub fn has_heard(&self) -> bool {
+        self.heard.load(Relaxed)
     }
 
     /// Whether the connection ended since a head did not arrive in time.
@@ -117,7 +125,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let this = &mut *self;
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
-        this.follow(buf.filled().len() > before);
+        let bytes_came = buf.filled().len() > before;
+        if bytes_came {
+            this.pulse.heard.store(true, Relaxed);
+        }
+        this.follow(bytes_came);
         // While a request is served, its body has a deadline of its own.
         if polled.is_ready() || this.pulse.busy.load(Relaxed) {
             return polled;

@@ -120,6 +120,12 @@ impl Metrics {
         Raised(&self.in_flight)
     }
 
+    /// Open connections.
+    #[must_use]
+    pub fn connections_open(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
     /// Calls under way.
     #[must_use]
     pub fn calls_in_flight(&self) -> u64 {

@@ -44,6 +44,11 @@ const HEADERS_MAX: usize = 64;
 const READY_WAIT: Duration = Duration::from_secs(2);
 /// How long calls under way are waited for at the end.
 const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How long a client that was let in just before the end may take for its first byte: what connects is to be
+/// answered, by us or by who follows.
+const FIRST_BYTE_WAIT: Duration = Duration::from_millis(250);
+/// Between two looks at the end.
+const STOP_STEP: Duration = Duration::from_millis(5);
 /// How often the stats page and the watchdog are fed.
 const TICK: Duration = Duration::from_secs(1);
 /// After `accept` failed for want of descriptors or memory.
@@ -263,15 +268,15 @@ async fn terminated(mut signals: Signals) -> io::Result<i32> {
     }
 }
 
-/// Waits for calls under way and writes the last rows, within the limit.
+/// Waits for connections and calls under way and writes the last rows, within the limit.
 async fn finish(gateway: &Gateway) {
     let work = async {
-        while gateway.metrics.calls_in_flight() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        while gateway.metrics.calls_in_flight() > 0 || gateway.metrics.connections_open() > 0 {
+            tokio::time::sleep(STOP_STEP).await;
         }
         gateway.record_refusals().await;
         while gateway.peers.ledger.waiting() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(STOP_STEP).await;
         }
         // Answers on their way out.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -430,11 +435,20 @@ async fn connection<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pulse = Arc::new(Pulse::default());
+    let ending = stopping.clone();
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let (door, serving) = (door.clone(), pulse.request());
+        let ending = ending.clone();
         async move {
             let _serving = serving;
-            Ok::<_, Infallible>(door.serve(entry, request).await)
+            let mut answer = door.serve(entry, request).await;
+            if *ending.borrow() {
+                let close = hyper::header::HeaderValue::from_static("close");
+                answer
+                    .headers_mut()
+                    .insert(hyper::header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let io = TokioIo::new(Guarded::new(stream, pulse.clone()));
@@ -452,8 +466,23 @@ async fn connection<S>(
     let ended = match first {
         Some(ended) => ended,
         None => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+            // hyper closes a connection that has said nothing yet, with the request that is on its way.
+            let heard = async {
+                while !pulse.has_heard() {
+                    tokio::time::sleep(STOP_STEP).await;
+                }
+            };
+            let early = tokio::select! {
+                ended = &mut connection => Some(ended),
+                _ = tokio::time::timeout(FIRST_BYTE_WAIT, heard) => None,
+            };
+            match early {
+                Some(ended) => ended,
+                None => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await
+                }
+            }
         }
     };
     if ended.is_err() && pulse.head_late() {

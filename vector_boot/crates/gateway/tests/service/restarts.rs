@@ -125,3 +125,29 @@ fn a_thousand_calls_at_once_are_all_answered() {
     }
     assert_eq!(ids.len(), house.log.rows.lock().unwrap().len());
 }
+
+#[test]
+fn who_was_let_in_just_before_the_end_is_answered() {
+    use std::io::{Read, Write};
+    let mut house = House::new();
+    let address = house.address;
+    let mut silent = std::net::TcpStream::connect(address).unwrap();
+    // The next one is answered, so this one was accepted before it.
+    assert_eq!(
+        house.tool("fs_read", json!({"path": "welcome.txt"})).status,
+        200
+    );
+    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let client = std::thread::spawn(move || {
+        // While the gateway ends.
+        std::thread::sleep(Duration::from_millis(50));
+        silent.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        silent.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    house.stop();
+    let answer = client.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
