@@ -5,6 +5,7 @@
 //! group frame is durable, and nobody who reads or listens slowly can hold the thread up: answers
 //! are handed to callbacks that must not block.
 
+use crate::boots::Boots;
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
 use crate::device::Device;
@@ -162,6 +163,7 @@ struct Shared {
     device: Arc<dyn Device>,
     superblock: Superblock,
     last_wall_ns: u64,
+    boots: Boots,
     index: Arc<Mutex<Index>>,
     standing: Mutex<Standing>,
     moved: Condvar,
@@ -195,6 +197,7 @@ impl Committer {
             device: log.device().clone(),
             superblock: *log.superblock(),
             last_wall_ns: fold.last_wall_ns,
+            boots: fold.boots,
             index,
             standing: Mutex::new(standing_of(&log, 0)),
             moved: Condvar::new(),
@@ -303,6 +306,12 @@ impl Ledger {
     #[must_use]
     pub fn last_wall_ns(&self) -> u64 {
         self.shared.last_wall_ns
+    }
+
+    /// How the boots ended that were in the log when it was opened.
+    #[must_use]
+    pub fn boots(&self) -> &Boots {
+        &self.shared.boots
     }
 
     /// Where the log stands.

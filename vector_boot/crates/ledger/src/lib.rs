@@ -13,6 +13,7 @@ pub mod log;
 pub mod open;
 pub mod scan;
 
+mod boots;
 mod cli;
 mod clock;
 mod dedupe;

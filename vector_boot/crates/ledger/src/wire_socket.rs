@@ -3,6 +3,7 @@
 //! One thread reads a connection and one writes it. Questions pipeline: any number up to
 //! [`UNDER_WAY_MAX`] may be under way; beyond, the connection is not read until some answers are sent.
 
+use crate::boots::Ended;
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
 use crate::gate::{Gate, Permit};
 use crate::visitors::Visit;
@@ -14,7 +15,10 @@ use ledger_core::Origin;
 use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
-use wire::ledger::{Append, Appended, Head, HeadGet, LastTime, LastTimeGet, PAYLOAD_BYTES_MAX};
+use wire::ledger::{
+    Append, Appended, Head, HeadGet, LastBoot, LastBootGet, LastTime, LastTimeGet,
+    PAYLOAD_BYTES_MAX,
+};
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role};
 
 /// Questions of one connection whose answers are not sent yet.
@@ -27,6 +31,7 @@ enum Answer {
     Appended(u64, Appended),
     Head(u64, Head),
     LastTime(u64, LastTime),
+    LastBoot(u64, Box<Ended>),
     Refused(u64, Refusal),
 }
 
@@ -138,6 +143,7 @@ enum Question {
     Append(Box<Draft>),
     Head,
     LastTime,
+    LastBoot([u8; 16]),
     /// The frame is one, and what it asks for is refused for its content.
     Refused(Refusal),
 }
@@ -157,9 +163,12 @@ fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
         }
         Kind::LedgerHeadGet => body::<HeadGet>(&frame).map(|_| Question::Head),
         Kind::LedgerLastTimeGet => body::<LastTimeGet>(&frame).map(|_| Question::LastTime),
+        Kind::LedgerLastBootGet => {
+            body::<LastBootGet>(&frame).map(|get| Question::LastBoot(get.boot_id))
+        }
         other => {
             let value = format!("{other:?}");
-            let limit = "LedgerAppend, LedgerHeadGet or LedgerLastTimeGet";
+            let limit = "LedgerAppend, LedgerHeadGet, LedgerLastTimeGet or LedgerLastBootGet";
             Err(Refusal::new("BAD_REQUEST", "kind", &value, limit))
         }
     }
@@ -216,6 +225,11 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
             let wall_ns = ledger.last_wall_ns();
             answer(answers, Answer::LastTime(id, LastTime { wall_ns }), permit);
         }
+        Question::LastBoot(own) => {
+            let ended = ledger.boots().ended_before(&own).cloned();
+            let ended = Box::new(ended.unwrap_or_default());
+            answer(answers, Answer::LastBoot(id, ended), permit);
+        }
         Question::Refused(refusal) => answer(answers, Answer::Refused(id, refusal), permit),
     }
 }
@@ -264,12 +278,24 @@ fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
 }
 
 fn write_answers(socket: &PacketSocket, answers: &Receiver<(Answer, Permit)>) {
-    // A refusal's texts are at most 128 characters of 4 bytes each.
+    // A refusal's texts are at most 128 characters of 4 bytes each, those of a boot's end 256 and 512 bytes.
     let mut buf = [0; 2048];
     for (answer, _permit) in answers {
         let sent = match &answer {
             Answer::Appended(id, body) => send(socket, *id, body, &mut buf),
             Answer::LastTime(id, body) => send(socket, *id, body, &mut buf),
+            Answer::LastBoot(id, ended) => {
+                let body = LastBoot {
+                    boot_id: ended.boot_id,
+                    event_id: ended.event_id,
+                    event_type: &ended.event_type,
+                    wall_ns: ended.wall_ns,
+                    timestamp_ns: ended.timestamp_ns,
+                    stopping: &ended.stopping,
+                    stopping_actor: &ended.stopping_actor,
+                };
+                send(socket, *id, &body, &mut buf)
+            }
             Answer::Head(id, body) => send(socket, *id, body, &mut buf),
             Answer::Refused(id, refusal) => {
                 let body = Refused {
