@@ -17,8 +17,8 @@ use clap::Parser;
 
 /// What a virtual machine under QEMU needs beside what Debian's cloud kernel has built in.
 ///
-/// `virtio_mmio` serves machine types without PCI, `qemu_fw_cfg` brings the boot token,
-/// `softdog` is the only watchdog of that kernel.
+/// `virtio_mmio` serves machine types without PCI, `qemu_fw_cfg` brings the boot token, `button` and `evdev` the
+/// power button, `softdog` a watchdog where [`WANTED_IF_THERE`] finds no hardware for one.
 const WANTED_DEFAULT: &[&str] = &[
     "virtio_pci",
     "virtio_mmio",
@@ -27,7 +27,21 @@ const WANTED_DEFAULT: &[&str] = &[
     "virtio_console",
     "virtio_rng",
     "qemu_fw_cfg",
+    "button",
+    "evdev",
     "softdog",
+];
+
+/// Carried if the kernel has them as modules, and loaded before `softdog`: drivers of hardware watchdogs (the first
+/// one that finds its device is `/dev/watchdog`), and the stores that outlive a kernel's panic.
+const WANTED_IF_THERE: &[&str] = &[
+    "i6300esb",
+    "iTCO_wdt",
+    "sp5100_tco",
+    "wdat_wdt",
+    "sbsa_gwdt",
+    "ramoops",
+    "efi_pstore",
 ];
 
 /// Empty folders that PID 1 mounts over.
@@ -133,12 +147,17 @@ pub fn main(words: &[OsString]) -> ExitCode {
 fn build(args: &Args) -> Result<Summary, InitramfsError> {
     let init = read("executable", &args.init)?;
     let services = read("executable", &args.services)?;
+    let index = modules::Index::scan(&args.modules)?;
     let wanted: Vec<String> = match &args.want {
         // `--want ""` is one empty name: a kernel that needs no modules.
         Some(named) => named.iter().filter(|n| !n.is_empty()).cloned().collect(),
-        None => WANTED_DEFAULT.iter().map(|n| (*n).to_owned()).collect(),
+        None => {
+            let there = WANTED_IF_THERE.iter().filter(|name| index.has(name));
+            let all = there.chain(WANTED_DEFAULT);
+            all.map(|n| (*n).to_owned()).collect()
+        }
     };
-    let plan = modules::Index::scan(&args.modules)?.plan(&wanted)?;
+    let plan = index.plan(&wanted)?;
 
     let mut archive = cpio::Writer::new();
     for folder in MOUNT_POINTS {

@@ -13,6 +13,7 @@ mod network;
 pub mod services;
 mod traffic;
 mod upgrade;
+mod why;
 
 use super::context::{Context, Power};
 use super::text;
@@ -183,8 +184,9 @@ impl<'w> Out<'w> {
 
 /// Every command, group by group.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    let groups: [&'static [Command]; 8] = [
+    let groups: [&'static [Command]; 9] = [
         machine::COMMANDS,
+        why::COMMANDS,
         kernel::COMMANDS,
         services::COMMANDS,
         traffic::COMMANDS,
@@ -403,7 +405,7 @@ mod tests {
     #[test]
     fn the_commands_that_the_design_names_are_there() {
         let named = "status services start stop restart signal log beat sensors hw tensors tensor ledger \
-                     capacity gateway ps mem net mounts params boot dmesg ready reboot poweroff halt help";
+                     capacity gateway ps mem net mounts params boot why watchdog dmesg ready reboot poweroff halt help";
         for name in named.split_whitespace() {
             assert!(find(name).is_some(), "{name}");
         }

@@ -17,6 +17,7 @@ use sys::packet::{Mode, PacketListener, PacketSocket};
 use tempfile::TempDir;
 use wire::capacity::{Gate, GateVerdict, Lease, State};
 use wire::control::*;
+use wire::why::{Pressure, Reason, Watchdog, Why, WhyGet};
 use wire::{Done, Frame, Kind, Message, Refused};
 
 const TOKEN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -175,6 +176,42 @@ fn answer_init(reply: &mut Reply<'_>, machine: &Shared) {
             reply.done();
         }
         Kind::BeatGet => reply.item(&beat()),
+        Kind::WhyGet => {
+            let subject = frame.body::<WhyGet<'_>>().unwrap().subject;
+            for record in REASONS
+                .iter()
+                .filter(|r| ["", r.subject].contains(&subject))
+            {
+                reply.item(record);
+            }
+            reply.done();
+        }
+        Kind::WatchdogGet => reply.item(&Watchdog {
+            driver: "Software Watchdog",
+            software: true,
+            armed: true,
+            timeout_s: 60,
+            left_s: None,
+            boot_status: 0x20,
+            fed: 1870,
+            held_back: 0,
+        }),
+        Kind::PressureGet => {
+            for (subject, stalls, oom_kills) in
+                [("machine", 3, 0), ("gateway", 1, 2), ("net", 0, 0)]
+            {
+                reply.item(&Pressure {
+                    subject,
+                    some_avg10: 1234,
+                    stalls,
+                    stalled_ago_ns: 4_000_000_000,
+                    oom_kills,
+                    at_limit: 17,
+                    peak_bytes: 6_500_000,
+                });
+            }
+            reply.done();
+        }
         Kind::BootGet => {
             let phase = |name, begin_ns, end_ns, note| Phase {
                 name,
@@ -330,6 +367,30 @@ const SERVICES: &[Service<'static>] = &[
         status: "",
         backoff_ns: 12_000_000_000,
         confined: false,
+    },
+];
+
+const REASONS: &[Why<'static>] = &[
+    Why {
+        number: 2,
+        at_ns: 184_000_000_000,
+        reason: Reason::OutOfMemory,
+        subject: "gateway",
+        facts: r#"{"cause":"signal KILL (9)","pid":9,"ran_ms":4200,"oom_kill":1,"said":"one last word"}"#,
+    },
+    Why {
+        number: 1,
+        at_ns: 3_000_000_000,
+        reason: Reason::InitCrash,
+        subject: "init",
+        facts: r#"{"cause":"signal SEGV (11)","doing":"beat: sampling"}"#,
+    },
+    Why {
+        number: 0,
+        at_ns: 0,
+        reason: Reason::Poweroff,
+        subject: "machine",
+        facts: r#"{"how":"poweroff","asked":"command","actor":"user:console","last_event":41,"last_event_type":"service_stopped"}"#,
     },
 ];
 
@@ -589,6 +650,12 @@ const LINES: &[&str] = &[
     "services",
     "beat",
     "boot",
+    "why",
+    "why 1",
+    "why init",
+    "why nobody",
+    "why 0",
+    "watchdog",
     "params",
     "start net",
     "stop gateway",

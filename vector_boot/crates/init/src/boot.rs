@@ -23,6 +23,7 @@ use crate::params::{CommandLine, Params};
 use crate::state::{Level, State};
 use crate::supervisor::{Policy, Supervisor};
 use crate::unit::Unit;
+use crate::watchdog::Guard;
 use crate::{BeatWork, Mode, NoWork, Setup, disks, harden, succession};
 use rts::manifest::{self, Manifest, Pass};
 use std::fs::{self, File};
@@ -111,6 +112,13 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         ));
     }
     let first_look = Params::new([], &line, hand);
+    // Right after its module: from here on a hang ends.
+    let mut watchdog = if appliance {
+        Guard::open(first_look.get("vb.watchdog"))
+    } else {
+        Guard::default()
+    };
+    emergency::leave_watchdog(watchdog.dog());
     // Until a signed manifest says more.
     emergency::leave_mode(match hand {
         CommandLine::Tightens => UNSIGNED_CONSOLE.1,
@@ -205,12 +213,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     if let Some(found) = &found {
         load_small_images(&mut images, found, &mut wrong.degraded);
     }
-    let watchdog = if appliance && params.get("vb.watchdog") != "off" {
-        open_watchdog()
-    } else {
-        None
-    };
-    emergency::leave_watchdog(watchdog.as_ref().map(|(file, _)| file));
+    watchdog.settle(params.get("vb.watchdog"));
+    emergency::leave_watchdog(watchdog.dog());
     let units = table_of_units(&manifest, &images);
     let policies: Vec<Policy> = units
         .iter()
@@ -366,6 +370,8 @@ fn network_folder(run: &Path, appliance: bool) -> io::Result<()> {
 pub struct Open {
     /// The ledger's log.
     pub log: Option<OwnedFd>,
+    /// Whether that outlives the boot.
+    pub log_is_kept: bool,
     /// The serial line.
     pub tty: Option<OwnedFd>,
     /// The console for programs.
@@ -520,24 +526,6 @@ fn open_to_all(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))
 }
 
-fn open_watchdog() -> Option<(File, String)> {
-    let file = File::options().write(true).open("/dev/watchdog").ok()?;
-    let read = |name: &str| {
-        fs::read_to_string(Path::new("/sys/class/watchdog/watchdog0").join(name))
-            .unwrap_or_default()
-    };
-    let identity = read("identity").trim().to_owned();
-    let software = if identity.to_ascii_lowercase().contains("software") {
-        " (software)"
-    } else {
-        ""
-    };
-    Some((
-        file,
-        format!("{identity}{software}, {} s", read("timeout").trim()),
-    ))
-}
-
 fn open_descriptors(setup: &Setup, terminal: &str, degraded: &mut Vec<String>) -> Open {
     let mut open = Open::default();
     match &setup.mode {
@@ -552,6 +540,7 @@ fn open_descriptors(setup: &Setup, terminal: &str, degraded: &mut Vec<String>) -
             open.log = disks::partition(&devices, "log")
                 .and_then(|d| File::options().read(true).write(true).open(&d.path).ok())
                 .map(OwnedFd::from);
+            open.log_is_kept = open.log.is_some();
             if open.log.is_none() {
                 degraded.push(
                     "ledger: no partition named log; its events end with this boot".to_owned(),
@@ -571,6 +560,7 @@ fn open_descriptors(setup: &Setup, terminal: &str, degraded: &mut Vec<String>) -
                 .map(OwnedFd::from)
                 .inspect_err(|e| degraded.push(format!("ledger: {}: {e}", state.display())))
                 .ok();
+            open.log_is_kept = open.log.is_some();
             if *terminal {
                 open.tty = io::stdin().as_fd().try_clone_to_owned().ok();
             }

@@ -21,6 +21,7 @@ use wire::control::{
 };
 use wire::helper::Task;
 use wire::upgrade::{Rollback, Upgrade, UpgradeGet};
+use wire::why::{Reason, WatchdogGet, WhyGet};
 use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Connections at once: every service, a console and a few `ctl`.
@@ -74,6 +75,8 @@ enum Listed {
     Params(usize),
     /// Next line, one past the last, whose.
     Log(u64, u64, Option<u8>),
+    /// Records older than this one, about whom.
+    Reasons(Option<u64>, Fixed<{ wire::NAME_BYTES_MAX }>),
 }
 
 const fn bad(field: &'static str, limit: &'static str) -> Refused<'static> {
@@ -379,6 +382,18 @@ impl Heart {
                 let beat = self.beat.record();
                 self.reply(slot, id, &beat)
             }
+            Kind::WatchdogGet if frame.body::<WatchdogGet>().is_ok() => {
+                let mut out = [0u8; 256];
+                let packet = wire::encode(id, &self.watchdog.record(), &mut out);
+                self.send(slot, packet.unwrap_or_default())
+            }
+            Kind::WhyGet => match frame.body::<WhyGet<'_>>() {
+                Ok(get) => {
+                    let subject = Fixed::of(format_args!("{}", get.subject));
+                    self.begin_list(slot, id, Listed::Reasons(None, subject))
+                }
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
+            },
             Kind::LogGet => match frame.body::<LogGet<'_>>() {
                 Ok(get) => self.begin_log(slot, id, get),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -389,7 +404,7 @@ impl Heart {
             },
             Kind::Power => match frame.body::<Power>() {
                 Ok(power) => {
-                    self.begin_shutdown(power, actor_of(served.role));
+                    self.begin_shutdown(power, Reason::Command, actor_of(served.role));
                     self.reply(slot, id, &Done { count: 0 })
                 }
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -420,7 +435,8 @@ impl Heart {
             | Kind::ServicesGet
             | Kind::BootGet
             | Kind::ParamsGet
-            | Kind::BeatGet => self.refuse(slot, id, &BAD_BODY),
+            | Kind::BeatGet
+            | Kind::WatchdogGet => self.refuse(slot, id, &BAD_BODY),
             _ => self.refuse(slot, id, &BAD_KIND),
         }
     }
@@ -443,6 +459,12 @@ impl Heart {
         // A peer that asks without reading until its buffer is full has itself to blame: it is let go.
         wire::encode(id, body, &mut out)
             .is_ok_and(|packet| connection.socket.send(packet, descriptor).is_ok())
+    }
+
+    /// Sends an answer that borrows from us.
+    fn send(&self, slot: usize, packet: &[u8]) -> bool {
+        let connection = self.connections.get(slot).and_then(Option::as_ref);
+        connection.is_some_and(|c| c.socket.send(packet, None).is_ok())
     }
 
     /// Answers a plan once the helper is done with it.
@@ -666,6 +688,15 @@ impl Heart {
                     None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
                 }
             }
+            Listed::Reasons(before, subject) => {
+                match crate::why::next(&self.journal.state, *before, subject.as_str()) {
+                    Some(record) => (
+                        wire::encode(list.id, &record.for_wire(), out).unwrap_or_default(),
+                        Some(Listed::Reasons(Some(record.number), *subject)),
+                    ),
+                    None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+                }
+            }
             Listed::Services(_) => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
         }
     }
@@ -716,6 +747,7 @@ impl Heart {
     fn send_status(&mut self, slot: usize, id: u64) -> bool {
         let reason = self.reasons();
         let keys = self.keys.join(" ");
+        let watchdog = self.watchdog.label();
         let up = (0..self.units.len())
             .filter(|i| self.supervisor.phase(*i) == Phase::Up)
             .count();
@@ -741,7 +773,7 @@ impl Heart {
             period_ms: u32::try_from(self.beat.period_ns / 1_000_000).unwrap_or(u32::MAX),
             services_up: u16::try_from(up).unwrap_or(u16::MAX),
             services: u16::try_from(self.units.len()).unwrap_or(u16::MAX),
-            watchdog: &self.watchdog_name,
+            watchdog: &watchdog,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             unconfined: &self.unconfined,
@@ -832,6 +864,20 @@ impl Heart {
                 },
             );
         }
+        const SIGSTOP: i32 = 19;
+        let hangs = index.is_none() && signal == SIGSTOP;
+        if hangs && !self.watchdog.is_armed() {
+            return self.reply(
+                slot,
+                id,
+                &Refused {
+                    code: "CONFLICT",
+                    field: "signal",
+                    value: "STOP",
+                    limit: "with a watchdog, which alone ends a PID 1 that hangs",
+                },
+            );
+        }
         // Recorded before it acts.
         self.journal.event(
             Weight::Important,
@@ -845,6 +891,11 @@ impl Heart {
             (Verb::Start, Some(i)) => Event::Start(i),
             (Verb::Stop, Some(i)) => Event::Stop(i),
             (Verb::Restart, Some(i)) => Event::Restart(i),
+            // The kernel stops no PID 1, so the drill is ours.
+            (Verb::Signal(_), _) if hangs => {
+                self.hang_once_recorded();
+                return self.reply(slot, id, &Done { count: 0 });
+            }
             (Verb::Signal(_), unit) => {
                 let done = match unit.and_then(|i| self.units.get(i)) {
                     Some(unit) => unit.signal(signal),

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use sys::events::{Interest, Poller, Signals};
 use sys::machine::{self, Power};
 use sys::terminal::{self, LineFeeds};
+use sys::watchdog::Watchdog;
 
 /// How long those who still run may take to end by themselves, and then to be gone.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -58,7 +59,7 @@ help         this list
 /// What the boot leaves here for the worst case.
 struct Left {
     log: Option<Lines>,
-    watchdog: Option<File>,
+    watchdog: Option<Watchdog>,
     mode: &'static str,
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn leave_log(lines: Option<Lines>) {
 }
 
 /// The watchdog, to be fed while a person looks.
-pub(crate) fn leave_watchdog(watchdog: Option<&File>) {
+pub(crate) fn leave_watchdog(watchdog: Option<&Watchdog>) {
     left().watchdog = watchdog.and_then(|w| w.try_clone().ok());
 }
 
@@ -364,7 +365,7 @@ impl<'r> Desk<'r> {
             reap();
             if let Some(watchdog) = &mut left().watchdog {
                 // One that takes nothing will bite, which is what it is for.
-                let _ = watchdog.write(b"\n");
+                let _ = watchdog.feed();
             }
             while let Some((signal, _)) = signals.as_mut().and_then(Signals::take) {
                 match signal {

@@ -3,9 +3,12 @@
 //! Owns every descriptor of the machine. Never waits for anything but [`Poller::wait`], never
 //! allocates on the path of a beat. Start with [`Heart::run`].
 
+mod buttons;
 mod cells;
+mod drill;
 mod ending;
 mod rest;
+mod reasons;
 mod services;
 mod standing;
 mod tasks;
@@ -25,6 +28,8 @@ use crate::state::records::BeatRow;
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Supervisor, UNITS_MAX};
 use crate::unit::Unit;
+use crate::watchdog::Guard;
+use crate::why::Doing;
 use crate::{BeatFacts, BeatWork, ServiceFact, Setup};
 use ipc::door::Complaints;
 use rts::manifest::Manifest;
@@ -34,6 +39,7 @@ use std::time::Duration;
 use sys::events::{Interest, Poller, Signals, Ticker};
 use sys::machine::Power as End;
 use sys::packet::PacketListener;
+use sys::power_button::PowerButton;
 use sys::release::Releaser;
 use tasks::HelperProcess;
 pub use upgrading::Ask;
@@ -69,6 +75,8 @@ pub enum Watch {
     HelperOutput,
     /// The ledger's answers.
     Ledger,
+    /// A power button.
+    Button(usize),
 }
 
 impl Watch {
@@ -85,6 +93,7 @@ impl Watch {
             Self::Helper => (7, 0),
             Self::HelperOutput => (8, 0),
             Self::Ledger => (9, 0),
+            Self::Button(i) => (20, i),
         };
         kind << 32 | index as u64
     }
@@ -101,6 +110,7 @@ impl Watch {
             7 => Self::Helper,
             8 => Self::HelperOutput,
             9 => Self::Ledger,
+            20 => Self::Button(index),
             _ => return None,
         })
     }
@@ -249,7 +259,6 @@ pub struct Heart {
     pub(crate) upgrades: upgrading::Upgrades,
     pub(crate) model: Model,
     pub(crate) hostname: String,
-    pub(crate) watchdog_name: String,
     pub(crate) unconfined: String,
     /// The boot token, once it could be drawn.
     pub(crate) token: Option<OwnedFd>,
@@ -263,7 +272,7 @@ pub struct Heart {
     signals: Signals,
     ticker: Ticker,
     null: File,
-    watchdog: Option<File>,
+    pub(crate) watchdog: Guard,
     pub(crate) work: Box<dyn BeatWork>,
     /// Kept for its mapping: the tensors stay where they lie.
     pub(crate) found: Option<Found>,
@@ -291,6 +300,11 @@ pub struct Heart {
     /// The beat in which memory is given back, if some was touched.
     rest_at: Option<u64>,
     ending: Ending,
+    ending_since_ns: Option<u64>,
+    /// A drill: when the loop stops beating, at the latest.
+    hang_by_ns: Option<u64>,
+    last_boot: reasons::LastBoot,
+    buttons: Vec<Option<PowerButton>>,
     power: Power,
     /// Folder that is unmounted at the end.
     pub(crate) mounted: Vec<String>,
@@ -337,7 +351,7 @@ pub struct Parts {
     /// See [`Heart`].
     pub work: Box<dyn BeatWork>,
     /// See [`Heart`].
-    pub watchdog: Option<(File, String)>,
+    pub watchdog: Guard,
     /// See [`Heart`].
     pub manifest: Manifest,
     /// See [`Heart`].
@@ -371,10 +385,6 @@ impl Heart {
         // Fewer only mean that less may wait to be closed.
         let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
         let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-        let (watchdog, watchdog_name) = match parts.watchdog {
-            Some((file, name)) => (Some(file), name),
-            None => (None, "none".to_owned()),
-        };
         Ok(Self {
             ledger: LedgerLink::new(parts.setup.run_folder().join("ledger.wire")),
             null: File::options().read(true).write(true).open("/dev/null")?,
@@ -431,8 +441,7 @@ impl Heart {
             poller,
             signals,
             ticker,
-            watchdog,
-            watchdog_name,
+            watchdog: parts.watchdog,
             storage_ready: false,
             data_opened: false,
             data_writable: true,
@@ -447,6 +456,10 @@ impl Heart {
             ready_said: false,
             rest_at: None,
             ending: Ending::No,
+            ending_since_ns: None,
+            hang_by_ns: None,
+            last_boot: reasons::LastBoot::default(),
+            buttons: Vec::new(),
             power: Power::Poweroff,
             mounted: Vec::new(),
         })
@@ -483,6 +496,7 @@ impl Heart {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let woken_cpu = sys::clock::thread_cpu_ns();
+            self.at(Doing::Signals);
             // What the last turn left: no signal says it again.
             more = more && self.reap();
             let mut index = 0;
@@ -503,6 +517,7 @@ impl Heart {
             // What this turn asked of it need not wait for the next beat.
             self.wake_helper(sys::clock::monotonic_ns());
             self.releaser.step();
+            self.at(Doing::Wait);
             if let Ending::Over = self.ending {
                 return Some(match self.power {
                     Power::Reboot => End::Reboot,
@@ -523,6 +538,7 @@ impl Heart {
         self.start_helper();
         self.keep_clock(sys::clock::monotonic_ns());
         self.queue_boot_tasks();
+        self.begin_last_boot();
         self.unblock_all();
         self.keep_token();
         let boot = self.setup.is_appliance();
@@ -548,8 +564,21 @@ impl Heart {
         );
     }
 
+    /// Leaves word of what the loop is at.
+    fn at(&mut self, doing: Doing) {
+        self.journal.state.set_doing(doing as u8);
+    }
+
     #[inline(never)]
     fn react(&mut self, watch: Watch, hung_up: bool) {
+        self.at(match watch {
+            Watch::Tick | Watch::Signal => Doing::Signals,
+            Watch::Control | Watch::Connection(_) => Doing::Control,
+            Watch::Output(_) | Watch::Notify(_) => Doing::Services,
+            Watch::Helper | Watch::HelperOutput => Doing::Helper,
+            Watch::Ledger => Doing::Ledger,
+            Watch::Button(_) => Doing::Watches,
+        });
         match watch {
             Watch::Tick | Watch::Signal => {}
             Watch::Control => self.accept_control(),
@@ -559,6 +588,7 @@ impl Heart {
             Watch::Helper => self.read_helper(hung_up),
             Watch::HelperOutput => self.read_helper_output(),
             Watch::Ledger => self.pump_ledger(hung_up),
+            Watch::Button(i) => self.read_button(i),
         }
     }
 
@@ -584,14 +614,19 @@ impl Heart {
         self.beat.due_ns = due + self.beat.period_ns;
         if self.beat.count == 1 {
             self.phase("first-beat", self.handoff_ns, now, String::new());
+            self.watch_buttons();
         }
+        self.at(Doing::BeatPolicy);
         self.decide(Event::Tick);
         self.tend_helper(now);
+        self.at(Doing::BeatErrands);
+        self.retry_helper(now);
         self.keep_token();
         self.resume_control();
         self.renew_connections();
         self.renew_turns();
         self.pump_ledger(false);
+        self.judge_last_boot();
         self.keep_clock(now);
         self.grow_data();
         self.settle(now);
@@ -599,10 +634,14 @@ impl Heart {
         self.go_on_ending(now);
         self.say_when_ready(now);
         self.look_for_emergency();
+        self.at(Doing::BeatSample);
         self.sample(now, late);
+        self.at(Doing::BeatEnd);
         self.journal.state.set_beat(&self.beat.row());
         self.rest();
         self.pet_watchdog();
+        self.watchdog.feed(self.is_healthy(now));
+        self.hang_if_due(now);
         let cpu = sys::clock::thread_cpu_ns().saturating_sub(woken_cpu);
         self.beat.cpu_last_ns = cpu;
         self.beat.cpu_max_ns = self.beat.cpu_max_ns.max(cpu);
@@ -635,15 +674,7 @@ impl Heart {
             late_ns: late,
             cpu_last_ns: self.beat.cpu_last_ns,
             services: &services,
-            watchdog: self.watchdog.is_some(),
+            watchdog: self.watchdog.is_armed(),
         });
-    }
-
-    fn pet_watchdog(&mut self) {
-        use std::io::Write;
-        if let Some(watchdog) = &mut self.watchdog {
-            // A watchdog that takes nothing will bite, which is what it is for.
-            let _ = watchdog.write(b"\n");
-        }
     }
 }

@@ -237,6 +237,14 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             let file = File::from(descriptor.ok_or("package: no descriptor came along")?);
             return Ok(crate::keep::package(&file, Path::new(device))?.into());
         }
+        Task::Pstore { forget: true } => crate::pstore::forget().map_err(|e| named("pstore", e))?,
+        Task::Pstore { forget: false } => {
+            let detail = crate::pstore::read().map_err(|e| named("pstore", e))?;
+            return Ok(DoneWell {
+                detail,
+                ..DoneWell::default()
+            });
+        }
     }
     Ok(DoneWell::default())
 }

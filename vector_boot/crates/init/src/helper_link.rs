@@ -60,6 +60,8 @@ pub enum Purpose {
     Switches,
     /// A step of an upgrade.
     Upgrade(Ask),
+    /// Reading the kernel's persistent store, or emptying it.
+    Pstore,
     /// Unmounting at the end.
     Unmount,
 }
@@ -85,6 +87,8 @@ impl Purpose {
             | Self::Randomness
             // Grace periods of RCU.
             | Self::Switches
+            // Flash behind a firmware's call.
+            | Self::Pstore
             | Self::GrowPartition => 30 * S,
             // 4 MiB each.
             Self::Scrub(_) => 60 * S,
@@ -358,6 +362,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::OpenPackage { path } => format!("open package {path}"),
         Task::Inspect { .. } => "read the package".to_owned(),
         Task::KeepPackage { device } => format!("write the package to {device}"),
+        Task::Pstore { .. } => "the kernel's persistent store".to_owned(),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

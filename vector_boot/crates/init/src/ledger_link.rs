@@ -3,12 +3,13 @@
 //! Every event carries its origin (boot, producer, sequence), so that one sent twice over a crash of
 //! either side is taken once.
 
+use crate::last_boot::Recorded;
 use crate::state::State;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use sys::packet::{Mode, PacketSocket};
 use sys::release::Releaser;
-use wire::ledger::{Append, Appended, LastTime, LastTimeGet, Origin};
+use wire::ledger::{Append, Appended, LastBoot, LastBootGet, LastTime, LastTimeGet, Origin};
 use wire::{Frame, Hello, Kind};
 
 /// Events under way at once: a group commit each is what the ledger makes of them.
@@ -19,6 +20,8 @@ const REST_NS: u64 = 2_000_000_000;
 const REFUSALS_SETTLED: u32 = 2;
 /// Under which the time of the last event is asked for; no event's sequence comes so far.
 const LAST_TIME_ID: u64 = u64::MAX;
+/// As above, for how the boot before ended.
+const LAST_BOOT_ID: u64 = u64::MAX - 1;
 /// An outbox event with its frame always fits.
 const PACKET_BYTES: usize = 2048;
 
@@ -37,6 +40,9 @@ pub struct LedgerLink {
     /// Whether this boot's question for the time of the last event was answered, or refused.
     knows_last_time: bool,
     last_wall_ns: Option<u64>,
+    /// How the boot before ended, once the ledger has said what it knows.
+    last_boot: Option<Recorded>,
+    knows_last_boot: bool,
     /// Events that the ledger refused for good, since boot.
     pub refused: u64,
     /// Why it takes no events for now, and how often in a row it said so.
@@ -55,6 +61,8 @@ impl LedgerLink {
             under_way: 0,
             knows_last_time: false,
             last_wall_ns: None,
+            last_boot: None,
+            knows_last_boot: false,
             refused: 0,
             refusing: None,
             rest_until_ns: 0,
@@ -113,8 +121,8 @@ impl LedgerLink {
     /// Reads what came; `false` when the connection ended.
     pub fn read(&mut self, state: &mut State, releaser: &mut Releaser) -> bool {
         let mut buf = [0u8; PACKET_BYTES];
-        // Bounded: no more answers than there are events under way, one hello and one time.
-        for _ in 0..=WINDOW + 1 {
+        // Bounded: no more answers than there are events under way, one hello, one time and one boot.
+        for _ in 0..=WINDOW + 2 {
             let socket = match &self.progress {
                 Progress::Disconnected => return false,
                 Progress::Greeting(socket) | Progress::Ready(socket) => socket,
@@ -138,7 +146,9 @@ impl LedgerLink {
                     if let Progress::Greeting(socket) =
                         std::mem::replace(&mut self.progress, Progress::Disconnected)
                     {
-                        if !self.knows_last_time && !ask_last_time(&socket) {
+                        let asked = (self.knows_last_time || ask_last_time(&socket))
+                            && (self.knows_last_boot || ask_last_boot(&socket, state.boot_id()));
+                        if !asked {
                             return false;
                         }
                         self.progress = Progress::Ready(socket);
@@ -151,6 +161,12 @@ impl LedgerLink {
                     self.last_wall_ns = frame.body::<LastTime>().ok().map(|t| t.wall_ns);
                     self.knows_last_time = true;
                 }
+                Kind::LedgerLastBoot if frame.id == LAST_BOOT_ID => {
+                    self.last_boot = frame.body::<LastBoot<'_>>().ok().map(Recorded::from);
+                    self.knows_last_boot = true;
+                }
+                // An older ledger does not know.
+                Kind::Refused if frame.id == LAST_BOOT_ID => self.knows_last_boot = true,
                 // An older ledger: then the build's time alone is the floor.
                 Kind::Refused if frame.id == LAST_TIME_ID => self.knows_last_time = true,
                 Kind::Refused => {
@@ -182,6 +198,11 @@ impl LedgerLink {
     /// When the last event of the last boot was written, once, after the ledger has said it.
     pub fn take_last_wall(&mut self) -> Option<u64> {
         self.last_wall_ns.take()
+    }
+
+    /// How the boot before ended, once, after the ledger has said it.
+    pub fn take_last_boot(&mut self) -> Option<Recorded> {
+        self.last_boot.take()
     }
 
     fn over(&mut self, sequence: u64, state: &mut State) {
@@ -239,4 +260,10 @@ impl LedgerLink {
 fn ask_last_time(socket: &PacketSocket) -> bool {
     let mut buf = [0u8; 64];
     wire::encode(LAST_TIME_ID, &LastTimeGet, &mut buf).is_ok_and(|p| socket.send(p, None).is_ok())
+}
+
+fn ask_last_boot(socket: &PacketSocket, boot_id: [u8; 16]) -> bool {
+    let mut buf = [0u8; 64];
+    let get = LastBootGet { boot_id };
+    wire::encode(LAST_BOOT_ID, &get, &mut buf).is_ok_and(|p| socket.send(p, None).is_ok())
 }

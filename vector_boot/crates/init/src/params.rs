@@ -164,7 +164,12 @@ const KEYS: &[(&str, &str, Rule, Tighter)] = &[
     ),
     // Only modules of the image are ever loaded.
     ("vb.modules", "auto", Rule::Text(256), Tighter::Any),
-    ("vb.watchdog", "auto", Rule::Text(32), Tighter::Not("off")),
+    (
+        "vb.watchdog",
+        "auto",
+        Rule::Read(8, |text| crate::watchdog::parse(text).map(drop)),
+        Tighter::Not("off"),
+    ),
 ];
 
 /// Keys that count before there is a manifest: only the command line can set them.
@@ -624,7 +629,7 @@ mod tests {
             ("vb.emergency", &["reboot", "halt"], &[], ""),
             ("vb.upgrade_watch_s", &[], &["0"], "30"),
             ("vb.modules", &["off", "virtio_blk"], &[], ""),
-            ("vb.watchdog", &["softdog"], &["off"], "anything but off"),
+            ("vb.watchdog", &["10"], &["off"], "anything but off"),
         ];
         assert_eq!(
             table.iter().map(|row| row.0).collect::<Vec<_>>(),

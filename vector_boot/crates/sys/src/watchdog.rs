@@ -70,7 +70,12 @@ impl Watchdog {
     /// # Errors
     /// As `open(2)`: `NotFound` without one, `ResourceBusy` if somebody else feeds it.
     pub fn open(device: &Path) -> io::Result<Self> {
-        let file = File::options().write(true).open(device)?;
+        Ok(Self::of(File::options().write(true).open(device)?))
+    }
+
+    /// One that is open and runs already.
+    #[must_use]
+    pub fn of(file: File) -> Self {
         let mut info = WatchdogInfo::default();
         // SAFETY: the kernel writes one struct of this layout through a pointer to a live one.
         let asked = unsafe { get_support(file.as_raw_fd(), &raw mut info) };
@@ -87,11 +92,11 @@ impl Watchdog {
         let told = unsafe { get_boot_status(file.as_raw_fd(), &raw mut bits) };
         // A device that cannot tell has nothing to tell.
         let boot_status = told.map_or(0, |_| bits.cast_unsigned());
-        Ok(Self {
+        Self {
             file,
             driver,
             boot_status,
-        })
+        }
     }
 
     /// What the driver calls itself.

@@ -365,6 +365,7 @@ fn helper(golden: &mut Golden) {
         },
     );
     golden.variant("keep-package", &Task::KeepPackage { device: "/dev/vdb" });
+    golden.variant("pstore", &Task::Pstore { forget: true });
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

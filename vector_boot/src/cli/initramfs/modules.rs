@@ -80,6 +80,11 @@ impl Index {
         Ok(Self { paths, built_in })
     }
 
+    /// Whether the kernel has this as a module.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.paths.contains_key(&normal(name))
+    }
+
     /// The wanted modules and what they need, in the order in which they load.
     pub(super) fn plan(&self, wanted: &[String]) -> Result<Plan, ModulesError> {
         let needs = |name: &str| match self.paths.get(name) {

@@ -8,15 +8,18 @@ use crate::unit::CellState;
 use sys::machine::Power as End;
 use wire::control::Power;
 use wire::helper::Task;
+use wire::why::Reason;
 
 /// How long the outbox may take to empty before the services stop.
 const DRAIN_NS: u64 = 2_000_000_000;
 /// How long the helper may take to unmount.
 const UNMOUNT_NS: u64 = 10_000_000_000;
+/// An orderly end that takes longer hangs, and the watchdog ends it: services have 5 s each as a rule.
+const ENDING_LIMIT_NS: u64 = 180_000_000_000;
 
 impl Heart {
     /// Begins an orderly end: recorded first, then services in reverse order, then the disks.
-    pub(crate) fn begin_shutdown(&mut self, power: Power, actor: &str) {
+    pub(crate) fn begin_shutdown(&mut self, power: Power, reason: Reason, actor: &str) {
         if !matches!(self.ending, Ending::No) {
             return;
         }
@@ -26,13 +29,16 @@ impl Heart {
             Power::Halt => "halt",
         };
         self.power = power;
+        self.ending_since_ns = Some(sys::clock::monotonic_ns());
         self.journal.event(
             Weight::Important,
             ["machine_stopping", "machine", actor],
-            format_args!("\"how\":\"{word}\""),
+            format_args!("\"how\":\"{word}\",\"reason\":\"{}\"", reason.as_str()),
         );
-        self.journal
-            .say(Level::Info, format_args!("{word}: stopping services"));
+        self.journal.say(
+            Level::Info,
+            format_args!("{word}: {}: stopping services", reason.says()),
+        );
         self.pump_ledger(false);
         self.ending = Ending::Draining(sys::clock::monotonic_ns() + DRAIN_NS);
     }
@@ -74,14 +80,15 @@ impl Heart {
         };
     }
 
+    /// Whether the watchdog is to be fed: an orderly end that does not come to its end is a hang.
+    pub(super) fn is_healthy(&self, now: u64) -> bool {
+        self.ending_since_ns
+            .is_none_or(|since| now.saturating_sub(since) < ENDING_LIMIT_NS)
+    }
+
     /// Lets the watchdog go, so that an orderly halt stays one.
     pub fn release_watchdog(&mut self) {
-        use std::io::Write;
-        if let Some(watchdog) = &mut self.watchdog {
-            // The magic close of the watchdog API; a driver that forbids it bites later.
-            let _ = watchdog.write(b"V");
-        }
-        self.watchdog = None;
+        self.watchdog.release();
         // The device is let go with its last handle.
         crate::emergency::leave_watchdog(None);
     }

@@ -10,6 +10,7 @@ use sys::events::Interest;
 use sys::process::{Exit, Reaped};
 use sys::spawn::Child;
 use wire::control::Power;
+use wire::why::Reason;
 
 /// Dead children that are taken in one turn, so that ten thousand make no beat late.
 const REAP_A_TURN: usize = 512;
@@ -349,16 +350,21 @@ impl Heart {
         const SIGTERM: i32 = 15;
         // Bounded: a standard signal is pending once.
         for _ in 0..16 {
-            let Some((signal, _)) = self.signals.take() else {
+            let Some((signal, sender)) = self.signals.take() else {
                 break;
             };
-            match signal {
-                SIGTERM | SIGINT if self.setup.is_appliance() => {
-                    self.begin_shutdown(Power::Reboot, "user:signal")
-                }
-                SIGTERM | SIGINT | SIGUSR2 => self.begin_shutdown(Power::Poweroff, "user:signal"),
-                SIGUSR1 => self.begin_shutdown(Power::Halt, "user:signal"),
-                _ => {}
+            let appliance = self.setup.is_appliance();
+            let power = match signal {
+                SIGTERM | SIGINT if appliance => Power::Reboot,
+                SIGTERM | SIGINT | SIGUSR2 => Power::Poweroff,
+                SIGUSR1 => Power::Halt,
+                _ => continue,
+            };
+            // The kernel itself sends one for these keys alone (reboot(2), LINUX_REBOOT_CMD_CAD_OFF).
+            if appliance && signal == SIGINT && sender == 0 {
+                self.begin_shutdown(power, Reason::CtrlAltDel, "user:keyboard");
+            } else {
+                self.begin_shutdown(power, Reason::SignalAsked, "user:signal");
             }
         }
         self.reap()

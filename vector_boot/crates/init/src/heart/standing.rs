@@ -6,6 +6,7 @@ use crate::supervisor::Phase;
 use rts::manifest::Pass;
 use sys::events::Interest;
 use wire::control::{MachineState, Power};
+use wire::why::Reason;
 
 /// Sentences of [`Heart::degrade`]; each cause is said once.
 const REASONS_MAX: usize = 16;
@@ -188,8 +189,12 @@ impl Heart {
             self.hopeless = true;
             self.degrade("emergency: no core service can run".to_owned());
             match self.params.get("vb.emergency") {
-                "reboot" => return self.begin_shutdown(Power::Reboot, "service:init"),
-                "halt" => return self.begin_shutdown(Power::Halt, "service:init"),
+                "reboot" => {
+                    return self.begin_shutdown(Power::Reboot, Reason::Emergency, "service:init");
+                }
+                "halt" => {
+                    return self.begin_shutdown(Power::Halt, Reason::Emergency, "service:init");
+                }
                 _ => {}
             }
         }

@@ -366,6 +366,7 @@ impl Heart {
             }
             // Every beat looks again, whatever the answer.
             (Purpose::Randomness, _) => self.keep_token(),
+            (Purpose::Pstore, result) => self.take_stored(&result, &answer.detail),
             (Purpose::StorageReady, result) => {
                 if let Err(e) = result {
                     self.degrade(e);

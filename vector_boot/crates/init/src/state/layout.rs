@@ -14,6 +14,8 @@ pub const AT_BOOT_ID: usize = 16;
 pub const AT_CHECKSUM: usize = 32;
 /// Rows of the table of descriptors that were ever in use; the others are not looked at.
 pub const AT_DESCRIPTORS_USED: usize = 40;
+/// One byte: what PID 1 is at.
+pub const AT_DOING: usize = 44;
 const HEADER_BYTES: usize = 64;
 
 /// Two copies of one record. The older one is overwritten, so that whenever this image of PID 1 ends there is a

@@ -3,8 +3,8 @@
 //! Each is written whole, and read whole or not at all.
 
 use super::layout::{
-    self, AT_PARTIALS, AT_PHASES, AT_TEXTS, AT_WHY, BEAT, CRASHES, MACHINE, PARTIAL_BYTES,
-    PHASE_BYTES, PHASE_SLOTS, TEXT_BYTES, TEXT_SLOTS, UNIT_BYTES, UNITS, WHY_BYTES,
+    self, AT_DOING, AT_PARTIALS, AT_PHASES, AT_TEXTS, AT_WHY, BEAT, CRASHES, MACHINE,
+    PARTIAL_BYTES, PHASE_BYTES, PHASE_SLOTS, TEXT_BYTES, TEXT_SLOTS, UNIT_BYTES, UNITS, WHY_BYTES,
 };
 use super::{Fixed, State};
 use wire::control::LATENESS_BUCKETS;
@@ -361,6 +361,18 @@ impl State {
             power,
             policy: reader.bytes(),
         })
+    }
+
+    /// Says what PID 1 is at: one byte, so that whoever finds this after a crash knows.
+    pub fn set_doing(&mut self, doing: u8) {
+        self.put(AT_DOING, &[doing]);
+    }
+
+    /// What PID 1 was at.
+    #[must_use]
+    pub fn doing(&self) -> u8 {
+        let [doing] = self.get::<1>(AT_DOING);
+        doing
     }
 
     /// Writes a reason into a slot; what is longer than [`WHY_BYTES_MAX`] is cut.

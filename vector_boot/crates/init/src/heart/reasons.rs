@@ -1,0 +1,94 @@
+//! Why this boot began: the evidence is gathered as it comes, judged once, kept and recorded.
+
+use super::Heart;
+use crate::helper_link::Purpose;
+use crate::last_boot::{Evidence, Recorded, Stored, judge};
+use crate::state::{Level, Weight};
+use crate::why::{self, MACHINE};
+use sys::watchdog::RESET_BY_WATCHDOG;
+use wire::helper::Task;
+use wire::why::Reason;
+
+/// What is known so far of the boot before.
+#[derive(Debug, Default)]
+pub struct LastBoot {
+    recorded: Option<Recorded>,
+    stored: Option<Stored>,
+    /// The kernel's store was looked at, or there is none.
+    looked: bool,
+    judged: bool,
+}
+
+impl Heart {
+    /// Begins to gather: what the ledger and the helper say comes later.
+    pub(super) fn begin_last_boot(&mut self) {
+        // Judged by the PID 1 that this one went on from.
+        let known = why::record(&self.journal.state, 0);
+        self.last_boot.judged = known.is_some_and(|r| r.reason != Reason::Unknown);
+        if self.last_boot.judged {
+            return;
+        }
+        self.keep_last_boot();
+        self.last_boot.looked = !self.setup.is_appliance()
+            || !self
+                .helper
+                .ask(Purpose::Pstore, &Task::Pstore { forget: false }, None);
+    }
+
+    /// What the helper found in the kernel's persistent store.
+    pub(super) fn take_stored(&mut self, result: &Result<u64, String>, detail: &str) {
+        self.last_boot.looked = true;
+        match result {
+            Ok(_) => self.last_boot.stored = Stored::parse(detail),
+            // Machines without one are the rule.
+            Err(why) => self
+                .journal
+                .say(Level::Debug, format_args!("pstore: {why}")),
+        }
+    }
+
+    /// Judges as soon as everything is there.
+    pub(super) fn judge_last_boot(&mut self) {
+        if self.last_boot.judged {
+            return;
+        }
+        if let Some(recorded) = self.ledger.take_last_boot() {
+            self.last_boot.recorded = Some(recorded);
+        }
+        if self.last_boot.recorded.is_none() || !self.last_boot.looked {
+            return;
+        }
+        self.last_boot.judged = true;
+        let (reason, facts) = self.keep_last_boot();
+        let level = match reason {
+            Reason::UncleanStop | Reason::WatchdogReset | Reason::KernelPanic => Level::Warn,
+            _ => Level::Info,
+        };
+        self.journal
+            .say(level, format_args!("the boot before: {}", reason.says()));
+        let inside = facts.inside();
+        let comma = if inside.is_empty() { "" } else { "," };
+        self.journal.event(
+            Weight::Important,
+            ["machine_why", MACHINE, ""],
+            format_args!("\"reason\":\"{}\"{comma}{inside}", reason.as_str()),
+        );
+        if self.last_boot.stored.take().is_some() {
+            // It is in the outbox; the store is needed for the next panic.
+            let forget = Task::Pstore { forget: true };
+            self.helper.ask(Purpose::Pstore, &forget, None);
+        }
+        self.last_boot.recorded = None;
+    }
+
+    fn keep_last_boot(&mut self) -> (Reason, why::Facts) {
+        let (reason, facts) = judge(&Evidence {
+            recorded: self.last_boot.recorded.as_ref(),
+            log_is_kept: self.open.log_is_kept,
+            watchdog_reset: self.watchdog.boot_status() & RESET_BY_WATCHDOG != 0,
+            stored: self.last_boot.stored.as_ref(),
+        });
+        why::note_last_boot(&mut self.journal.state, reason, facts.as_str());
+        (reason, facts)
+    }
+}
