@@ -18,6 +18,12 @@ from .report import HostError
 # A machine that says nothing for this long under KVM is taken for hung.
 SILENCE_SECONDS = 5.0
 GUEST_HTTP = 8080
+# For the kernel's persistent store: a MiB that the kernel leaves alone and a reset does not touch, far from where
+# QEMU puts kernel and initramfs. Three kinds of an end are stored: panic, oops, and the watchdog's own restart.
+KEPT_MEMORY = (
+    "memmap=0x100000$0x8000000 ramoops.mem_address=0x8000000 ramoops.mem_size=0x100000 "
+    "ramoops.record_size=0x20000 ramoops.max_reason=3 "
+)
 # PR_SET_PDEATHSIG of prctl(2).
 PDEATHSIG = 1
 
@@ -39,9 +45,12 @@ class Parts:
     memory_mib: int
     append: str
     on_terminal: bool
-    # For tests: QEMU's own control socket, and a folder with the two ends of a wire to a first network card.
+    # For tests: QEMU's own control socket; a folder with the two ends of a wire to a first network card; a machine
+    # that starts again when it is reset, with memory that outlives that; a server of the data disk's blocks.
     qmp: Path | None = None
     wire: Path | None = None
+    resets: bool = False
+    nbd: Path | None = None
     held: list[IO[bytes]] = field(default_factory=list)
 
 
@@ -61,14 +70,19 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     arch = parts.arch
     words = [arch.qemu, "-name", "vector-boot", "-M", arch.machine, "-accel", accelerator]
     words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu, "-smp", str(min(2, os.cpu_count() or 1))]
-    words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none"]
+    words += [] if parts.resets else ["-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
-    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {parts.append}".rstrip()]
+    kept = KEPT_MEMORY if parts.resets else ""
+    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {kept}{parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
     if parts.package:
         words += _disk("package", parts.package, ",readonly=on")
     # The image is locked by us; QEMU writes what the guest flushed.
-    words += _disk("data", parts.data, ",file.locking=off")
+    if parts.nbd:
+        words += _device("data", f"file=nbd+unix:///?socket={parts.nbd}")
+    else:
+        words += _disk("data", parts.data, ",file.locking=off")
     if parts.share:
         words += _disk("share", parts.share, ",readonly=on")
     if parts.wire:
@@ -90,7 +104,11 @@ def command(parts: Parts, accelerator: str) -> list[str]:
 def _disk(name: str, path: Path, options: str) -> list[str]:
     # A comma in a file name would end the option; QEMU takes two for one.
     file = str(path).replace(",", ",,")
-    drive = f"if=none,id={name},format=raw,file={file}{options}"
+    return _device(name, f"file={file}{options}")
+
+
+def _device(name: str, source: str) -> list[str]:
+    drive = f"if=none,id={name},format=raw,{source}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 

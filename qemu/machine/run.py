@@ -75,6 +75,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--machine", type=Path, metavar="SOCKET", help="put the machine console's socket here and leave it to others")
     add("--qmp", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
     add("--wire", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    add("--resets", action="store_true", help=argparse.SUPPRESS)
+    add("--nbd", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -175,6 +177,8 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
         on_terminal=args.exec is None,
         qmp=args.qmp,
         wire=args.wire,
+        resets=args.resets,
+        nbd=args.nbd,
         held=[disk],
     )
 

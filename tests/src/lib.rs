@@ -8,10 +8,12 @@
 pub mod inputs;
 pub mod lan;
 pub mod machine;
+pub mod nbd;
 pub mod package;
 pub mod peer;
 pub mod process;
 pub mod program;
+pub mod qmp;
 pub mod screen;
 
 use std::process::{Command, Output};

@@ -41,6 +41,10 @@ pub struct Options {
     pub qmp: Option<PathBuf>,
     /// A folder with the two ends of a wire, `guest` and `host`, to a first network card.
     pub wire: Option<PathBuf>,
+    /// It starts again when it is reset, in the same memory; otherwise QEMU ends.
+    pub resets: bool,
+    /// Whoever serves the data disk's blocks, in place of the file.
+    pub nbd: Option<PathBuf>,
     /// An archive in the initramfs's place.
     pub initramfs: Option<PathBuf>,
 }
@@ -142,6 +146,12 @@ fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen
     }
     if let Some(wire) = &options.wire {
         command.arg("--wire").arg(wire);
+    }
+    if options.resets {
+        command.arg("--resets");
+    }
+    if let Some(nbd) = &options.nbd {
+        command.arg("--nbd").arg(nbd);
     }
     if let Some(initramfs) = &options.initramfs {
         command.arg("--initramfs").arg(initramfs);
@@ -267,6 +277,23 @@ impl Machine {
     pub fn run_and_lose_pid_1(&mut self, command: &str, shown: &str) {
         self.send(command);
         self.serial.wait_for_line(shown, STEP_LIMIT);
+        self.meet_the_next_console();
+    }
+
+    /// Sends a command that resets the whole machine, waits until the serial console greets again, and then until
+    /// that boot's console answers.
+    pub fn run_and_be_reset(&mut self, command: &str) {
+        let greetings = |text: &str| text.matches("Vector Boot ").count();
+        let before = greetings(&self.serial.tail());
+        self.send(command);
+        self.serial
+            .wait_for("another greeting", BOOT_LIMIT, |text| {
+                (greetings(text) > before).then_some(())
+            });
+        self.meet_the_next_console();
+    }
+
+    fn meet_the_next_console(&mut self) {
         // What the console before said, if it came to answer, is not the next one's answer.
         set_patience(&self.console, KNOCK);
         let mut old = Vec::new();
@@ -348,6 +375,20 @@ impl Machine {
             .is_ok_and(|n| n > 0)
         {}
         String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// Waits until the machine has ended by what was done to it, and QEMU with it.
+    pub fn wait_for_end(mut self) {
+        let deadline = Instant::now() + STEP_LIMIT;
+        while self
+            .qemu
+            .try_wait()
+            .expect("the state of qemu/run")
+            .is_none()
+        {
+            assert!(Instant::now() < deadline, "it did not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn send(&mut self, command: &str) {

@@ -15,6 +15,7 @@ mod other;
 mod packages;
 mod services;
 mod trust;
+mod why;
 
 use std::path::Path;
 

@@ -1,16 +1,14 @@
 //! The network of a machine: a server that lies, one that answers, links that go and come, and a
 //! clock that a time server moves by years.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use system_tests::lan::{Asked, Lan, Manner};
 use system_tests::machine::{Machine, Options};
 use system_tests::package;
+use system_tests::qmp::Qmp;
 
 use crate::{call, options};
 
@@ -47,40 +45,6 @@ fn time_server(ahead_s: u64) -> u16 {
         }
     });
     port
-}
-
-/// QEMU's own control socket.
-struct Qmp(BufReader<UnixStream>);
-
-impl Qmp {
-    fn connect(path: &Path) -> Self {
-        let mut this = Self(BufReader::new(
-            UnixStream::connect(path).expect("QEMU's socket"),
-        ));
-        this.say(&json!({"execute": "qmp_capabilities"}));
-        this
-    }
-
-    fn say(&mut self, command: &Value) {
-        let line = format!("{command}\n");
-        self.0
-            .get_mut()
-            .write_all(line.as_bytes())
-            .expect("QEMU takes a command");
-        loop {
-            let mut answer = String::new();
-            self.0.read_line(&mut answer).expect("QEMU answers");
-            let answer: Value = serde_json::from_str(&answer).expect("JSON of QEMU");
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
-            if answer.get("return").is_some() {
-                return;
-            }
-        }
-    }
-
-    fn link(&mut self, card: &str, up: bool) {
-        self.say(&json!({"execute": "set_link", "arguments": {"name": card, "up": up}}));
-    }
 }
 
 /// Waits until the machine has this address on this link, and gives what it says of its network.

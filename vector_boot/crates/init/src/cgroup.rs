@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use sys::folder::Folder;
 use wire::capacity::{CgroupPlan, Knob, Write};
@@ -16,6 +17,10 @@ const SYSTEM: &str = "/sys/fs/cgroup/vb/system";
 const LEASES: &str = jail::cell::LEASES;
 /// `cpu.max` is a quota in each 100 ms, the kernel's own default period.
 const CPU_PERIOD_US: u64 = 100_000;
+/// 150 ms of stall within a window of 1 s: what a person would call slow.
+const PRESSURE_TRIGGER: &[u8] = b"some 150000 1000000\0";
+/// `memory.events` has seven short lines, a pressure file two.
+const GAUGE_BYTES_MAX: usize = 256;
 /// A knob's content is one line.
 const KNOB_BYTES_MAX: u64 = 4096;
 /// What the kernel calls `max`.
@@ -81,6 +86,44 @@ pub struct Leaf {
     /// To be born in, and to hold on to.
     pub folder: Folder,
     memory: OnceCell<Option<File>>,
+    gauges: Option<Gauges>,
+}
+
+/// What the kernel counts in a leaf, held open so that a post-mortem costs no path walks.
+#[derive(Debug)]
+struct Gauges {
+    events: Option<File>,
+    peak: Option<File>,
+    pids: Option<File>,
+    pressure: Option<File>,
+}
+
+/// What a leaf has met, since it was made or since an earlier look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Allocations that met `memory.max`.
+    pub at_limit: u64,
+    /// Processes that the kernel killed for want of memory.
+    pub oom_kills: u64,
+    /// Forks that met `pids.max`.
+    pub pids_at_limit: u64,
+    /// Most bytes ever in use.
+    pub peak_bytes: u64,
+    /// Hundredths of a percent of the last 10 s in which some process waited for memory.
+    pub stalled_avg10: u32,
+}
+
+impl Counts {
+    /// What came since `earlier`; peak and stall stay what they are.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            at_limit: self.at_limit.saturating_sub(earlier.at_limit),
+            oom_kills: self.oom_kills.saturating_sub(earlier.oom_kills),
+            pids_at_limit: self.pids_at_limit.saturating_sub(earlier.pids_at_limit),
+            ..*self
+        }
+    }
 }
 
 impl Leaf {
@@ -121,7 +164,12 @@ impl Leaf {
         write("pids.max", limit(pids_max.into()), UNLIMITED);
         write("cpu.weight", cpu_weight.max(1).into(), CPU_WEIGHT_DEFAULT);
         let memory = OnceCell::new();
-        Ok((Self { folder, memory }, complaints))
+        let leaf = Self {
+            folder,
+            memory,
+            gauges: None,
+        };
+        Ok((leaf, complaints))
     }
 
     /// Kills all that runs in it.
@@ -151,19 +199,102 @@ impl Leaf {
             .ok()
     }
 
-    /// How many processes of it the kernel killed for want of memory.
-    #[must_use]
-    pub fn oom_kills(&self) -> u64 {
-        let mut text = String::new();
-        let opened = self.folder.read("memory.events");
-        // Without the controller there is no such file, and nothing was killed by it.
-        if let Ok(file) = opened {
-            let _ = file.take(KNOB_BYTES_MAX).read_to_string(&mut text);
+    /// Opens what a post-mortem reads, unless that was done.
+    pub fn open_gauges(&mut self) {
+        let open = |name: &str| self.folder.read(name).ok();
+        if self.gauges.is_none() {
+            self.gauges = Some(Gauges {
+                events: open("memory.events"),
+                peak: open("memory.peak"),
+                pids: open("pids.events"),
+                pressure: open("memory.pressure"),
+            });
         }
-        text.lines()
-            .find_map(|l| l.strip_prefix("oom_kill ")?.parse().ok())
-            .unwrap_or(0)
     }
+
+    /// `memory.events`, to be watched: it says when a limit was met.
+    #[must_use]
+    pub fn memory_events(&self) -> Option<BorrowedFd<'_>> {
+        self.gauges.as_ref()?.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A trigger on this leaf's memory pressure; see [`trigger`].
+    ///
+    /// # Errors
+    /// As `open(2)` and `write(2)`.
+    pub fn pressure_trigger(&self) -> io::Result<File> {
+        trigger(&self.folder, "memory.pressure")
+    }
+
+    /// What it has met since it was made. A kernel that does not count something has 0 there.
+    #[must_use]
+    pub fn counts(&mut self) -> Counts {
+        self.open_gauges();
+        let Some(gauges) = &self.gauges else {
+            return Counts::default();
+        };
+        let (mut at_limit, mut oom_kills) = (0, 0);
+        read_gauge(&gauges.events, |text| {
+            at_limit = number_of(text, "max ");
+            oom_kills = number_of(text, "oom_kill ");
+        });
+        let mut counts = Counts {
+            at_limit,
+            oom_kills,
+            ..Counts::default()
+        };
+        read_gauge(&gauges.peak, |text| {
+            counts.peak_bytes = text.trim().parse().unwrap_or(0);
+        });
+        read_gauge(&gauges.pids, |text| {
+            counts.pids_at_limit = number_of(text, "max ");
+        });
+        read_gauge(&gauges.pressure, |text| {
+            counts.stalled_avg10 = some_avg10(text);
+        });
+        counts
+    }
+}
+
+/// Reads one of the kernel's small files, without allocating.
+fn read_gauge(file: &Option<File>, take: impl FnOnce(&str)) {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0u8; GAUGE_BYTES_MAX];
+    let Some(Ok(n)) = file.as_ref().map(|f| f.read_at(&mut bytes, 0)) else {
+        return;
+    };
+    take(std::str::from_utf8(bytes.get(..n).unwrap_or_default()).unwrap_or_default());
+}
+
+/// The number behind a key at the beginning of a line.
+fn number_of(text: &str, key: &str) -> u64 {
+    let found = text.lines().find_map(|l| l.strip_prefix(key));
+    found.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
+/// `some avg10=1.23 ...` of a pressure file, in hundredths of a percent.
+#[must_use]
+pub fn some_avg10(text: &str) -> u32 {
+    let some = text.lines().find_map(|l| l.strip_prefix("some avg10="));
+    let figure = some.and_then(|rest| rest.split(' ').next()).unwrap_or("0");
+    let (whole, rest) = figure.split_once('.').unwrap_or((figure, "0"));
+    let (whole, rest) = (whole.parse::<u32>(), rest.parse::<u32>());
+    whole
+        .unwrap_or(0)
+        .saturating_mul(100)
+        .saturating_add(rest.unwrap_or(0))
+}
+
+/// Opens a pressure file that becomes ready, at most once a second, when something waited for memory in 150 ms of
+/// one second. `Documentation/accounting/psi.rst` of the kernel has the form.
+///
+/// # Errors
+/// As `open(2)` and `write(2)`.
+pub fn trigger(folder: &Folder, name: &str) -> io::Result<File> {
+    use std::io::Write;
+    let mut file = folder.read_write(name)?;
+    file.write_all(PRESSURE_TRIGGER)?;
+    Ok(file)
 }
 
 /// Carries out a plan: shrinks, grows, read-back; on a failure the old values are written again.
@@ -294,6 +425,53 @@ mod tests {
         assert_eq!(fs::read_to_string(leaf.join("cpu.weight")).unwrap(), "100");
         assert!(apply_below(folder.path(), &plan(&[shrink], &[], &[])).is_ok());
         assert_eq!(fs::read_to_string(leaf.join("cpu.weight")).unwrap(), "50");
+    }
+
+    #[test]
+    fn what_a_leaf_has_met_is_read_as_the_kernel_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write(
+            "memory.events",
+            "low 0\nhigh 1\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n",
+        );
+        write("memory.peak", "8388608\n");
+        write("pids.events", "max 5\n");
+        write(
+            "memory.pressure",
+            "some avg10=12.05 avg60=0.40 avg300=0.00 total=99\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=9\n",
+        );
+        let mut leaf = Leaf {
+            folder: Folder::open(folder.path()).unwrap(),
+            memory: OnceCell::new(),
+            gauges: None,
+        };
+        let first = leaf.counts();
+        assert_eq!(
+            first,
+            Counts {
+                at_limit: 17,
+                oom_kills: 2,
+                pids_at_limit: 5,
+                peak_bytes: 8 << 20,
+                stalled_avg10: 1205,
+            }
+        );
+        write("memory.events", "max 20\noom_kill 3\n");
+        let since = leaf.counts().since(&first);
+        assert_eq!(
+            (since.at_limit, since.oom_kills, since.pids_at_limit),
+            (3, 1, 0)
+        );
+        assert_eq!(since.peak_bytes, 8 << 20);
+    }
+
+    #[test]
+    fn a_figure_that_is_none_is_no_pressure() {
+        assert_eq!(some_avg10("some avg10=0.07 avg60=1\n"), 7);
+        assert_eq!(some_avg10("some avg10=100.00 a\n"), 10_000);
+        assert_eq!(some_avg10(""), 0);
+        assert_eq!(some_avg10("some avg10=x\n"), 0);
     }
 
     #[test]

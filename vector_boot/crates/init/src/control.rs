@@ -21,7 +21,7 @@ use wire::control::{
 };
 use wire::helper::Task;
 use wire::upgrade::{Rollback, Upgrade, UpgradeGet};
-use wire::why::{Reason, WatchdogGet, WhyGet};
+use wire::why::{PressureGet, Reason, WatchdogGet, WhyGet};
 use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Connections at once: every service, a console and a few `ctl`.
@@ -75,6 +75,8 @@ enum Listed {
     Params(usize),
     /// Next line, one past the last, whose.
     Log(u64, u64, Option<u8>),
+    /// The cgroup at this place.
+    Pressure(usize),
     /// Records older than this one, about whom.
     Reasons(Option<u64>, Fixed<{ wire::NAME_BYTES_MAX }>),
 }
@@ -394,6 +396,9 @@ impl Heart {
                 }
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
             },
+            Kind::PressureGet if frame.body::<PressureGet>().is_ok() => {
+                self.begin_list(slot, id, Listed::Pressure(0))
+            }
             Kind::LogGet => match frame.body::<LogGet<'_>>() {
                 Ok(get) => self.begin_log(slot, id, get),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -436,7 +441,8 @@ impl Heart {
             | Kind::BootGet
             | Kind::ParamsGet
             | Kind::BeatGet
-            | Kind::WatchdogGet => self.refuse(slot, id, &BAD_BODY),
+            | Kind::WatchdogGet
+            | Kind::PressureGet => self.refuse(slot, id, &BAD_BODY),
             _ => self.refuse(slot, id, &BAD_KIND),
         }
     }
@@ -631,7 +637,7 @@ impl Heart {
     }
 
     /// The next frame of a list, and where the list goes on; after [`Done`] nowhere.
-    fn next_item<'o>(&self, list: &List, out: &'o mut [u8]) -> (&'o [u8], Option<Listed>) {
+    fn next_item<'o>(&mut self, list: &List, out: &'o mut [u8]) -> (&'o [u8], Option<Listed>) {
         let done = Done { count: list.sent };
         match &list.what {
             Listed::Services(i) if *i < self.units.len() => (
@@ -688,6 +694,13 @@ impl Heart {
                     None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
                 }
             }
+            Listed::Pressure(place) => match self.pressure(*place) {
+                Some(pressure) => (
+                    wire::encode(list.id, &pressure, out).unwrap_or_default(),
+                    Some(Listed::Pressure(place + 1)),
+                ),
+                None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+            },
             Listed::Reasons(before, subject) => {
                 match crate::why::next(&self.journal.state, *before, subject.as_str()) {
                     Some(record) => (

@@ -7,8 +7,9 @@ mod buttons;
 mod cells;
 mod drill;
 mod ending;
-mod rest;
+pub(crate) mod memory;
 mod reasons;
+mod rest;
 mod services;
 mod standing;
 mod tasks;
@@ -77,6 +78,10 @@ pub enum Watch {
     Ledger,
     /// A power button.
     Button(usize),
+    /// `memory.events` of a service's cgroup.
+    MemoryEvents(usize),
+    /// The trigger on the memory pressure of a service, or of the machine.
+    Pressure(usize),
 }
 
 impl Watch {
@@ -94,6 +99,8 @@ impl Watch {
             Self::HelperOutput => (8, 0),
             Self::Ledger => (9, 0),
             Self::Button(i) => (20, i),
+            Self::MemoryEvents(i) => (21, i),
+            Self::Pressure(i) => (22, i),
         };
         kind << 32 | index as u64
     }
@@ -111,6 +118,8 @@ impl Watch {
             8 => Self::HelperOutput,
             9 => Self::Ledger,
             20 => Self::Button(index),
+            21 => Self::MemoryEvents(index),
+            22 => Self::Pressure(index),
             _ => return None,
         })
     }
@@ -305,6 +314,8 @@ pub struct Heart {
     hang_by_ns: Option<u64>,
     last_boot: reasons::LastBoot,
     buttons: Vec<Option<PowerButton>>,
+    machine_strain: memory::Strain,
+    memory_turn_ns: u64,
     power: Power,
     /// Folder that is unmounted at the end.
     pub(crate) mounted: Vec<String>,
@@ -460,6 +471,8 @@ impl Heart {
             hang_by_ns: None,
             last_boot: reasons::LastBoot::default(),
             buttons: Vec::new(),
+            machine_strain: memory::Strain::default(),
+            memory_turn_ns: 0,
             power: Power::Poweroff,
             mounted: Vec::new(),
         })
@@ -534,13 +547,14 @@ impl Heart {
     /// The first turn: the helper and everything that waits for nothing.
     fn begin(&mut self) {
         // What waits for nothing runs before the helper does; what others wait for is asked of it meanwhile.
+        self.at(Doing::Boot);
         self.unblock_all();
         self.start_helper();
         self.keep_clock(sys::clock::monotonic_ns());
         self.queue_boot_tasks();
-        self.begin_last_boot();
         self.unblock_all();
         self.keep_token();
+        self.begin_last_boot();
         let boot = self.setup.is_appliance();
         let (digest, signer) = self
             .found
@@ -577,7 +591,7 @@ impl Heart {
             Watch::Output(_) | Watch::Notify(_) => Doing::Services,
             Watch::Helper | Watch::HelperOutput => Doing::Helper,
             Watch::Ledger => Doing::Ledger,
-            Watch::Button(_) => Doing::Watches,
+            Watch::Button(_) | Watch::MemoryEvents(_) | Watch::Pressure(_) => Doing::Watches,
         });
         match watch {
             Watch::Tick | Watch::Signal => {}
@@ -589,6 +603,8 @@ impl Heart {
             Watch::HelperOutput => self.read_helper_output(),
             Watch::Ledger => self.pump_ledger(hung_up),
             Watch::Button(i) => self.read_button(i),
+            Watch::MemoryEvents(i) => self.read_memory_events(i),
+            Watch::Pressure(i) => self.read_pressure(i),
         }
     }
 
@@ -620,7 +636,7 @@ impl Heart {
         self.decide(Event::Tick);
         self.tend_helper(now);
         self.at(Doing::BeatErrands);
-        self.retry_helper(now);
+        self.tend_helper(now);
         self.keep_token();
         self.resume_control();
         self.renew_connections();
@@ -634,12 +650,12 @@ impl Heart {
         self.go_on_ending(now);
         self.say_when_ready(now);
         self.look_for_emergency();
+        self.keep_memory_watch(now);
         self.at(Doing::BeatSample);
         self.sample(now, late);
         self.at(Doing::BeatEnd);
         self.journal.state.set_beat(&self.beat.row());
         self.rest();
-        self.pet_watchdog();
         self.watchdog.feed(self.is_healthy(now));
         self.hang_if_due(now);
         let cpu = sys::clock::thread_cpu_ns().saturating_sub(woken_cpu);

@@ -7,6 +7,8 @@ use std::io::Write;
 
 /// Longest line of PID 1's own; longer ones are cut.
 const SAY_BYTES_MAX: usize = 480;
+/// Longest payload: a slot of the outbox holds 488 bytes with the names.
+const PAYLOAD_BYTES_MAX: usize = 440;
 
 /// The record of a boot, and where its lines go.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Journal {
 
     /// One event for the ledger, `payload` being the inside of a JSON object.
     pub fn event(&mut self, weight: Weight, names: [&str; 3], payload: fmt::Arguments<'_>) {
-        let payload = Fixed::<400>::of(format_args!("{{{payload}}}"));
+        let payload = Fixed::<PAYLOAD_BYTES_MAX>::of(format_args!("{{{payload}}}"));
         // What was cut is no JSON any more; the event is worth more than its details.
         let whole = payload.as_str().ends_with('}');
         let text = if whole {

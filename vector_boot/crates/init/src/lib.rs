@@ -29,6 +29,7 @@ mod ledger_link;
 pub mod net;
 mod package;
 mod params;
+mod post_mortem;
 mod pstore;
 mod state;
 mod succession;

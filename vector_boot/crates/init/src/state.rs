@@ -28,6 +28,9 @@ use sys::region::Region;
 #[allow(clippy::cast_possible_truncation, reason = "half a MiB")]
 const SIZE: u32 = STATE_BYTES as u32;
 
+/// Lines that are looked through for the last ones of a service: few, since it is about to be started again.
+const LAST_LINES_LOOK: u64 = 32;
+
 /// Who wrote a log line: an index into the manifest, or one of these.
 pub const BY_INIT: u8 = 255;
 /// PID 1's helper.
@@ -418,6 +421,25 @@ impl State {
         })
     }
 
+    /// The last lines that this one wrote, the newest first; empty where there are none among the newest lines.
+    #[must_use]
+    pub fn last_lines<const N: usize>(&self, by: u8) -> [&str; N] {
+        let newest = self.next_line();
+        let mut found = [""; N];
+        let mut places = found.iter_mut();
+        for seq in (newest.saturating_sub(LAST_LINES_LOOK)..newest).rev() {
+            if let Some(line) = self.line(seq)
+                && line.by == by
+            {
+                match places.next() {
+                    Some(place) => *place = line.text,
+                    None => break,
+                }
+            }
+        }
+        found
+    }
+
     fn line_at(seq: u64) -> usize {
         AT_RING + usize::try_from(seq % LINES as u64).unwrap_or(0) * LINE_BYTES
     }
@@ -681,6 +703,17 @@ mod tests {
             state.line(state.next_line() - 1).map(|l| l.text),
             Some("line 1033")
         );
+    }
+
+    #[test]
+    fn the_last_lines_of_one_come_newest_first() {
+        let mut state = State::new([7; 16]).unwrap();
+        for (by, text) in [(3, "a"), (4, "x"), (3, "b"), (3, "c"), (4, "y"), (3, "d")] {
+            state.push_line(0, by, Level::Info, text.as_bytes());
+        }
+        assert_eq!(state.last_lines(3), ["d", "c", "b"]);
+        assert_eq!(state.last_lines(4), ["y", "x", ""]);
+        assert_eq!(state.last_lines(9), ["", "", ""]);
     }
 
     #[test]

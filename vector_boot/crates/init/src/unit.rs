@@ -1,7 +1,8 @@
 //! One service at run time: its process, its sockets, its output, its leaf in the cgroup tree.
 
-use crate::cgroup::Leaf;
+use crate::cgroup::{Counts, Leaf};
 use crate::state::{Fixed, Level, State};
+use crate::supervisor::Cause;
 use rts::manifest::{Listen, ListenKind, Service};
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,9 +12,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use sys::packet::{Mode, PacketListener, take_packet};
-use sys::process::{Exit, Reaped};
+use sys::process::Reaped;
 use sys::release::Releaser;
 use sys::spawn::{Child, Descriptors, NAMESPACES_MAX, Spawn};
+use wire::why::Reason;
 
 /// Bytes of output that are read of one service in one turn of the loop.
 const OUTPUT_TURN_BYTES: usize = 16 * 1024;
@@ -93,6 +95,12 @@ pub struct Unit {
     pub ready_ns: u64,
     /// Its program has not become a process once.
     pub never_ran: bool,
+    /// What the watches on its memory have seen.
+    pub strain: crate::heart::memory::Strain,
+    /// Why PID 1 kills its process, if it does.
+    pub verdict: Option<Cause>,
+    /// What its leaf had met when that was last looked at.
+    counts: Counts,
     /// How the last process ended.
     pub last_exit: Fixed<96>,
     /// What it last said with `STATUS=`.
@@ -127,6 +135,9 @@ impl Unit {
             started_ns: 0,
             ready_ns: 0,
             never_ran: true,
+            strain: Default::default(),
+            verdict: None,
+            counts: Counts::default(),
             last_exit: Fixed::default(),
             status: Fixed::default(),
             memory_bytes: None,
@@ -299,16 +310,25 @@ impl Unit {
         }
     }
 
+    /// What its leaf has met since the last time that this was asked.
+    pub fn new_counts(&mut self) -> Option<Counts> {
+        let all = self.leaf.as_mut()?.counts();
+        let earlier = std::mem::replace(&mut self.counts, all);
+        Some(all.since(&earlier))
+    }
+
     /// Notes how its process ended.
-    pub fn ended(&mut self, reaped: &Reaped, now: u64) {
+    pub fn ended(&mut self, reaped: &Reaped, reason: Reason, now: u64) {
         let uptime_ms = now.saturating_sub(self.started_ns) / 1_000_000;
-        let oom = self.leaf.as_ref().map_or(0, Leaf::oom_kills);
-        let memory = if oom > 0 && reaped.exit == Exit::Signal(9) {
-            " (out of memory)"
-        } else {
-            ""
+        let why = match reason {
+            Reason::OutOfMemory => " (out of memory)",
+            Reason::StartTimeout => " (start timeout)",
+            Reason::StopTimeout => " (stop timeout)",
+            Reason::WatchdogTimeout => " (watchdog timeout)",
+            _ => "",
         };
-        self.last_exit = Fixed::of(format_args!("{}{memory} after {uptime_ms} ms", reaped.exit));
+        self.last_exit = Fixed::of(format_args!("{}{why} after {uptime_ms} ms", reaped.exit));
+        self.verdict = None;
         self.child = None;
         self.started_ns = 0;
         self.ready_ns = 0;

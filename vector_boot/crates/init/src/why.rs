@@ -14,8 +14,10 @@ use wire::why::Reason;
 const HEAD_BYTES: usize = 32;
 /// Longest subject: a service's name.
 const SUBJECT_BYTES_MAX: usize = wire::NAME_BYTES_MAX;
-/// Longest facts: what a slot holds, and an event of PID 1 with type and subject as well.
-pub const FACTS_BYTES_MAX: usize = WHY_BYTES_MAX - HEAD_BYTES - SUBJECT_BYTES_MAX;
+/// `"reason":"...",` of the longest reason, which an event has before its facts.
+const REASON_BYTES: usize = 40;
+/// Longest facts: what a slot holds, and an event of PID 1 with its names and the reason as well.
+pub const FACTS_BYTES_MAX: usize = WHY_BYTES_MAX - HEAD_BYTES - SUBJECT_BYTES_MAX - REASON_BYTES;
 /// About the boot before.
 const LAST_BOOT: usize = 0;
 const OF_INIT: Range<usize> = 1..4;
@@ -55,6 +57,7 @@ pub enum Doing {
     BeatEnd = 11,
 }
 
+#[allow(dead_code, reason = "told by the image that resumes")]
 impl Doing {
     const ALL: [Self; 12] = [
         Self::Boot,

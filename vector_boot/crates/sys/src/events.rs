@@ -20,8 +20,9 @@ pub enum Interest {
     ReadWrite,
     /// Writable: while an answer waits for room, further questions must not wake us.
     Write,
-    /// Priority events: PSI triggers, `memory.events`.
-    Priority,
+    /// One priority event, then nothing until it is asked for again: PSI triggers, `memory.events`, which no
+    /// read makes quiet for good.
+    PriorityOnce,
 }
 
 impl Interest {
@@ -30,7 +31,7 @@ impl Interest {
             Self::Read => EpollFlags::EPOLLIN,
             Self::ReadWrite => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
             Self::Write => EpollFlags::EPOLLOUT,
-            Self::Priority => EpollFlags::EPOLLPRI,
+            Self::PriorityOnce => EpollFlags::EPOLLPRI | EpollFlags::EPOLLONESHOT,
         }
     }
 }

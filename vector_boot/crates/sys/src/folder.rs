@@ -33,6 +33,15 @@ impl Folder {
         Ok(openat(&self.0, name, how, Mode::empty())?.into())
     }
 
+    /// Opens a file below it for reading and writing.
+    ///
+    /// # Errors
+    /// As `openat(2)`.
+    pub fn read_write(&self, name: &str) -> io::Result<File> {
+        let how = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        Ok(openat(&self.0, name, how, Mode::empty())?.into())
+    }
+
     /// Writes a text to a file below it, in one call as the kernel's files want it.
     ///
     /// # Errors

@@ -44,13 +44,20 @@ pub fn signal_number(name: &str) -> Option<i32> {
         .map(|s| s as i32)
 }
 
-/// A child that was reaped.
+/// A child that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
     /// Who.
     pub pid: i32,
     /// How it ended.
     pub exit: Exit,
+    /// What it used, where that was asked for.
+    pub usage: Option<Usage>,
+}
+
+/// What a process and the children that it waited for used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
     /// CPU time in user mode, microseconds.
     pub user_us: u64,
     /// CPU time in the kernel, microseconds.
@@ -59,33 +66,101 @@ pub struct Reaped {
     pub peak_kib: u64,
 }
 
-/// Reaps one dead child, if there is any.
+/// Reaps one dead child, if there is any. What it used is not asked for: of ten thousand orphans nobody wants to
+/// know, and adding it up is most of what one costs.
 ///
 /// # Errors
-/// As `wait4(2)`, but ECHILD and EINTR, which mean that there is none now.
+/// As `waitid(2)`, but ECHILD and EINTR, which mean that there is none now.
 pub fn reap() -> io::Result<Option<Reaped>> {
-    let mut status = 0;
+    wait(libc::P_ALL, 0, 0, None)
+}
+
+/// How the child behind a pidfd ended and what it used, if it did; it stays to be reaped.
+///
+/// # Errors
+/// As [`reap`].
+pub fn look_at(pidfd: BorrowedFd<'_>) -> io::Result<Option<Reaped>> {
     // SAFETY: all zeroes is a valid rusage.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both out-pointers are live locals.
-    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
-    if pid < 0 {
+    let id = pidfd.as_raw_fd().unsigned_abs();
+    let ended = wait(libc::P_PIDFD, id, libc::WNOWAIT, Some(&mut usage))?;
+    let us = |t: libc::timeval| t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_usec.unsigned_abs();
+    Ok(ended.map(|reaped| Reaped {
+        usage: Some(Usage {
+            user_us: us(usage.ru_utime),
+            system_us: us(usage.ru_stime),
+            peak_kib: usage.ru_maxrss.unsigned_abs(),
+        }),
+        ..reaped
+    }))
+}
+
+/// Reaps the dead child behind a pidfd.
+///
+/// # Errors
+/// As [`reap`].
+pub fn bury(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    wait(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), 0, None).map(drop)
+}
+
+fn wait(
+    which: libc::idtype_t,
+    id: libc::id_t,
+    options: libc::c_int,
+    usage: Option<&mut libc::rusage>,
+) -> io::Result<Option<Reaped>> {
+    let usage = usage.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    // SAFETY: all zeroes is a valid siginfo_t; the kernel writes it, and the rusage where there is one. Both live
+    // over the call. The system call itself, since libc's waitid has no rusage.
+    let (done, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = options | libc::WEXITED | libc::WNOHANG;
+        let done = libc::syscall(libc::SYS_waitid, which, id, &raw mut info, options, usage);
+        (done, info)
+    };
+    if done < 0 {
         return match io::Error::last_os_error() {
             e if matches!(e.raw_os_error(), Some(libc::ECHILD | libc::EINTR)) => Ok(None),
             e => Err(e),
         };
     }
-    if pid == 0 {
-        return Ok(None);
-    }
-    let us = |t: libc::timeval| t.tv_sec.unsigned_abs() * 1_000_000 + t.tv_usec.unsigned_abs();
-    Ok(Some(Reaped {
+    // SAFETY: waitid(2) leaves a siginfo of SIGCHLD, or zeroes if nobody ended.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    // waitid(2): WNOHANG with nothing to reap returns 0 and a pid of 0.
+    Ok((pid != 0).then_some(Reaped {
         pid,
-        exit: exit_of(status),
-        user_us: us(usage.ru_utime),
-        system_us: us(usage.ru_stime),
-        peak_kib: usage.ru_maxrss.unsigned_abs(),
+        exit: if info.si_code == libc::CLD_EXITED {
+            Exit::Code(status)
+        } else {
+            Exit::Signal(status)
+        },
+        usage: None,
     }))
+}
+
+/// Children that one question can be about: the bits of its answer.
+pub const ASKED_MAX: usize = 32;
+
+/// Which of these children have ended: bit `i` for the `i`-th. One system call, whatever their number.
+#[must_use]
+pub fn ended<'f>(pidfds: impl Iterator<Item = Option<BorrowedFd<'f>>>) -> u32 {
+    // poll(2): a negative descriptor is ignored.
+    let nobody = libc::pollfd {
+        fd: -1,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut asked = [nobody; ASKED_MAX];
+    let mut count = 0;
+    for (place, pidfd) in asked.iter_mut().zip(pidfds) {
+        place.fd = pidfd.map_or(-1, |fd| fd.as_raw_fd());
+        count += 1;
+    }
+    // SAFETY: the array is live, `count` is at most its length, and the descriptors are borrowed.
+    let found = unsafe { libc::poll(asked.as_mut_ptr(), count, 0) };
+    let bits = asked.iter().enumerate();
+    let dead = bits.filter(|(_, p)| found > 0 && p.revents & libc::POLLIN != 0);
+    dead.fold(0, |mask, (i, _)| mask | 1 << i)
 }
 
 /// Waits for one child.
@@ -330,5 +405,43 @@ mod tests {
         assert_eq!(signal_number("0"), None);
         assert_eq!(signal_number("bogus"), None);
         assert_eq!(Exit::Signal(9).to_string(), "signal KILL (9)");
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "buried by their pidfds")]
+    fn a_dead_child_is_looked_at_and_stays_until_it_is_buried() {
+        use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+        let start = |code: &str| {
+            let mut command = std::process::Command::new("/bin/sh");
+            let child = command.args(["-c", code]).spawn().unwrap();
+            // SAFETY: pidfd_open(2) takes numbers only.
+            let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+            // SAFETY: the call made a new descriptor, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) };
+            (child.id(), pidfd)
+        };
+        let ((first, dead), (_, alive)) = (start("exit 3"), start("exec sleep 1000"));
+        let both = || [None, Some(alive.as_fd()), Some(dead.as_fd())].into_iter();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while ended(both()) != 0b100 {
+            assert!(std::time::Instant::now() < deadline, "it never ended");
+            std::thread::yield_now();
+        }
+        assert_eq!(look_at(alive.as_fd()).unwrap(), None);
+        for _ in 0..2 {
+            let seen = look_at(dead.as_fd()).unwrap().unwrap();
+            assert_eq!((seen.pid.unsigned_abs(), seen.exit), (first, Exit::Code(3)));
+            assert!(seen.usage.unwrap().peak_kib > 0);
+        }
+        bury(dead.as_fd()).unwrap();
+        assert_eq!(look_at(dead.as_fd()).unwrap(), None, "it was buried");
+        signal(alive.as_fd(), 9).unwrap();
+        while ended(both()) & 0b10 == 0 {
+            assert!(std::time::Instant::now() < deadline, "it never died");
+            std::thread::yield_now();
+        }
+        let killed = look_at(alive.as_fd()).unwrap().unwrap();
+        assert_eq!(killed.exit, Exit::Signal(9));
+        bury(alive.as_fd()).unwrap();
     }
 }

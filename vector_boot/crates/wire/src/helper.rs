@@ -129,6 +129,7 @@ pub enum Task<'a> {
     KeepPackage {
         /// The device that the running package lies on.
         device: &'a str,
+    },
     /// Reads what a kernel that panicked left in the persistent store. The detail is the reason's
     /// word, a blank and the kernel's own sentence, or empty if there is nothing.
     Pstore {

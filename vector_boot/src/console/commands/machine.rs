@@ -135,6 +135,12 @@ fn status(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
         lines.push(format!("{:<10}  {brief}", "network"));
         value["network"] = brief.into();
     }
+    let strained = super::why::pressure(context)?;
+    if !strained.is_empty() {
+        let brief = strained.join("; ");
+        lines.push(format!("{:<10}  {brief}", "pressure"));
+        value["pressure"] = brief.into();
+    }
     out.either(&value, &lines)?;
     Ok(DONE)
 }

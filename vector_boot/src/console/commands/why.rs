@@ -1,11 +1,11 @@
 //! Commands about reasons: why the machine began and its services restarted, and what the watchdog says.
 
-use super::{Command, Completes, DONE, Group, Out, Outcome};
-use crate::console::context::Context;
+use super::{Command, Completes, DONE, Failure, Group, Out, Outcome};
+use crate::console::context::{Context, Site};
 use crate::console::text;
 use crate::console::words::{Words, number};
 use serde_json::{Map, Value, json};
-use wire::why::{Reason, Watchdog, WatchdogGet, Why, WhyGet};
+use wire::why::{Pressure, PressureGet, Reason, Watchdog, WatchdogGet, Why, WhyGet};
 
 /// Records of `why` at most: what PID 1 keeps is less.
 const RECORDS_MAX: u64 = 64;
@@ -146,6 +146,27 @@ fn watchdog(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> O
     })?;
     out.either(&value, &lines)?;
     Ok(DONE)
+}
+
+/// Who has waited for memory or lost processes for want of it since boot, one phrase each.
+pub fn pressure(site: &Site) -> Result<Vec<String>, Failure> {
+    let mut phrases = Vec::new();
+    site.init()?.list(&PressureGet, |frame| {
+        let p = frame.body::<Pressure<'_>>()?;
+        let mut parts = Vec::new();
+        if p.stalls > 0 {
+            let ago = text::age(p.stalled_ago_ns);
+            parts.push(format!("short of memory {} s, last {ago} ago", p.stalls));
+        }
+        if p.oom_kills > 0 {
+            parts.push(format!("{} killed for want of it", p.oom_kills));
+        }
+        if !parts.is_empty() {
+            phrases.push(format!("{} {}", p.subject, parts.join(", ")));
+        }
+        Ok(())
+    })?;
+    Ok(phrases)
 }
 
 /// WDIOF_CARDRESET of the kernel's watchdog API.

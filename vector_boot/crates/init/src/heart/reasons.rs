@@ -54,6 +54,8 @@ impl Heart {
         }
         if let Some(recorded) = self.ledger.take_last_boot() {
             self.last_boot.recorded = Some(recorded);
+            // Good enough to be shown; recorded once the kernel's store was looked at too.
+            self.keep_last_boot();
         }
         if self.last_boot.recorded.is_none() || !self.last_boot.looked {
             return;

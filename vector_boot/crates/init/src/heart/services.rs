@@ -1,9 +1,11 @@
 //! Services under the heart: what the policy decides is done here, and what they do is told to it.
 
 use super::{Heart, Held, VECTOR_BOOT, Watch};
+use crate::post_mortem::{self, Traces};
 use crate::state::records::UnitRow;
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Action, Actions, Event, Phase};
+use crate::why::{self, Facts};
 use rts::manifest::{Pass, Verify};
 use std::os::fd::AsFd;
 use sys::events::Interest;
@@ -47,7 +49,8 @@ impl Heart {
             }
             Action::Abort(i, cause) => {
                 const SIGABRT: i32 = 6;
-                if let Some(unit) = self.units.get(i) {
+                if let Some(unit) = self.units.get_mut(i) {
+                    unit.verdict = Some(cause);
                     self.journal.say(
                         Level::Warn,
                         format_args!(
@@ -62,7 +65,8 @@ impl Heart {
                 None
             }
             Action::Kill(i, cause) => {
-                if let Some(unit) = self.units.get(i) {
+                if let Some(unit) = self.units.get_mut(i) {
+                    unit.verdict = Some(cause);
                     self.journal.say(
                         Level::Warn,
                         format_args!(
@@ -117,6 +121,10 @@ impl Heart {
             }
             Err(e) => {
                 unit.last_exit = Fixed::of(format_args!("start: {e}"));
+                let mut facts = Facts::new();
+                facts.text("cause", unit.last_exit.as_str());
+                let (state, name) = (&mut self.journal.state, unit.service.name.as_str());
+                why::note(state, now, Reason::NotStarted, name, facts.as_str());
                 self.journal.say(
                     Level::Error,
                     format_args!("service not started: name={} cause=\"{e}\"", unit.name()),
@@ -370,8 +378,16 @@ impl Heart {
         self.reap()
     }
 
+    /// Services first, each with its post-mortem; then whoever else died.
     #[inline(never)]
     pub(super) fn reap(&mut self) -> bool {
+        let children = self.units.iter();
+        let dead = sys::process::ended(
+            children.map(|u| u.child.as_ref().map(|child| child.pidfd.as_fd())),
+        );
+        for i in (0..self.units.len()).filter(|i| dead >> i & 1 == 1) {
+            self.service_ended(i, None);
+        }
         for _ in 0..REAP_A_TURN {
             match sys::process::reap() {
                 Ok(Some(reaped)) => self.child_ended(&reaped),
@@ -383,42 +399,69 @@ impl Heart {
 
     pub(super) fn child_ended(&mut self, reaped: &Reaped) {
         self.stir();
-        let now = sys::clock::monotonic_ns();
         let of_child = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == reaped.pid);
         if let Some(i) = self.units.iter().position(|u| of_child(&u.child)) {
-            let Some(unit) = self.units.get_mut(i) else {
-                return;
-            };
-            // What it said last belongs to the post-mortem: read it before the restart.
-            let by = u8::try_from(i).unwrap_or(u8::MAX);
-            unit.read_last_words(by, now, &mut self.journal.state);
-            let ran_ms = now.saturating_sub(unit.started_ns) / 1_000_000;
-            unit.ended(reaped, now);
-            if unit.leaf.is_some() {
-                // What it left behind in its leaf would be a second instance of it.
-                unit.kill();
-            }
-            let name = unit.service.name.as_str();
-            self.journal.event(
-                Weight::Important,
-                ["service_exited", name, ""],
-                format_args!(
-                    "\"pid\":{},\"cause\":\"{}\",\"ran_ms\":{ran_ms},\"user_us\":{},\"system_us\":{},\"peak_kib\":{}",
-                    reaped.pid,
-                    Json(Fixed::<48>::of(format_args!("{}", reaped.exit)).as_str()),
-                    reaped.user_us,
-                    reaped.system_us,
-                    reaped.peak_kib,
-                ),
-            );
-            self.decide(Event::Exited {
-                unit: i,
-                success: reaped.exit == Exit::Code(0),
-            });
+            // It died after the look at the services; what it used is not known then.
+            self.service_ended(i, Some(reaped));
         } else if of_child(&self.helper_process.child) {
-            self.helper_ended(reaped.exit, now);
+            self.helper_ended(reaped.exit, sys::clock::monotonic_ns());
         } else if !self.left_helper_ended(reaped.pid) {
             self.beat.orphans += 1;
         }
+    }
+
+    /// A service's process is dead: the post-mortem while it is still there, unless it was `reaped` already; then
+    /// it is buried, then the policy decides.
+    fn service_ended(&mut self, i: usize, reaped: Option<&Reaped>) {
+        self.stir();
+        let now = sys::clock::monotonic_ns();
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
+        let looked = match (reaped, &unit.child) {
+            (Some(reaped), _) => Some(*reaped),
+            (None, Some(child)) => sys::process::look_at(child.pidfd.as_fd()).ok().flatten(),
+            (None, None) => None,
+        };
+        let Some(ended) = looked else {
+            return;
+        };
+        // What it said last belongs to the post-mortem: read it before the restart.
+        let by = u8::try_from(i).unwrap_or(u8::MAX);
+        unit.read_last_words(by, now, &mut self.journal.state);
+        let asked = self.supervisor.phase(i) == Phase::Stopping;
+        let success = ended.exit == Exit::Code(0);
+        // Reading what the kernel counted costs more than all the rest: only where it may explain something.
+        let expected = success || (asked && unit.verdict.is_none());
+        let counts = if expected { None } else { unit.new_counts() };
+        let traces = Traces {
+            reaped: &ended,
+            ran_ns: now.saturating_sub(unit.started_ns),
+            verdict: unit.verdict,
+            asked,
+            counts: counts.as_ref(),
+            status: unit.status.as_str(),
+            lines: self.journal.state.last_lines(by),
+        };
+        let (reason, facts) = (post_mortem::reason(&traces), post_mortem::facts(&traces));
+        let name = unit.service.name.as_str();
+        self.journal.event(
+            Weight::Important,
+            ["service_exited", name, ""],
+            format_args!("\"reason\":\"{}\",{}", reason.as_str(), facts.inside()),
+        );
+        why::note(&mut self.journal.state, now, reason, name, facts.as_str());
+        if reaped.is_none()
+            && let Some(child) = &unit.child
+        {
+            // It is dead: nothing can be in the way.
+            let _ = sys::process::bury(child.pidfd.as_fd());
+        }
+        unit.ended(&ended, reason, now);
+        if unit.leaf.is_some() {
+            // What it left behind in its leaf would be a second instance of it.
+            unit.kill();
+        }
+        self.decide(Event::Exited { unit: i, success });
     }
 }
