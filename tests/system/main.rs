@@ -6,5 +6,6 @@ mod c_abi;
 mod floods;
 mod frames;
 mod jail;
+mod notify;
 mod ordinary;
 mod packages;

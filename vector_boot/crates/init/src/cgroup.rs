@@ -172,6 +172,20 @@ impl Leaf {
         Ok((leaf, complaints))
     }
 
+    /// Whether a process is in the leaf of this name, without allocating.
+    #[must_use]
+    pub fn holds(&self, pid: i32, name: &str) -> bool {
+        use std::io::Read;
+        // One line in a tree of v2 alone: `0::` and the path below the root.
+        let mut text = [0u8; 128];
+        let path = crate::state::Fixed::<48>::of(format_args!("/proc/{pid}/cgroup"));
+        let read = File::open(path.as_str()).and_then(|mut file| file.read(&mut text));
+        let line = read.ok().and_then(|n| text.get(..n));
+        let system = line.and_then(|line| line.strip_prefix(b"0::/vb/system/"));
+        let rest = system.and_then(|line| line.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| matches!(rest.first(), Some(b'\n' | b'/')))
+    }
+
     /// Kills all that runs in it.
     ///
     /// # Errors

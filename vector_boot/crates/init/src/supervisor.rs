@@ -302,6 +302,12 @@ impl Supervisor {
         self.units.get(unit).map_or(Phase::Stopped, |u| u.phase)
     }
 
+    /// Whether it is stopping because it said so itself: nobody asked for that.
+    #[must_use]
+    pub fn leaves(&self, unit: Index) -> bool {
+        self.units.get(unit).is_some_and(|u| u.leaving)
+    }
+
     /// How often it was started again.
     #[must_use]
     pub fn restarts(&self, unit: Index) -> u32 {
@@ -316,6 +322,12 @@ impl Supervisor {
             .filter(|u| matches!(u.phase, Phase::Backoff | Phase::Failed))
             .and_then(|u| u.deadline_ns)
             .map_or(0, |at| at.saturating_sub(now))
+    }
+
+    /// When the next limit ends: a tick before it changes nothing.
+    #[must_use]
+    pub fn due(&self) -> Option<u64> {
+        self.units.iter().filter_map(|u| u.deadline_ns).min()
     }
 
     /// Since when it has been failing, if it is: back-offs and single failures are none.

@@ -1,6 +1,8 @@
 //! One service at run time: its process, its sockets, its output, its leaf in the cgroup tree.
 
 use crate::cgroup::{Counts, Leaf};
+use crate::fd_store::FdStore;
+use crate::notify::{self, Complaint, MESSAGE_BYTES_MAX, Message, Store};
 use crate::state::{Fixed, Level, State};
 use crate::supervisor::Cause;
 use rts::manifest::{Listen, ListenKind, Service};
@@ -11,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use sys::packet::{Mode, PacketListener, take_packet};
+use sys::packet::{Mode, PacketListener, Received, take_packet};
 use sys::process::Reaped;
 use sys::release::Releaser;
 use sys::spawn::{Child, Descriptors, NAMESPACES_MAX, Spawn};
@@ -30,18 +32,28 @@ const PARTIAL_BYTES_MAX: usize = 1024;
 const NOTES_A_TURN: usize = 16;
 /// Messages that a process left behind: no more than a sysctl lets wait (net.unix.max_dgram_qlen).
 const STALE_NOTES_MAX: usize = 1024;
-/// Longest `sd_notify` message; the reference implementation's own limit is a page.
-const NOTE_BYTES_MAX: usize = 4096;
+/// Turns that empty the queue of a process that ended: unless a sysctl says otherwise, no more messages wait.
+const LAST_NOTES_TURNS: usize = 4;
 
-/// What a service reported.
+/// What a service reported in one turn, beside what is done at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Notes {
     /// `READY=1`.
     pub ready: bool,
+    /// `STOPPING=1`.
+    pub ending: bool,
     /// `WATCHDOG=1`.
     pub alive: bool,
-    /// Descriptors came along, for the first time of this process.
-    pub descriptors: bool,
+    /// `WATCHDOG=trigger`.
+    pub hangs: bool,
+    /// `WATCHDOG_USEC=`.
+    pub watchdog_ns: Option<u64>,
+    /// `EXTEND_TIMEOUT_USEC=`.
+    pub extend_ns: Option<u64>,
+    /// What was wrong, the first time since its start.
+    pub complaint: Option<Complaint>,
+    /// No message waits any more.
+    pub drained: bool,
 }
 
 /// A service's cell: the namespaces that each of its processes enters.
@@ -80,7 +92,10 @@ pub struct Unit {
     /// Ready to be started again and again.
     pub spawn: Option<Spawn>,
     notify: Option<UnixDatagram>,
-    descriptors_said: bool,
+    /// What it left here.
+    pub store: FdStore,
+    /// Messages refused, in whole or in part, since its process started.
+    pub refused_notes: u32,
     /// Read end of its stdout and stderr.
     pub output: Option<File>,
     /// Turns that output and messages have had since the last beat.
@@ -114,6 +129,7 @@ impl Unit {
     #[must_use]
     pub fn new(service: Service, uid: u32, image: usize) -> Self {
         Self {
+            store: FdStore::new(service.fd_store),
             service,
             uid,
             listeners: Vec::new(),
@@ -125,7 +141,7 @@ impl Unit {
             child: None,
             spawn: None,
             notify: None,
-            descriptors_said: false,
+            refused_notes: 0,
             output: None,
             turns: [0; 2],
             partial: Vec::with_capacity(PARTIAL_BYTES_MAX),
@@ -175,6 +191,7 @@ impl Unit {
     ) -> Result<(), String> {
         let before = std::mem::replace(&mut self.service, service);
         let same_owner = std::mem::replace(&mut self.uid, uid) == uid;
+        self.store.set_limit(self.service.fd_store);
         let mut there = std::mem::take(&mut self.listeners);
         let give_to = give_away.then_some(uid);
         let mut failed = Ok(());
@@ -207,6 +224,7 @@ impl Unit {
             remove(&path)?;
             let socket = UnixDatagram::bind(&path)?;
             socket.set_nonblocking(true)?;
+            sys::packet::attest_senders(socket.as_fd())?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             if give_away {
                 sys::machine::give_to(&path, self.uid)?;
@@ -232,8 +250,16 @@ impl Unit {
         image: BorrowedFd<'_>,
         null: BorrowedFd<'_>,
         now: u64,
+        state: &mut State,
         releaser: &mut Releaser,
     ) -> io::Result<()> {
+        self.store.forget_dead(state, releaser);
+        if self.store.take_change() {
+            let names = passed_names(&self.listeners, &self.store, &self.passed);
+            if let Some(spawn) = &mut self.spawn {
+                spawn.set_passed(&names)?;
+            }
+        }
         let Some(spawn) = &mut self.spawn else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -249,12 +275,10 @@ impl Unit {
         let (read, write) = io::pipe()?;
         let read = OwnedFd::from(read);
         sys::inherit::set_nonblocking(read.as_fd())?;
-        let passed: Vec<BorrowedFd<'_>> = self
-            .listeners
-            .iter()
-            .chain(&self.passed)
-            .map(|(_, fd)| fd.as_fd())
-            .collect();
+        let listeners = self.listeners.iter().map(|(_, fd)| fd.as_fd());
+        let stored = self.store.iter().map(|(_, fd)| fd);
+        let others = self.passed.iter().map(|(_, fd)| fd.as_fd());
+        let passed: Vec<BorrowedFd<'_>> = listeners.chain(stored).chain(others).collect();
         let mut namespaces = heapless::Vec::<BorrowedFd<'_>, NAMESPACES_MAX>::new();
         if let CellState::Made(cell) = &self.cell {
             namespaces.extend(cell.iter().take(NAMESPACES_MAX).map(AsFd::as_fd));
@@ -273,18 +297,14 @@ impl Unit {
         self.started_ns = now;
         self.ready_ns = 0;
         self.status = Fixed::default();
-        self.descriptors_said = false;
+        self.refused_notes = 0;
         Ok(())
     }
 
     /// Names of the descriptors in the order of [`Unit::start`].
     #[must_use]
     pub fn descriptor_names(&self) -> Vec<&str> {
-        self.listeners
-            .iter()
-            .chain(&self.passed)
-            .map(|(n, _)| n.as_str())
-            .collect()
+        passed_names(&self.listeners, &self.store, &self.passed)
     }
 
     /// Sends its process a signal.
@@ -353,47 +373,128 @@ impl Unit {
         std::mem::take(&mut self.turns).map(|turns| turns >= TURNS_A_BEAT)
     }
 
-    /// Reads what it reported.
-    pub fn read_notes(&mut self, releaser: &mut Releaser) -> Notes {
+    /// Reads what it reported, and does what that says about its store and its status.
+    pub fn read_notes(
+        &mut self,
+        index: usize,
+        state: &mut State,
+        releaser: &mut Releaser,
+    ) -> Notes {
         let mut notes = Notes::default();
-        let Some(socket) = &self.notify else {
-            return notes;
-        };
-        let mut buf = [0u8; NOTE_BYTES_MAX];
+        let mut buf = [0u8; MESSAGE_BYTES_MAX];
         for _ in 0..NOTES_A_TURN {
+            // What comes along must find a place before it is taken.
             if releaser.is_full() {
                 break;
             }
-            let Ok(received) = take_packet(socket.as_fd(), &mut buf) else {
+            let taken = self
+                .notify
+                .as_ref()
+                .map(|s| take_packet(s.as_fd(), &mut buf));
+            let Some(Ok(received)) = taken else {
+                notes.drained = true;
                 break;
             };
-            if !received.descriptors.is_empty() {
-                notes.descriptors |= !std::mem::replace(&mut self.descriptors_said, true);
-                releaser.take(received.descriptors);
-            }
-            for line in buf
-                .get(..received.bytes)
-                .unwrap_or_default()
-                .split(|b| *b == b'\n')
-            {
-                match line {
-                    b"READY=1" => notes.ready = true,
-                    b"WATCHDOG=1" => notes.alive = true,
-                    other => {
-                        if let Some(status) = other.strip_prefix(b"STATUS=") {
-                            let text = std::str::from_utf8(status).unwrap_or("?");
-                            let clean = text.chars().map(|c| if c.is_control() { '?' } else { c });
-                            self.status = Fixed::default();
-                            for c in clean {
-                                // What does not fit is cut.
-                                let _ = std::fmt::Write::write_char(&mut self.status, c);
-                            }
-                        }
-                    }
-                }
-            }
+            let bytes = buf.get(..received.bytes).unwrap_or_default();
+            self.take_note(index, (bytes, received), &mut notes, state, releaser);
         }
         notes
+    }
+
+    /// Reads what a process that ended said last, of which only its store and its status count.
+    pub fn read_last_notes(
+        &mut self,
+        index: usize,
+        state: &mut State,
+        releaser: &mut Releaser,
+    ) -> Option<Complaint> {
+        let mut complaint = None;
+        for _ in 0..LAST_NOTES_TURNS {
+            let notes = self.read_notes(index, state, releaser);
+            complaint = complaint.or(notes.complaint);
+            if notes.drained {
+                break;
+            }
+        }
+        complaint
+    }
+
+    fn take_note(
+        &mut self,
+        index: usize,
+        (bytes, received): (&[u8], Received),
+        notes: &mut Notes,
+        state: &mut State,
+        releaser: &mut Releaser,
+    ) {
+        let sender = received.sender.unwrap_or(0);
+        let (message, mut complaint) = if self.is_own(sender) {
+            notify::parse(bytes, received.cut, received.descriptors.len())
+        } else {
+            (Message::default(), Some(Complaint::Foreign { pid: sender }))
+        };
+        notes.ready |= message.ready;
+        notes.ending |= message.stopping;
+        notes.alive |= message.alive;
+        notes.hangs |= message.hangs;
+        notes.watchdog_ns = message.watchdog_ns.or(notes.watchdog_ns);
+        notes.extend_ns = message.extend_ns.or(notes.extend_ns);
+        if let Some(status) = message.status {
+            self.set_status(status);
+        }
+        match message.store {
+            Store::Leave => releaser.take(received.descriptors),
+            Store::Keep { name, .. } if self.gives_name(name) => {
+                releaser.take(received.descriptors);
+                complaint = complaint.or(Some(Complaint::StoreName));
+            }
+            Store::Keep { name, poll } => {
+                let refused =
+                    self.store
+                        .keep(index, (name, poll), received.descriptors, state, releaser);
+                complaint = complaint.or(refused);
+            }
+            Store::Forget { name } => {
+                self.store.forget(name, state, releaser);
+                releaser.take(received.descriptors);
+            }
+        }
+        if complaint.is_some() {
+            if self.refused_notes == 0 {
+                notes.complaint = complaint;
+            }
+            self.refused_notes = self.refused_notes.saturating_add(1);
+        }
+    }
+
+    /// Whether a process is one of this service: the socket is the service's, and may have been handed on.
+    /// As an ordinary process there are no cgroups to tell, and its uid is everybody's.
+    fn is_own(&self, pid: i32) -> bool {
+        if self.child.as_ref().is_some_and(|child| child.pid == pid) {
+            return true;
+        }
+        self.leaf
+            .as_ref()
+            .is_none_or(|leaf| leaf.holds(pid, self.name()))
+    }
+
+    /// Whether PID 1 passes something of this name itself, which nothing in the store may pass for. The program is
+    /// the most dear of them: the jail executes it.
+    fn gives_name(&self, name: &str) -> bool {
+        let own = self.listeners.iter().chain(&self.passed);
+        name == "image" || own.map(|(own, _)| own).any(|own| own == name)
+    }
+
+    fn set_status(&mut self, status: &[u8]) {
+        self.status = Fixed::default();
+        for chunk in status.utf8_chunks() {
+            let valid = chunk.valid().chars();
+            let clean = valid.map(|c| if c.is_control() { '?' } else { c });
+            for c in clean.chain((!chunk.invalid().is_empty()).then_some('?')) {
+                // What does not fit is cut.
+                let _ = std::fmt::Write::write_char(&mut self.status, c);
+            }
+        }
     }
 
     /// Reads its output into the ring; `false` at its end.
@@ -470,6 +571,22 @@ impl Unit {
         }
         self.partial.clear();
     }
+}
+
+/// Listening sockets first, as sd_listen_fds(3) has it, then what the service left, then everything else: what is
+/// for the jail alone must be last, so that no number is left out behind it.
+fn passed_names<'a>(
+    listeners: &'a [(String, OwnedFd)],
+    store: &'a FdStore,
+    passed: &'a [(String, OwnedFd)],
+) -> Vec<&'a str> {
+    let name = |(name, _): &'a (String, OwnedFd)| name.as_str();
+    let stored = store.iter().map(|(name, _)| name);
+    let listeners = listeners.iter().map(name);
+    listeners
+        .chain(stored)
+        .chain(passed.iter().map(name))
+        .collect()
 }
 
 /// The level that a line names by a kernel-style `<4>`; `info` without one.

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// First passed descriptor.
 const FIRST: RawFd = 3;
 /// Descriptors that PID 1 passes at most.
-const DESCRIPTORS_MAX: usize = 32;
+const DESCRIPTORS_MAX: usize = crate::spawn::PASSED_MAX;
 
 /// The descriptors that PID 1 passed, by name.
 #[derive(Debug, Default)]

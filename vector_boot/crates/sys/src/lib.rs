@@ -7,6 +7,7 @@ pub mod beneath;
 pub mod blockdev;
 pub mod capability;
 pub mod clock;
+pub mod descriptor;
 pub mod events;
 pub mod folder;
 pub mod handover;

@@ -19,8 +19,9 @@ pub const SENT_MAX: usize = 4;
 /// Connections that may wait for `accept`.
 const BACKLOG: i32 = 128;
 
-/// Words of a control message with that many descriptors: a header of 16 bytes, then 4 bytes each.
-const CONTROL_WORDS: usize = 2 + DESCRIPTORS_MAX.div_ceil(2);
+/// Words of a control message with that many descriptors, a header of 16 bytes, then 4 bytes each; and of one with
+/// the sender's credentials, a header and 12 bytes.
+const CONTROL_WORDS: usize = 2 + DESCRIPTORS_MAX.div_ceil(2) + 2 + 2;
 
 /// Where the kernel puts descriptors, aligned as `cmsghdr` is.
 #[repr(C, align(8))]
@@ -64,6 +65,8 @@ pub struct Received {
     pub bytes: usize,
     /// Whether there were more than the buffer takes; they are gone.
     pub cut: bool,
+    /// Its sender's process, where [`attest_senders`] asked for it.
+    pub sender: Option<i32>,
     /// Descriptors that came along, of which closing the last handle may wait.
     pub descriptors: Vec<OwnedFd>,
 }
@@ -304,11 +307,21 @@ pub fn take_packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Receive
             },
         }
     };
+    let (descriptors, sender) = take_control(&message);
     Ok(Received {
         bytes,
         cut: message.msg_flags & libc::MSG_TRUNC != 0,
-        descriptors: take_descriptors(&message),
+        sender,
+        descriptors,
     })
+}
+
+/// Lets the kernel attest the sender of every packet that comes from now on: unix(7), SO_PASSCRED.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn attest_senders(socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(setsockopt(&socket, sockopt::PassCred, &true)?)
 }
 
 /// Credentials of the far end of any connected Unix socket.
@@ -378,9 +391,10 @@ pub fn remove_socket(path: &Path) -> io::Result<()> {
 }
 
 /// Takes every descriptor that came into our table. This holds for a control message that was cut too
-/// (MSG_CTRUNC): what did fit is installed all the same.
-fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+/// (MSG_CTRUNC): what did fit is installed all the same. And the sender, if the kernel says who it is.
+fn take_control(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<i32>) {
     let mut all = Vec::new();
+    let mut sender = None;
     // SAFETY: the kernel filled the control buffer and its length; the macros of cmsg(3) stay inside.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -402,10 +416,19 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
                 all.push(owned);
             }
         }
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+            // SAFETY: the kernel wrote a whole `ucred` behind a header of this kind.
+            let credentials = unsafe {
+                libc::CMSG_DATA(header)
+                    .cast::<libc::ucred>()
+                    .read_unaligned()
+            };
+            sender = Some(credentials.pid);
+        }
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    all
+    (all, sender)
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
@@ -442,6 +465,29 @@ mod tests {
         assert_eq!(server.peer().unwrap().uid, own_uid());
         drop(client);
         assert_eq!(server.receive(&mut buf).unwrap().0, 0);
+    }
+
+    #[test]
+    fn the_sender_is_attested_beside_as_many_descriptors_as_fit() {
+        let (a, b) = PacketSocket::pair(Mode::Blocking).unwrap();
+        attest_senders(b.as_fd()).unwrap();
+        let (read, _write) = io::pipe().unwrap();
+        for count in [0, 1, DESCRIPTORS_MAX] {
+            let fds = vec![read.as_raw_fd(); count];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let control = if count == 0 { &[] } else { &rights[..] };
+            sendmsg::<()>(
+                a.0.as_raw_fd(),
+                &[IoSlice::new(b"x")],
+                control,
+                MsgFlags::empty(),
+                None,
+            )
+            .unwrap();
+            let received = b.take(&mut [0u8; 8]).unwrap();
+            assert_eq!(received.descriptors.len(), count);
+            assert_eq!(received.sender, Some(std::process::id().cast_signed()));
+        }
     }
 
     /// A descriptor that nobody took lives on: the writer of its pipe would never see the end.

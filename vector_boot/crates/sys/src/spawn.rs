@@ -18,14 +18,17 @@ const FIRST_PASSED: RawFd = 3;
 /// and low, since fcntl(2) refuses a number from RLIMIT_NOFILE on.
 const PARKING: RawFd = FIRST_PASSED + PASSED_MAX as RawFd;
 /// Descriptors that one child may get.
-pub const PASSED_MAX: usize = 24;
+pub const PASSED_MAX: usize = 40;
 /// Namespaces that one child enters: mnt, ipc, uts, net.
 pub const NAMESPACES_MAX: usize = 4;
 /// Bytes of the child's stack, part of the parent's: a few frames of at most some hundred bytes, and none
 /// for a signal, since CLONE_CLEAR_SIGHAND leaves no handler.
 const STACK_BYTES: usize = 8 * 1024;
-/// `LISTEN_PID=` and ten digits, filled in by the child, who alone knows its pid.
+/// Variables that hold the child's pid: ten places, filled in by the child, who alone knows it.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+const WATCHDOG_PID: &[u8] = b"WATCHDOG_PID=";
+/// Value of `WATCHDOG_PID` in the environment that [`Spawn::new`] takes; the child fills it in.
+pub const PID_OF_CHILD: &str = "          ";
 
 /// Who the child becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,16 +206,11 @@ impl Spawn {
     /// # Errors
     /// `InvalidInput` for a word with NUL or more names than [`PASSED_MAX`].
     pub fn new(argv: &[&str], env: &[(&str, &str)], passed_names: &[&str]) -> io::Result<Self> {
-        if passed_names.len() > PASSED_MAX || argv.is_empty() {
+        if argv.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let word = |w: &str| CString::new(w).map_err(io::Error::from);
         let mut lines = Vec::with_capacity(env.len() + 3);
-        if !passed_names.is_empty() {
-            lines.push(word("LISTEN_PID=          ")?);
-            lines.push(word(&format!("LISTEN_FDS={}", passed_names.len()))?);
-            lines.push(word(&format!("LISTEN_FDNAMES={}", passed_names.join(":")))?);
-        }
+        lines.extend(passed_lines(passed_names)?);
         for (key, value) in env {
             lines.push(word(&format!("{key}={value}"))?);
         }
@@ -229,6 +227,18 @@ impl Spawn {
         })
     }
 
+    /// Names what is passed from the next start on.
+    ///
+    /// # Errors
+    /// As [`Spawn::new`].
+    pub fn set_passed(&mut self, names: &[&str]) -> io::Result<()> {
+        let lines = passed_lines(names)?;
+        self.env
+            .retain(|line| !line.as_bytes().starts_with(b"LISTEN_"));
+        self.env.extend(lines);
+        Ok(())
+    }
+
     /// Starts the child; returns when it has exec'd.
     ///
     /// # Errors
@@ -239,7 +249,7 @@ impl Spawn {
         }
         let mut argv: Vec<*const libc::c_char> = self.argv.iter().map(|w| w.as_ptr()).collect();
         argv.push(std::ptr::null());
-        let mut listen_pid: *mut u8 = std::ptr::null_mut();
+        let mut pids: [*mut u8; 2] = [std::ptr::null_mut(); 2];
         let mut env: Vec<*const libc::c_char> = Vec::with_capacity(self.env.len() + 1);
         let mut lines: Vec<Vec<u8>> = self
             .env
@@ -247,8 +257,10 @@ impl Spawn {
             .map(|line| CStr::to_bytes_with_nul(line).to_vec())
             .collect();
         for line in &mut lines {
-            if line.starts_with(LISTEN_PID) {
-                listen_pid = line.as_mut_ptr().wrapping_add(LISTEN_PID.len());
+            for (place, key) in pids.iter_mut().zip([LISTEN_PID, WATCHDOG_PID]) {
+                if line.starts_with(key) {
+                    *place = line.as_mut_ptr().wrapping_add(key.len());
+                }
             }
             env.push(line.as_ptr().cast());
         }
@@ -280,7 +292,7 @@ impl Spawn {
             count: 3 + descriptors.passed.len(),
             argv: argv.as_ptr(),
             env: env.as_ptr(),
-            listen_pid,
+            pids,
             identity: match self.identity {
                 Identity::Inherit => None,
                 Identity::Uid(uid) => Some(uid),
@@ -352,6 +364,23 @@ impl Spawn {
 #[repr(C, align(16))]
 struct Stack([u8; STACK_BYTES]);
 
+fn word(word: &str) -> io::Result<CString> {
+    CString::new(word).map_err(io::Error::from)
+}
+
+/// The variables of sd_listen_fds(3); none where nothing is passed.
+fn passed_lines(names: &[&str]) -> io::Result<Vec<CString>> {
+    match names.len() {
+        0 => Ok(Vec::new()),
+        count if count > PASSED_MAX => Err(io::ErrorKind::InvalidInput.into()),
+        count => Ok(vec![
+            word(&format!("LISTEN_PID={PID_OF_CHILD}"))?,
+            word(&format!("LISTEN_FDS={count}"))?,
+            word(&format!("LISTEN_FDNAMES={}", names.join(":")))?,
+        ]),
+    }
+}
+
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -379,7 +408,8 @@ struct Plan {
     count: usize,
     argv: *const *const libc::c_char,
     env: *const *const libc::c_char,
-    listen_pid: *mut u8,
+    /// Where the child writes its pid, as far as they are not null.
+    pids: [*mut u8; 2],
     identity: Option<u32>,
     namespaces: [RawFd; NAMESPACES_MAX],
     namespaces_count: usize,
@@ -571,9 +601,11 @@ unsafe fn become_program(
             call!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
         }
         *step = Step::Exec;
-        if !plan.listen_pid.is_null() {
-            let pid = call!(libc::SYS_getpid)?;
-            write_decimal(plan.listen_pid, pid as u64);
+        for place in plan.pids {
+            if !place.is_null() {
+                let pid = call!(libc::SYS_getpid)?;
+                write_decimal(place, pid as u64);
+            }
         }
         call!(
             libc::SYS_execveat,

@@ -117,6 +117,17 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     if unit.notify().is_some() {
         env.push(("NOTIFY_SOCKET", &notify));
     }
+    let (watchdog_us, store) = (
+        (u64::from(service.watchdog_ms) * 1000).to_string(),
+        service.fd_store.to_string(),
+    );
+    if service.watchdog_ms > 0 {
+        env.push(("WATCHDOG_USEC", &watchdog_us));
+        env.push(("WATCHDOG_PID", sys::spawn::PID_OF_CHILD));
+    }
+    if service.fd_store > 0 {
+        env.push(("FDSTORE", &store));
+    }
     if service.data {
         env.push(("VB_DATA", &data));
     }

@@ -1,6 +1,7 @@
 //! Services under the heart: what the policy decides is done here, and what they do is told to it.
 
 use super::{Heart, Held, VECTOR_BOOT, Watch};
+use crate::notify::Complaint;
 use crate::post_mortem::{self, Traces};
 use crate::state::records::UnitRow;
 use crate::state::{Fixed, Json, Level, Weight};
@@ -103,9 +104,13 @@ impl Heart {
             unit.image
         };
         let result = match self.images.get(runs).map(|image| &image.held) {
-            Some(Held::Yes(image)) => {
-                unit.start(image.as_fd(), self.null.as_fd(), now, &mut self.releaser)
-            }
+            Some(Held::Yes(image)) => unit.start(
+                image.as_fd(),
+                self.null.as_fd(),
+                now,
+                &mut self.journal.state,
+                &mut self.releaser,
+            ),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         };
         match result {
@@ -230,6 +235,11 @@ impl Heart {
                 );
             }
             Phase::Stopped => {
+                // Nobody is to come back for it, but the one that an upgrade puts in its place.
+                if !self.upgrades.is_running() {
+                    unit.store
+                        .clear(&mut self.journal.state, &mut self.releaser);
+                }
                 self.journal.say(
                     Level::Info,
                     format_args!("service stopped: name={name} cause=\"{}\"", unit.last_exit),
@@ -328,24 +338,61 @@ impl Heart {
         let Some(unit) = self.units.get_mut(i) else {
             return;
         };
-        let notes = unit.read_notes(&mut self.releaser);
+        let notes = unit.read_notes(i, &mut self.journal.state, &mut self.releaser);
         if unit.notes_are_over()
             && let Some(socket) = unit.notify()
         {
             // As with output.
             let _ = self.poller.remove(socket);
         }
-        if notes.descriptors {
+        self.say_refused(i, notes.complaint);
+        // In the order in which a life goes: its limits, its beginning, its course, its end.
+        let limits = [
+            notes
+                .extend_ns
+                .map(|by_ns| Event::Extend { unit: i, by_ns }),
+            notes
+                .watchdog_ns
+                .map(|limit_ns| Event::WatchdogLimit { unit: i, limit_ns }),
+        ];
+        let course = [
+            (notes.ready, Event::Ready(i)),
+            (notes.ready || notes.alive, Event::Alive(i)),
+            (notes.hangs, Event::Hangs(i)),
+            (notes.ending, Event::Ending(i)),
+        ];
+        let course = course.into_iter().filter(|(said, _)| *said);
+        for event in limits.into_iter().flatten().chain(course.map(|(_, e)| e)) {
+            self.decide(event);
+        }
+    }
+
+    /// Says what was wrong with a message; how many more there were is said when the process has ended.
+    fn say_refused(&mut self, i: usize, complaint: Option<Complaint>) {
+        if let (Some(unit), Some(complaint)) = (self.units.get(i), complaint) {
             self.journal.say(
                 Level::Warn,
-                format_args!("notify/{}: descriptors refused: none is kept", unit.name()),
+                format_args!("notify/{}: refused: {complaint}", unit.name()),
             );
         }
-        if notes.ready {
-            self.decide(Event::Ready(i));
-        }
-        if notes.ready || notes.alive {
-            self.decide(Event::Alive(i));
+    }
+
+    /// Takes what a process left in its notify socket, before the next one is started.
+    fn take_last_notes(&mut self, i: usize) {
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
+        let complaint = unit.read_last_notes(i, &mut self.journal.state, &mut self.releaser);
+        self.say_refused(i, complaint);
+        if let Some(unit) = self.units.get(i).filter(|u| u.refused_notes > 1) {
+            self.journal.say(
+                Level::Warn,
+                format_args!(
+                    "notify/{}: refused: {} messages of the process that ended",
+                    unit.name(),
+                    unit.refused_notes
+                ),
+            );
         }
     }
 
@@ -426,10 +473,14 @@ impl Heart {
         let Some(ended) = looked else {
             return;
         };
+        self.take_last_notes(i);
+        let Some(unit) = self.units.get_mut(i) else {
+            return;
+        };
         // What it said last belongs to the post-mortem: read it before the restart.
         let by = u8::try_from(i).unwrap_or(u8::MAX);
         unit.read_last_words(by, now, &mut self.journal.state);
-        let asked = self.supervisor.phase(i) == Phase::Stopping;
+        let asked = self.supervisor.phase(i) == Phase::Stopping && !self.supervisor.leaves(i);
         let success = ended.exit == Exit::Code(0);
         // Reading what the kernel counted costs more than all the rest: only where it may explain something.
         let expected = success || (asked && unit.verdict.is_none());

@@ -218,8 +218,9 @@ impl Heart {
             return MachineState::Degraded;
         }
         // Whoever sees the machine ready finds the phase `ready` too: the next beat notes it.
-        let noted = self.ready_said || (0..self.units.len()).any(|i| phase(i) == Phase::Stopped);
-        if noted && (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped)) {
+        if self.ready_said
+            && (0..self.units.len()).all(|i| matches!(phase(i), Phase::Up | Phase::Stopped))
+        {
             MachineState::Ready
         } else {
             MachineState::Starting
@@ -264,8 +265,9 @@ impl Heart {
     }
 
     pub(super) fn say_when_ready(&mut self, now: u64) {
-        if self.ready_said || !(0..self.units.len()).all(|i| self.supervisor.phase(i) == Phase::Up)
-        {
+        // One that ended for good has done what it was started for.
+        let done = |i| matches!(self.supervisor.phase(i), Phase::Up | Phase::Stopped);
+        if self.ready_said || !(0..self.units.len()).all(done) {
             return;
         }
         self.ready_said = true;
@@ -273,6 +275,7 @@ impl Heart {
         let last = (0..self.units.len())
             .filter_map(|i| self.units.get(i))
             .map(|u| u.started_ns + u.ready_ns)
+            .filter(|at| *at > 0)
             .max()
             .unwrap_or(now);
         self.phase("ready", self.handoff_ns, last, String::new());

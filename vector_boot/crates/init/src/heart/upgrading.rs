@@ -143,6 +143,13 @@ pub struct Upgrades {
     count: u32,
 }
 
+impl Upgrades {
+    /// Whether services are being replaced.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Running(_) | Stage::Settling(..))
+    }
+}
+
 fn refused<'a>(
     code: &'static str,
     field: &'static str,
@@ -867,6 +874,7 @@ impl Heart {
         self.supervisor = Supervisor::resume(&policies, &snapshots, now);
         self.journal.state.move_writers(&moved);
         for (i, unit) in self.units.iter().enumerate() {
+            unit.store.list(i, &mut self.journal.state);
             // Not in the poller at the moment: the next beat adds it under its new number.
             if let Some(output) = &unit.output {
                 let token = Watch::Output(i).token();

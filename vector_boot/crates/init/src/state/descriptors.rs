@@ -63,10 +63,12 @@ pub enum Kind {
     Passed = 38,
     /// One that it left in its store, by its name.
     Stored = 39,
+    /// The same, and it is kept when its other end is gone.
+    StoredUnpolled = 40,
 }
 
 impl Kind {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Control,
         Self::Log,
         Self::Tty,
@@ -90,6 +92,7 @@ impl Kind {
         Self::Listener,
         Self::Passed,
         Self::Stored,
+        Self::StoredUnpolled,
     ];
 
     fn of(number: u16) -> Option<Self> {
