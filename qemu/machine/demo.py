@@ -31,6 +31,8 @@ STEP_SECONDS = 120.0
 CALL_SECONDS = 15.0
 # How long calls go on after the gateway was killed.
 LOOP_SECONDS = 3.0
+# The ledger tells of the boot before within a beat of its readiness.
+WHY_SECONDS = 20.0
 
 
 class Stage:
@@ -150,11 +152,16 @@ def kill_gateway(stage: Stage) -> None:
 
 
 def cut_power(stage: Stage) -> None:
-    """the machine is stopped cold, and booted again: the ledger holds"""
+    """the machine is stopped cold, and booted again: it says why, and the ledger holds"""
     before = stage.quietly("ledger head")
     stage.power_cut()
     stage.power_on()
     show(f"head before the cut: {json.dumps(before)}")
+    deadline = time.monotonic() + WHY_SECONDS
+    while stage.quietly("why machine")["why"][-1]["reason"] == "unknown" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    stage.command("why machine")
+    expect(stage.quietly("why machine")["why"][-1]["reason"] == "unclean_stop", "the stop is told as what it was")
     stage.command("ledger verify")
 
 

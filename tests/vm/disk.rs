@@ -65,6 +65,11 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
         .unwrap();
 
     let mut machine = Machine::ready(&options);
+    machine.until("why machine --json", |text| {
+        let all: Value = serde_json::from_str(text).ok()?;
+        let last = all["why"].as_array()?.last()?.clone();
+        (last["reason"] == "unclean_stop").then_some(())
+    });
     let after = machine.events();
     assert!(ids(&after).contains(&acknowledged));
     let first = ids(&after)[0];

@@ -878,7 +878,8 @@ impl Heart {
             );
         }
         const SIGSTOP: i32 = 19;
-        let hangs = index.is_none() && signal == SIGSTOP;
+        // The kernel would stop an ordinary process.
+        let hangs = index.is_none() && signal == SIGSTOP && self.setup.is_appliance();
         if hangs && !self.watchdog.is_armed() {
             return self.reply(
                 slot,

@@ -119,6 +119,16 @@ impl Heart {
         }
     }
 
+    /// The table of services was put in another order: the watches go by their new places.
+    pub(super) fn move_memory_watch(&mut self) {
+        for i in 0..self.units.len() {
+            if let Some(unit) = self.units.get_mut(i) {
+                unit.strain.resting = [unit.strain.set_up; 2];
+            }
+            self.watch_again(i);
+        }
+    }
+
     fn strain(&self, i: usize) -> Option<&Strain> {
         match i {
             MACHINE => Some(&self.machine_strain),

@@ -3,7 +3,7 @@
 use super::Heart;
 use crate::helper_link::Purpose;
 use crate::last_boot::{Evidence, Recorded, Stored, judge};
-use crate::state::{Level, Weight};
+use crate::state::{Fixed, Level, Weight};
 use crate::why::{self, MACHINE};
 use sys::watchdog::RESET_BY_WATCHDOG;
 use wire::helper::Task;
@@ -81,6 +81,23 @@ impl Heart {
             self.helper.ask(Purpose::Pstore, &forget, None);
         }
         self.last_boot.recorded = None;
+    }
+
+    /// Records what became of PID 1's programs, as an event and for `why`; `payload` is the inside of a JSON object.
+    pub(super) fn record_of_init(
+        &mut self,
+        reason: Reason,
+        event: &str,
+        payload: std::fmt::Arguments<'_>,
+    ) {
+        let facts = Fixed::<{ why::FACTS_BYTES_MAX }>::of(format_args!("{{{payload}}}"));
+        let now = sys::clock::monotonic_ns();
+        // What was cut is no JSON; the event has all of it.
+        let whole = facts.as_str().ends_with('}');
+        let kept = if whole { facts.as_str() } else { "{}" };
+        why::note(&mut self.journal.state, now, reason, why::INIT, kept);
+        self.journal
+            .event(Weight::Important, [event, MACHINE, ""], payload);
     }
 
     fn keep_last_boot(&mut self) -> (Reason, why::Facts) {

@@ -678,9 +678,9 @@ impl Heart {
                 reason.as_str()
             ),
         );
-        self.journal.event(
-            Weight::Important,
-            ["upgrade_refused", "machine", ""],
+        self.record_of_init(
+            reason,
+            "upgrade_refused",
             format_args!(
                 "\"package\":\"{}\",\"reason\":\"{}\",\"detail\":\"{}\"",
                 Json(&place),
@@ -885,6 +885,7 @@ impl Heart {
                 let _ = self.poller.change(notify, token, Interest::Read);
             }
         }
+        self.move_memory_watch();
         for i in 0..UNITS_MAX {
             if i < self.units.len() {
                 self.write_row(i);
@@ -1145,9 +1146,9 @@ impl Heart {
                     Level::Info,
                     format_args!("upgrade done: from=\"{}\" to=\"{}\"", cut(&from), cut(&to)),
                 );
-                self.journal.event(
-                    Weight::Important,
-                    ["upgrade_done", "machine", ""],
+                self.record_of_init(
+                    Reason::Upgrade,
+                    "upgrade_done",
                     format_args!(
                         "\"from\":\"{}\",\"to\":\"{}\"",
                         Json(&cut(&from)),
@@ -1162,9 +1163,9 @@ impl Heart {
                     Level::Warn,
                     format_args!("rolled back: to=\"{}\" reason=\"{reason}\"", cut(&from)),
                 );
-                self.journal.event(
-                    Weight::Important,
-                    ["rolled_back", "machine", ""],
+                self.record_of_init(
+                    Reason::Rollback,
+                    "rolled_back",
                     format_args!(
                         "\"from\":\"{}\",\"to\":\"{}\",\"reason\":\"{}\"",
                         Json(&cut(&to)),
