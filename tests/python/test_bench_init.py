@@ -44,10 +44,20 @@ class ReadTest(unittest.TestCase):
         self.assertEqual((figures.anonymous_kib, figures.pss_kib, figures.processes), (8, 20, 1))
 
     def test_zombies_that_stay_or_are_too_few_are_no_figure(self) -> None:
-        line = "R zombies peak={} handed_us=7000 reaped_us=61500 left={}\n"
+        line = "R zombies peak={} handed_us=7000 reaped_us=61500 left={} late=-1\n"
         self.assertEqual(boot.read(line.format(10001, 0)).zombies_ms, 61.5)
         self.assertIsNone(boot.read(line.format(10001, 3)).zombies_ms)
         self.assertIsNone(boot.read(line.format(4900, 0)).zombies_ms)
+
+    def test_late_beats_are_counted_where_somebody_has_beats(self) -> None:
+        line = "R zombies peak=10001 handed_us=7000 reaped_us=61500 left=0 late={}\n"
+        self.assertIsNone(boot.read(line.format(-1)).late_beats)
+        self.assertEqual(boot.read(line.format(2)).late_beats, 2)
+
+    def test_a_crash_counts_with_every_service_alive(self) -> None:
+        self.assertEqual(boot.read("R crash ns=312600 alive=3\n").crash_us, 313)
+        self.assertIsNone(boot.read("R crash ns=312600 alive=2\n").crash_us)
+        self.assertIsNone(boot.read("R crash none\n").crash_us)
 
     def test_lines_of_others_are_passed_over(self) -> None:
         others = "[    1.2] reboot: R start a us=9\n\rR nothing\n"

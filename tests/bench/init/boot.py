@@ -33,6 +33,10 @@ class Figures:
     start_us: int | None = None
     kill_us: int | None = None
     zombies_ms: float | None = None
+    # Beats of ours that came late meanwhile; None where nobody counts them.
+    late_beats: int | None = None
+    # SIGSEGV to PID 1 until it watches its services again, all of them alive.
+    crash_us: int | None = None
     anonymous_kib: int | None = None
     pss_kib: int | None = None
     processes: int = 0
@@ -94,6 +98,9 @@ def read(text: str) -> Figures:
             kills.append(number["ns"])
         elif kind == "zombies" and number["left"] <= 0 and number["peak"] >= ZOMBIES:
             figures.zombies_ms = number["reaped_us"] / 1000
+            figures.late_beats = number["late"] if number["late"] >= 0 else None
+        elif kind == "crash" and number.get("alive") == len(LETTERS):
+            figures.crash_us = round(number["ns"] / 1000)
         figures.lines.setdefault(kind, []).append(rest.rstrip())
     if len(starts) == len(LETTERS):
         figures.start_us = max(starts.values())

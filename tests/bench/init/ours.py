@@ -25,7 +25,6 @@ notify = true
 profile = "{profile}"
 backoff_ms_first = 0
 intensity_max = 0
-memory_max_bytes = 16777216
 tmp_bytes = 0
 """
 # The same job as the peers', and the same with all that the product adds to it: cell, Landlock, filters.

@@ -8,6 +8,7 @@
  *   s  when the services began      m  memory of PID 1 and its helpers     k  SIGKILL of a service
  *   z  ten thousand zombies at once t  the kernel's trace, if it was told to keep one
  *   i  what the kernel's log says   p  PID 1's mappings                    r  nothing, for as long as at first
+ *   c  SIGSEGV to PID 1: when it watches again
  *   h  an hour of kills and questions, and what each minute leaves; for our own PID 1, which has a `ctl`
  * Every result is a line on the serial port that begins with `R `. */
 #define _GNU_SOURCE
@@ -184,6 +185,91 @@ static void weigh(int pid, const char *comm, void *to)
 	       field(text, "\nPss:"), field(text, "\nRss:"), comm);
 }
 
+/* ---- what only our own PID 1 shows: its state memfd, whose layout docs/state-memfd.md has ---- */
+
+enum {
+	HEARTBEAT_AT = 192,
+	HEARTBEAT_BYTES = 192,
+	CRASHES_AT = 576,
+	CRASHES_BYTES = 128,
+	/* Of a copy: sequence, checksum, zero. */
+	COPY_HEAD = 16,
+	BUCKETS = 16,
+	/* The first bucket of the histogram that begins above a tenth of a beat: 16.4 ms. */
+	LATE_FROM = 11,
+};
+
+/* The newer copy of what is there twice; 0 if this PID 1 has no such thing. */
+static int read_state(int at, int bytes, void *to)
+{
+	DIR *folder = opendir("/bench/proc/1/fd");
+	struct dirent *entry;
+	char path[300], name[64], copies[2][HEARTBEAT_BYTES];
+	int found = 0;
+
+	while (!found && folder && (entry = readdir(folder))) {
+		snprintf(path, sizeof path, "/bench/proc/1/fd/%s", entry->d_name);
+		ssize_t length = readlink(path, name, sizeof name - 1);
+		name[length > 0 ? length : 0] = 0;
+		if (!strstr(name, "memfd:vb-state"))
+			continue;
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		long long first, second;
+		found = pread(fd, copies[0], bytes, at) == bytes && pread(fd, copies[1], bytes, at + bytes) == bytes;
+		close(fd);
+		memcpy(&first, copies[0], sizeof first);
+		memcpy(&second, copies[1], sizeof second);
+		memcpy(to, copies[second > first] + COPY_HEAD, bytes - COPY_HEAD);
+	}
+	closedir(folder);
+	return found;
+}
+
+/* Beats so far that were left out, or began more than a tenth of their period late; -1 if nobody says. */
+static long long late_beats(void)
+{
+	char content[HEARTBEAT_BYTES];
+	long long coalesced;
+	unsigned histogram[BUCKETS];
+
+	if (!read_state(HEARTBEAT_AT, HEARTBEAT_BYTES, content))
+		return -1;
+	memcpy(&coalesced, content + 16, sizeof coalesced);
+	memcpy(histogram, content + 48, sizeof histogram);
+	for (int i = LATE_FROM; i < BUCKETS; i++)
+		coalesced += histogram[i];
+	return coalesced;
+}
+
+static void crash(void)
+{
+	struct found before[SERVICES];
+	char content[CRASHES_BYTES];
+	long long crashes = 0, again, had;
+	int alive = 0;
+
+	if (!read_state(CRASHES_AT, CRASHES_BYTES, content))
+		return;
+	memcpy(&had, content, sizeof had);
+	for (int i = 0; i < SERVICES; i++)
+		before[i] = find('a' + i);
+	long long at = now_ns();
+	kill(1, SIGSEGV);
+	rest_ms(500);
+	if (read_state(CRASHES_AT, CRASHES_BYTES, content)) {
+		memcpy(&crashes, content, sizeof crashes);
+		memcpy(&again, content + 8, sizeof again);
+	}
+	for (int i = 0; i < SERVICES; i++) {
+		struct found after = find('a' + i);
+		alive += after.pid == before[i].pid && after.began == before[i].began;
+	}
+	if (crashes == had + 1 && again > at)
+		result("R crash ns=%lld alive=%d\n", again - at, alive);
+	else
+		result("R crash none\n");
+}
+
 static void kills(void)
 {
 	for (int i = 0; i < KILLS; i++) {
@@ -223,6 +309,7 @@ static void zombies(void)
 	char byte;
 
 	rest_ms(500);
+	long long late = late_beats();
 	before = threads();
 	(void)!pipe(ends);
 	pid_t holder = fork();
@@ -251,8 +338,12 @@ static void zombies(void)
 	long long handed = now_ns();
 	while (threads() > before && now_ns() - at < ZOMBIE_LIMIT_MS * 1000000LL)
 		rest_ms(1);
-	result("R zombies peak=%d handed_us=%lld reaped_us=%lld left=%d\n", peak, (handed - at) / 1000,
-	       (now_ns() - handed) / 1000, threads() - before);
+	long long reaped = now_ns() - handed;
+	int left = threads() - before;
+	/* What was late is told with the beat after it. */
+	rest_ms(500);
+	result("R zombies peak=%d handed_us=%lld reaped_us=%lld left=%d late=%lld\n", peak, (handed - at) / 1000,
+	       reaped / 1000, left, late < 0 ? -1 : late_beats() - late);
 }
 
 static void add_service(int pid, const char *comm, void *to)
@@ -379,6 +470,9 @@ static void probe(long long handoff, const char *plan)
 			break;
 		case 'k':
 			kills();
+			break;
+		case 'c':
+			crash();
 			break;
 		case 'h':
 			hour();

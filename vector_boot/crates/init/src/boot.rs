@@ -202,7 +202,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             .complaints
             .push(format!("hostname {hostname}: {e}"));
     }
-    if appliance && let Err(e) = crate::cgroup::prepare() {
+    if appliance && let Err(e) = crate::cgroup::prepare(&crate::cgroup::needed(&manifest.services))
+    {
         wrong.report.complaints.push(e);
     }
     let control = PacketListener::bind(&run.join("init.sock"), Blocking::NonBlocking)?;
@@ -232,7 +233,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         "uids, cgroups, namespaces, kernel switches: not as an ordinary process"
     };
     let unconfined = said_free(unconfined, &units);
-    let (mut work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
+    let (work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
         Ok((work, page)) => match read_only(&page) {
             Ok(page) => (work, Some(page)),
             Err(e) => {
@@ -245,9 +246,6 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             (Box::new(NoWork), None)
         }
     };
-    if let Some(found) = &found {
-        work.take_model(found.model.bytes, u64::from(found.model.tensors));
-    }
     for reason in &wrong.degraded {
         journal.say(Level::Error, format_args!("degraded: {reason}"));
     }
@@ -298,12 +296,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             format!("{} loaded", wrong.report.modules),
         );
     }
-    let mapped = heart
-        .found
-        .as_ref()
-        .and_then(|f| f.tensors.as_ref())
-        .map_or(0, |t| t.len());
-    let note = format!("{}, {mapped} bytes mapped", heart.package_name);
+    let note = heart.package_name.clone();
     heart.phase("package", package_begin, package_end, note);
     bind_sockets(&mut heart);
     if appliance {
@@ -447,9 +440,6 @@ fn find_package(
     match package::open(file, &trust) {
         Ok(mut found) => {
             found.in_memory = place == INITRAMFS_PACKAGE;
-            if let Some(refused) = &found.model_refused {
-                degraded.push(format!("model: {refused}"));
-            }
             let kind = match (&found.signer, found.plain) {
                 (_, true) => "plain",
                 (Some(_), false) => "signed",

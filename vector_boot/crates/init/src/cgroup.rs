@@ -3,6 +3,7 @@
 //! PID 1 makes and limits `/vb/system/*`; leases are written by the helper at the capacity kernel's
 //! plan, since a shrink may reclaim and block.
 
+use rts::manifest::Service;
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,26 +24,54 @@ const PRESSURE_TRIGGER: &[u8] = b"some 150000 1000000\0";
 const GAUGE_BYTES_MAX: usize = 256;
 /// A knob's content is one line.
 const KNOB_BYTES_MAX: u64 = 4096;
+/// All that runs in a leaf dies together when its memory is out.
+const GROUP: &str = "memory.oom.group";
 /// What the kernel calls `max`.
 const UNLIMITED: u64 = u64::MAX;
 /// `cpu.weight` of a new cgroup.
 const CPU_WEIGHT_DEFAULT: u64 = 100;
 
 /// Controllers of a service's leaf and of a lease's; what nobody sets is not switched on.
-const CONTROLLERS: [&str; 3] = ["+cpu", "+memory", "+pids"];
+const CONTROLLERS: &str = "+pids +cpu +memory";
 
-/// Makes the tree of the services. PID 1 and its helper stay in the root: nothing limits them there, and a
-/// process that moves makes the kernel wait for a grace period of RCU.
+/// What a manifest limits, and what is therefore there before the first service. A controller costs each new
+/// cgroup up to 0.1 ms; those that only account and share come when the services are up.
+#[must_use]
+pub fn needed(services: &[Service]) -> String {
+    let mut needed = "+pids".to_owned();
+    if services
+        .iter()
+        .any(|s| u64::from(s.cpu_weight) != CPU_WEIGHT_DEFAULT)
+    {
+        needed.push_str(" +cpu");
+    }
+    if services.iter().any(|s| s.memory_max_bytes != 0) {
+        needed.push_str(" +memory");
+    }
+    needed
+}
+
+/// Makes the tree of the services, with these controllers. PID 1 and its helper stay in the root: nothing limits
+/// them there, and a process that moves makes the kernel wait for a grace period of RCU.
 ///
 /// # Errors
 /// The first thing that failed, by path; what could be made stands.
-pub fn prepare() -> Result<(), String> {
+pub fn prepare(controllers: &str) -> Result<(), String> {
     // From the top, so that each folder is born with its controllers.
-    let mut result = delegate(ROOT);
+    let mut result = delegate(ROOT, controllers);
     for folder in [TREE, SYSTEM] {
-        result = result.and(make_delegating(folder));
+        result = result.and(make_delegating(folder, controllers));
     }
     result
+}
+
+/// Gives the tree the controllers that [`prepare`] left out. The helper does it: with processes in the leaves the
+/// kernel waits for a grace period.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn complete() -> Result<(), String> {
+    prepare(CONTROLLERS)
 }
 
 /// Makes the folder of the leases; the helper does it when somebody wants one.
@@ -50,23 +79,24 @@ pub fn prepare() -> Result<(), String> {
 /// # Errors
 /// What failed, by path.
 pub fn prepare_leases() -> Result<(), String> {
-    make_delegating(LEASES)
+    complete()?;
+    make_delegating(LEASES, CONTROLLERS)
 }
 
-fn make_delegating(folder: &str) -> Result<(), String> {
+fn make_delegating(folder: &str, controllers: &str) -> Result<(), String> {
     make(Path::new(folder)).map_err(|e| format!("cgroup {folder}: {e}"))?;
-    delegate(folder)
+    delegate(folder, controllers)
 }
 
 /// Gives what lies below a folder its controllers.
-fn delegate(folder: &str) -> Result<(), String> {
+fn delegate(folder: &str, controllers: &str) -> Result<(), String> {
     let control = format!("{folder}/cgroup.subtree_control");
-    if fs::write(&control, CONTROLLERS.join(" ")).is_ok() {
+    if fs::write(&control, controllers).is_ok() {
         return Ok(());
     }
     // All or none in one write: a kernel that lacks one still gives the others.
     let mut result = Ok(());
-    for controller in CONTROLLERS {
+    for controller in controllers.split(' ') {
         let written = fs::write(&control, controller);
         result = result.and(written.map_err(|e| format!("cgroup {folder}: {controller}: {e}")));
     }
@@ -85,7 +115,7 @@ fn make(path: &Path) -> io::Result<()> {
 pub struct Leaf {
     /// To be born in, and to hold on to.
     pub folder: Folder,
-    memory: OnceCell<Option<File>>,
+    memory: OnceCell<File>,
     gauges: Option<Gauges>,
 }
 
@@ -154,13 +184,16 @@ impl Leaf {
             } else {
                 value.to_string()
             };
-            if let Err(e) = folder.write(knob, &text) {
-                complaints.push(format!("cgroup {name}: {knob}={text}: {e}"));
+            match folder.write(knob, &text) {
+                // Without the controller, which comes when the services are up; `share_memory` sets it then.
+                Err(e) if knob == GROUP && e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => complaints.push(format!("cgroup {name}: {knob}={text}: {e}")),
+                Ok(()) => {}
             }
         };
         let limit = |n: u64| if n == 0 { UNLIMITED } else { n };
         write("memory.max", limit(memory_max), UNLIMITED);
-        write("memory.oom.group", 1, 0);
+        write(GROUP, 1, 0);
         write("pids.max", limit(pids_max.into()), UNLIMITED);
         write("cpu.weight", cpu_weight.max(1).into(), CPU_WEIGHT_DEFAULT);
         let memory = OnceCell::new();
@@ -186,6 +219,15 @@ impl Leaf {
         rest.is_some_and(|rest| matches!(rest.first(), Some(b'\n' | b'/')))
     }
 
+    /// Sets what needs a controller that [`complete`] has switched on meanwhile.
+    ///
+    /// # Errors
+    /// As `write(2)`.
+    pub fn share_memory(&mut self) -> io::Result<()> {
+        self.gauges = None;
+        self.folder.write(GROUP, "1")
+    }
+
     /// Kills all that runs in it.
     ///
     /// # Errors
@@ -198,14 +240,16 @@ impl Leaf {
     #[must_use]
     pub fn memory_bytes(&self) -> Option<u64> {
         use std::os::unix::fs::FileExt;
-        let open = || self.folder.read("memory.current").ok();
+        let memory = match self.memory.get() {
+            Some(file) => file,
+            None => {
+                // Not there before the controller is; nobody else sets it meanwhile.
+                let file = self.folder.read("memory.current").ok()?;
+                self.memory.get_or_init(|| file)
+            }
+        };
         let mut text = [0u8; 24];
-        let n = self
-            .memory
-            .get_or_init(open)
-            .as_ref()?
-            .read_at(&mut text, 0)
-            .ok()?;
+        let n = memory.read_at(&mut text, 0).ok()?;
         std::str::from_utf8(text.get(..n)?)
             .ok()?
             .trim()

@@ -406,11 +406,7 @@ impl Heart {
                 .found
                 .as_ref()
                 .and_then(|f| crate::package::handle(f).ok()),
-            model: parts
-                .found
-                .as_ref()
-                .map(|f| f.model.clone())
-                .unwrap_or_default(),
+            model: Model::default(),
             beat: BeatRecord {
                 period_ns,
                 due_ns: sys::clock::monotonic_ns() + period_ns,
@@ -554,6 +550,7 @@ impl Heart {
         self.queue_boot_tasks();
         self.unblock_all();
         self.keep_token();
+        self.take_model();
         self.begin_last_boot();
         let boot = self.setup.is_appliance();
         let (digest, signer) = self
@@ -581,6 +578,25 @@ impl Heart {
     /// Leaves word of what the loop is at.
     fn at(&mut self, doing: Doing) {
         self.journal.state.set_doing(doing as u8);
+    }
+
+    /// Maps the model, which no service waits for to be started.
+    #[inline(never)]
+    fn take_model(&mut self) {
+        let begin = sys::clock::monotonic_ns();
+        let Some(found) = &mut self.found else {
+            return;
+        };
+        found.map_model();
+        self.model = found.model.clone();
+        let refused = found.model_refused.clone();
+        if let Some(refused) = refused {
+            self.degrade(format!("model: {refused}"));
+        }
+        let (bytes, tensors) = (self.model.bytes, u64::from(self.model.tensors));
+        self.work.take_model(bytes, tensors);
+        let note = format!("{bytes} bytes mapped, {tensors} tensors");
+        self.phase("model", begin, sys::clock::monotonic_ns(), note);
     }
 
     #[inline(never)]

@@ -202,7 +202,10 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             sys::random::fill(&mut [0u8; 1]).map_err(|e| named("randomness", e))?;
         }
         Task::Switches => {
-            let switched = crate::harden::after_services();
+            let mut switched = crate::harden::after_services();
+            if let Err(e) = crate::cgroup::complete() {
+                switched.failed.push(e);
+            }
             return Ok(DoneWell {
                 detail: switched.answer(),
                 ..(switched.set as u64).into()

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use sys::mapping::Mapping;
 
 /// Bytes of a model that are read for its index at first: most tokenizers fit.
@@ -33,6 +33,10 @@ pub struct Found {
     pub plain: bool,
     /// Whether it lies in memory: a file of the initramfs.
     pub in_memory: bool,
+    /// Where each added section begins, as [`open`] found it.
+    places: Vec<(String, u64)>,
+    /// Where the tensors lie: offset and bytes.
+    window: (u64, u64),
     /// Name, bytes and BLAKE3 in hex of the executables: `vector_boot` and the added sections.
     pub images: Vec<(String, u64, String)>,
     /// The key that signed it in hex, if one did.
@@ -102,7 +106,8 @@ struct Facts<'a> {
 /// # Errors
 /// One sentence naming field, value and limit.
 pub fn inspect(file: File, trust: &Trust) -> Result<OwnedFd, String> {
-    let found = open(file, trust)?;
+    let mut found = open(file, trust)?;
+    found.map_model();
     let whole = Mapping::of_whole_fd(&found.file).map_err(|e| format!("map the package: {e}"))?;
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
     if found.plain {
@@ -175,12 +180,14 @@ impl Found {
             },
             model_refused: None,
             in_memory: false,
+            places: Vec::new(),
+            window: (facts.tensors_at, facts.tensor_bytes),
             model_digest: facts.model_digest.to_owned(),
         })
     }
 }
 
-/// Checks a package eagerly, but for hashes, and maps its tensors.
+/// Checks a package eagerly, but for hashes and the model, which [`Found::map_model`] looks at.
 ///
 /// # Errors
 /// One sentence naming field, value and limit.
@@ -198,26 +205,10 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     }
     let package = Package::parse(&whole).map_err(|e| e.to_string())?;
     let window = package.tensors();
-    let length = usize::try_from(window.bytes)
-        .map_err(|_| format!("tensor_size: {} bytes", window.bytes))?;
-    let (model, tensors, model_refused) = match Mapping::of_fd(&file, window.offset, length) {
-        Ok(tensors) => match describe(&tensors) {
-            Ok(model) => (model, Some(tensors), None),
-            Err(e) => (
-                Model {
-                    bytes: window.bytes,
-                    ..Model::default()
-                },
-                Some(tensors),
-                Some(e),
-            ),
-        },
-        Err(e) => (
-            Model::default(),
-            None,
-            Some(format!("map the tensors: {e}")),
-        ),
-    };
+    let places = package
+        .sections()
+        .map(|s| (s.name.as_str().to_owned(), s.offset))
+        .collect();
     let mut images: Vec<(String, u64, String)> = package
         .sections()
         .map(|s| (s.name.as_str().to_owned(), s.bytes, s.blake3.to_string()))
@@ -236,16 +227,41 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
     Ok(Found {
         file,
         in_memory: false,
-        tensors,
+        places,
+        window: (window.offset, window.bytes),
+        tensors: None,
         manifest,
         plain,
         images,
         signer,
         digest,
-        model,
-        model_refused,
+        model: Model::default(),
+        model_refused: None,
         model_digest: String::new(),
     })
+}
+
+impl Found {
+    /// Maps the tensors where they lie and reads the model's index.
+    pub fn map_model(&mut self) {
+        let (offset, bytes) = self.window;
+        self.model.bytes = bytes;
+        let mapped = usize::try_from(bytes)
+            .map_err(|_| format!("tensor_size: {bytes} bytes"))
+            .and_then(|length| {
+                Mapping::of_fd(&self.file, offset, length)
+                    .map_err(|e| format!("map the tensors: {e}"))
+            });
+        let described = mapped.and_then(|tensors| {
+            let model = describe(&tensors);
+            self.tensors = Some(tensors);
+            model
+        });
+        match described {
+            Ok(model) => self.model = model,
+            Err(e) => self.model_refused = Some(e),
+        }
+    }
 }
 
 /// Reads what will be looked at: a bad sector is a refusal, not the end of PID 1.
@@ -390,6 +406,35 @@ pub fn load(file: &File, name: &str, expected: &str) -> Result<(u64, OwnedFd), S
     let held = copy_sealed(name, package.section_bytes(&section), expected)
         .map_err(|e| format!("section {name}: {e}"))?;
     Ok((section.bytes, held))
+}
+
+/// Copies a section of a package that lies in memory, as [`load`] does, by what [`open`] read: nothing is parsed
+/// again.
+///
+/// # Errors
+/// What is wrong, naming field, value and limit.
+pub fn load_from_memory(found: &Found, name: &str) -> Result<OwnedFd, String> {
+    let failed = |what: &str, e: std::io::Error| format!("section {name}: {what}: {e}");
+    let place = found.places.iter().find(|(n, _)| n == name);
+    let (Some((_, at)), Some(bytes), Some(expected)) =
+        (place, found.image_bytes(name), found.image(name))
+    else {
+        return Err(format!("section {name}: not in the package"));
+    };
+    let mut content = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+    found
+        .file
+        .read_exact_at(&mut content, *at)
+        .map_err(|e| failed("read", e))?;
+    // What is hashed here is what is written, and nobody else holds either.
+    let hash = Digest::of(&content).to_string();
+    if hash != expected {
+        return Err(format!(
+            "section {name}: blake3 {hash}, expected {expected}"
+        ));
+    }
+    let held = sys::memfd::sealed(name, &content).map_err(|e| failed("copy", e))?;
+    sys::memfd::reopen(&File::from(held)).map_err(|e| failed("open", e))
 }
 
 /// Copies the package's `vector_boot` into a sealed memfd, after its hash held and its program is one that

@@ -77,12 +77,12 @@ pub(super) fn load_small_images(images: &mut [Image], found: &Found, degraded: &
         let small = found
             .image_bytes(&image.name)
             .filter(|bytes| *bytes <= room);
-        let (Some(bytes), Some(blake3)) = (small, found.image(&image.name)) else {
+        let Some(bytes) = small else {
             continue;
         };
         room -= bytes;
-        image.held = match package::load(&found.file, &image.name, blake3) {
-            Ok((_, held)) => Held::Yes(held),
+        image.held = match package::load_from_memory(found, &image.name) {
+            Ok(held) => Held::Yes(held),
             Err(e) => match image.fallback.take() {
                 Some(own) => {
                     degraded.push(format!("package: {e}; the initramfs's own runs"));

@@ -78,6 +78,20 @@ impl Heart {
         }
     }
 
+    /// The leaves have got the memory's controller, if no limit needed it before: they are watched anew.
+    pub(super) fn watch_completed_leaves(&mut self) {
+        if cgroup::needed(&self.manifest.services).contains("memory") {
+            return;
+        }
+        for unit in &mut self.units {
+            if let Some(leaf) = &mut unit.leaf {
+                // A kernel without the controller has said so.
+                let _ = leaf.share_memory();
+                unit.strain.set_up = false;
+            }
+        }
+    }
+
     fn set_up_watch(&mut self, i: usize) {
         let Some(unit) = self.units.get_mut(i) else {
             return;

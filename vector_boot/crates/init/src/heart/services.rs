@@ -437,11 +437,23 @@ impl Heart {
         }
         for _ in 0..REAP_A_TURN {
             match sys::process::reap() {
-                Ok(Some(reaped)) => self.child_ended(&reaped),
+                Ok(Some(reaped)) if self.is_ours(reaped.pid) => self.child_ended(&reaped),
+                Ok(Some(_)) => self.beat.orphans += 1,
                 Ok(None) | Err(_) => return false,
             }
         }
         true
+    }
+
+    /// Whether somebody waits for the end of this child; an orphan costs no more than this look.
+    fn is_ours(&self, pid: i32) -> bool {
+        let helpers = self
+            .helper_process
+            .child
+            .iter()
+            .chain(&self.helper_process.left);
+        let services = self.units.iter().filter_map(|u| u.child.as_ref());
+        services.chain(helpers).any(|child| child.pid == pid)
     }
 
     pub(super) fn child_ended(&mut self, reaped: &Reaped) {

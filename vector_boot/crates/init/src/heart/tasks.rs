@@ -363,6 +363,7 @@ impl Heart {
             (Purpose::Switches, result) => {
                 let switched = crate::harden::Switched::of_answer(result, &answer.detail);
                 self.take_switches(switched);
+                self.watch_completed_leaves();
             }
             // Every beat looks again, whatever the answer.
             (Purpose::Randomness, _) => self.keep_token(),
