@@ -5,6 +5,7 @@
 use init::{BeatFacts, BeatWork, Mode, Setup, Work};
 use neural::{BeatInput, Runtime, ServiceSample, StatsOf};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub fn machine() -> Option<ExitCode> {
             mode: Mode::Appliance,
             parameters: String::new(),
             work: runtime,
+            successor: true,
         })
     })
 }
@@ -47,6 +49,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
 fn setup(words: &[OsString]) -> Result<Setup, String> {
     let mut state = default_state();
     let mut parameters = vec!["vb.rts=off".to_owned(), "vb.http=127.0.0.1:8080".to_owned()];
+    let mut successor = false;
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || {
@@ -61,6 +64,7 @@ fn setup(words: &[OsString]) -> Result<Setup, String> {
                 // Quotes hold a path with blanks together, as on a kernel command line.
                 parameters.push(format!("vb.rts=\"{}\"", path.display()));
             }
+            Some(init::handover::RESUME) => successor = init::is_successor(),
             Some("--param") => parameters.push(value()?.to_string_lossy().into_owned()),
             _ => return Err(format!("{}: unknown word", word.display())),
         }
@@ -72,6 +76,7 @@ fn setup(words: &[OsString]) -> Result<Setup, String> {
         mode: Mode::Process { state, terminal },
         parameters: parameters.join(" "),
         work: runtime,
+        successor,
     })
 }
 
@@ -83,8 +88,14 @@ fn default_state() -> PathBuf {
         .join("vector_boot")
 }
 
-fn runtime() -> io::Result<Work> {
-    let (page, runtime) = Runtime::create()?;
+fn runtime(page: Option<File>) -> io::Result<Work> {
+    let (page, runtime) = match page {
+        Some(page) => {
+            let runtime = Runtime::over(&page)?;
+            (page, runtime)
+        }
+        None => Runtime::create()?,
+    };
     Ok((Box::new(Beat(runtime)), page))
 }
 

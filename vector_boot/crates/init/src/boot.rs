@@ -8,10 +8,10 @@ mod equip;
 mod storage;
 mod tables;
 
-pub use equip::prepare_unit;
+pub use equip::{equip_unit, prepare_unit};
 pub use storage::{needs_storage, queue_storage, service_folder, take_root};
-pub use tables::policy_of;
-use tables::{load_small_images, table_of_images, table_of_units};
+use tables::{load_small_images, table_of_images};
+pub use tables::{policy_of, table_of_names, table_of_policies, table_of_units};
 
 use crate::early::{self, Initramfs, Report};
 use crate::emergency;
@@ -20,8 +20,9 @@ use crate::heart::{Heart, Parts};
 use crate::journal::Journal;
 use crate::package::{self, Found};
 use crate::params::{CommandLine, Params};
+use crate::resume::{self, Lost};
 use crate::state::{Level, State};
-use crate::supervisor::{Policy, Supervisor};
+use crate::supervisor::Supervisor;
 use crate::unit::Unit;
 use crate::watchdog::Guard;
 use crate::{BeatWork, Mode, NoWork, Setup, disks, harden, succession};
@@ -41,15 +42,13 @@ const PACKAGE_TRIES: u32 = 20;
 const PACKAGE_PAUSE_MS: u64 = 50;
 /// With a trusted key and no package that it signed, nobody has said who may do what here: whoever took the
 /// package away is not to get more than a look.
-const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
+pub const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
 
 /// Boots and beats; returns only as an ordinary process.
 pub fn run(setup: Setup) -> ExitCode {
     let handoff_ns = sys::clock::monotonic_ns();
     let appliance = setup.is_appliance();
-    if appliance {
-        last_resort();
-    }
+    last_resort(appliance);
     sys::process::set_name("vector_boot");
     let mut wrong = Wrong::default();
     let mut heart = match prepare(setup, handoff_ns, &mut wrong) {
@@ -89,13 +88,18 @@ struct Wrong {
     degraded: Vec<String>,
 }
 
-/// A defect in PID 1 would panic the kernel: say it and end the machine as `vb.emergency` wants.
-fn last_resort() {
-    std::panic::set_hook(Box::new(|info| {
+/// A defect in PID 1 would panic the kernel: it goes on as another image, or if nobody is there to go on, says it
+/// and ends the machine as `vb.emergency` wants.
+fn last_resort(appliance: bool) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
         let reason = format!("defect in PID 1: {info}");
-        // In its first beats a package's PID 1 gives way to the initramfs's own.
+        // In its first beats a package's PID 1 gives way to the initramfs's own, later it begins again itself.
         sys::handover::fall_back(&reason);
-        emergency::enter(&[reason]);
+        if appliance {
+            emergency::enter(&[reason]);
+        }
+        usual(info);
     }));
 }
 
@@ -110,6 +114,22 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             "package's vector_boot crashed: {}, the initramfs's own runs",
             held.last_words
         ));
+    }
+    if held.cause.resumes() {
+        match resume::resume(&setup, &mut held, &line) {
+            Ok(heart) => return Ok(heart),
+            Err(Lost::TooOften(why)) => return Err(io::Error::other(why)),
+            Err(Lost::Refused(why)) => {
+                // A crash from here on ends as one before the loop does.
+                sys::handover::disarm();
+                held.along = None;
+                begin::bury(&setup);
+                wrong.degraded.push(format!(
+                    "PID 1 crashed: {}; nobody could go on: {why}; everything was started anew",
+                    held.last_words
+                ));
+            }
+        }
     }
     let first_look = Params::new([], &line, hand);
     // Right after its module: from here on a hang ends.
@@ -144,18 +164,10 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         wrong.degraded.push(why);
     }
     let package_end = sys::clock::monotonic_ns();
-    let Holdings {
-        cause,
-        running,
-        left_ns,
-        terminal: terminal_name,
-        report,
-        initramfs,
-        ..
-    } = held;
-    wrong.report = report;
-    let keys = trusted_keys(&initramfs);
-    let mut manifest = choose_manifest(&initramfs, found.as_mut(), &mut wrong.degraded);
+    let (cause, left_ns, terminal_name) = (held.cause, held.left_ns, held.terminal.clone());
+    wrong.report = held.report.clone();
+    let keys = trusted_keys(&held.initramfs);
+    let mut manifest = choose_manifest(&held.initramfs, found.as_mut(), &mut wrong.degraded);
     let values = manifest
         .params
         .iter()
@@ -210,17 +222,14 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     open_to_all(&run.join("init.sock"))?;
     let open = open_descriptors(&setup, &terminal_name, &mut wrong.degraded);
     leave_out_terminals(&mut manifest, &open);
-    let mut images = table_of_images(initramfs, &running, found.as_ref(), &manifest);
+    let mut images = table_of_images(&held.initramfs, &held.running, found.as_ref(), &manifest);
     if let Some(found) = &found {
         load_small_images(&mut images, found, &mut wrong.degraded);
     }
     watchdog.settle(params.get("vb.watchdog"));
     emergency::leave_watchdog(watchdog.dog());
     let units = table_of_units(&manifest, &images);
-    let policies: Vec<Policy> = units
-        .iter()
-        .map(|u| policy_of(&u.service, &manifest))
-        .collect();
+    let policies = table_of_policies(&units, &manifest);
     // Each has its own row now.
     manifest.services = Vec::new();
     let seed = u64::from_le_bytes(*boot_id.first_chunk().unwrap_or(&[1; 8]));
@@ -233,17 +242,18 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         "uids, cgroups, namespaces, kernel switches: not as an ordinary process"
     };
     let unconfined = said_free(unconfined, &units);
-    let (work, sensors): (Box<dyn BeatWork>, _) = match (setup.work)() {
-        Ok((work, page)) => match read_only(&page) {
-            Ok(page) => (work, Some(page)),
-            Err(e) => {
-                wrong.degraded.push(format!("sensor page: {e}"));
-                (work, None)
-            }
-        },
+    let (work, sensors_own): (Box<dyn BeatWork>, _) = match (setup.work)(None) {
+        Ok((work, page)) => (work, Some(page)),
         Err(e) => {
             wrong.degraded.push(format!("sensor page: {e}"));
             (Box::new(NoWork), None)
+        }
+    };
+    let sensors = match sensors_own.as_ref().map(read_only).transpose() {
+        Ok(page) => page,
+        Err(e) => {
+            wrong.degraded.push(format!("sensor page: {e}"));
+            None
         }
     };
     for reason in &wrong.degraded {
@@ -260,11 +270,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         phases: Vec::with_capacity(16),
         degraded: std::mem::take(&mut wrong.degraded),
         package_name,
-        running,
-        trust: rts::Trust {
-            keys: keys.clone(),
-            required: params.get("vb.require_signature") == "1" || hand == CommandLine::Tightens,
-        },
+        running: held.running.clone(),
+        trust: trust_of(&held, &params),
         keys: keys
             .iter()
             .map(|k| short(&k.to_string()).to_owned())
@@ -272,6 +279,8 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         hostname,
         unconfined,
         sensors,
+        sensors_own: sensors_own.map(OwnedFd::from),
+        held,
         found,
         work,
         watchdog,
@@ -453,6 +462,46 @@ fn find_package(
             degraded.push(format!("package {place}: {e}"));
             (None, format!("{place} (refused)"))
         }
+    }
+}
+
+/// Whose packages are taken.
+pub fn trust_of(held: &Holdings, params: &Params) -> rts::Trust {
+    rts::Trust {
+        keys: trusted_keys(&held.initramfs),
+        // A trusted key in the image binds, even one that cannot be read.
+        required: params.get("vb.require_signature") == "1" || held.hand == CommandLine::Tightens,
+    }
+}
+
+/// Finds the package again for a PID 1 that goes on: the same file, looked at as the boot did.
+pub fn reopen_package(heart: &mut Heart) {
+    if heart.setup.is_appliance() {
+        emergency::leave_mode(heart.params.get("vb.console_mode"));
+        emergency::leave_log(heart.journal.state.lines().ok());
+        heart.leave_watchdog();
+        // Root's exec took up what its bounding set still held.
+        if let Err(e) = harden::own_powers() {
+            heart.leave_out(&format!("powers of PID 1: {e}"));
+        }
+    }
+    let keys = heart.trust.keys.iter();
+    heart.keys = keys.map(|k| short(&k.to_string()).to_owned()).collect();
+    let Some((file, _)) = heart
+        .held
+        .package
+        .as_ref()
+        .filter(|_| heart.held.standing.found)
+    else {
+        return;
+    };
+    match file
+        .try_clone()
+        .map_err(|e| e.to_string())
+        .and_then(|file| package::open(file, &heart.trust))
+    {
+        Ok(found) => heart.found = Some(found),
+        Err(e) => heart.degrade(format!("package {}: {e}", heart.package_name)),
     }
 }
 

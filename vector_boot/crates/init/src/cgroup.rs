@@ -7,7 +7,7 @@ use rts::manifest::Service;
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::folder::Folder;
 use wire::capacity::{CgroupPlan, Knob, Write};
@@ -226,6 +226,16 @@ impl Leaf {
     pub fn share_memory(&mut self) -> io::Result<()> {
         self.gauges = None;
         self.folder.write(GROUP, "1")
+    }
+
+    /// A leaf that is there, by its folder.
+    #[must_use]
+    pub fn over(folder: OwnedFd) -> Self {
+        Self {
+            folder: folder.into(),
+            memory: OnceCell::new(),
+            gauges: None,
+        }
     }
 
     /// Kills all that runs in it.

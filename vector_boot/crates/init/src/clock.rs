@@ -90,6 +90,17 @@ impl Clock {
         }
     }
 
+    /// When it was set last, for the PID 1 that goes on.
+    #[must_use]
+    pub fn set_at(&self) -> Option<u64> {
+        self.set_at_ns
+    }
+
+    /// It was set by the PID 1 before.
+    pub fn was_set(&mut self, at_ns: u64) {
+        self.set_at_ns = Some(at_ns);
+    }
+
     /// The last event of the last boot was written at this time: it is later now. A time beyond the
     /// ceiling is nobody's.
     pub fn raise(&mut self, ledger_ns: u64) {

@@ -93,7 +93,6 @@ impl FdStore {
     }
 
     /// Takes up what an earlier image of PID 1 kept; what does not fit is closed.
-    #[allow(dead_code, reason = "called by the image that resumes")]
     pub fn go_on(&mut self, name: &str, poll: bool, fd: OwnedFd, releaser: &mut Releaser) {
         match String::try_from(name) {
             Ok(name) if !self.is_full() => {

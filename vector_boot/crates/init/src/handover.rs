@@ -2,21 +2,25 @@
 //!
 //! Owns the record (`docs/handover.md`): a sealed memory file at a fixed descriptor number, versioned, that names
 //! the descriptors behind it. A successor of another version is found out before exec, by asking it ([`main`]).
+//! What lives is in the state memfd, which goes along from the first turn of the loop on.
 //! Must never: take a record that is not whole. Start with [`Holdings`].
 
 use crate::early::{Initramfs, KEYS_MAX, Report};
+use crate::package::Model;
 use crate::params::CommandLine;
+use crate::state::State;
 use heapless::Vec as Bounded;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use sys::handover::{LastWords, Next};
 
 /// What a record begins with, the version of what follows behind it.
 const MAGIC: [u8; 8] = *b"VBHANDOV";
 /// Versions are not compatible: the first PID 1 asks before it hands over.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Longest record: a manifest is the most of it (80 KiB), then keys.
 const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// A trusted key is one line of 83 bytes; what is longer is no key, and is told by its beginning.
@@ -27,11 +31,14 @@ const COMPLAINTS_MAX: usize = 64;
 const DIGESTS_MAX: usize = 8;
 /// Names of [`Holdings::descriptors`].
 const DESCRIPTORS_MAX: usize = 8;
-/// Last words that are kept: one line.
-const WORDS_BYTES_MAX: u64 = 200;
+/// Bytes of last words that are kept: one line.
+const WORDS_BYTES_MAX: usize = 200;
 
 /// The word of [`main`], and what it answers first.
 pub const WORD: &str = "handover";
+
+/// The word with which an ordinary process goes on after its crash.
+pub const RESUME: &str = "--resume";
 
 /// Who started this PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +49,35 @@ pub enum Cause {
     Package,
     /// The package's `vector_boot`, by crashing within its first beats.
     Fallback,
+    /// Itself, by crashing: services live on.
+    Crash,
+    /// Another program, which was asked to give way: services live on.
+    Upgrade,
+    /// The program that an upgrade brought, which gives way to the one before: services live on.
+    Rollback,
+}
+
+impl Cause {
+    /// Whether the state memfd goes along, and services live on.
+    #[must_use]
+    pub fn resumes(self) -> bool {
+        matches!(self, Self::Crash | Self::Upgrade | Self::Rollback)
+    }
+}
+
+/// What the boot found out, which a PID 1 that goes on does not find out again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The manifest in force, compiled.
+    pub manifest: Vec<u8>,
+    /// The package in one line, for `status`.
+    pub package_name: String,
+    /// What its index says.
+    pub model: Model,
+    /// The host's name.
+    pub hostname: String,
+    /// Whether there is a package.
+    pub found: bool,
 }
 
 /// Which executable runs as PID 1.
@@ -78,6 +114,21 @@ pub struct Holdings {
     pub package: Option<(File, String)>,
     /// Why the PID 1 before us crashed, if it did.
     pub last_words: String,
+    /// What the boot found out; empty before it did.
+    pub standing: Standing,
+    /// What came along of the PID 1 before us.
+    pub along: Option<Along>,
+}
+
+/// What a PID 1 that goes on finds beside the record's content.
+#[derive(Debug)]
+pub struct Along {
+    /// What is said to be the state memfd.
+    state: Option<OwnedFd>,
+    /// The record itself and its descriptors: the next crash hands on the very same.
+    record: (OwnedFd, Vec<OwnedFd>),
+    /// Where the next crash leaves its last words.
+    last_words: OwnedFd,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,6 +152,13 @@ struct Record<'a> {
     #[serde(borrow)]
     keys: Bounded<&'a [u8], KEYS_MAX>,
     manifest: Option<&'a [u8]>,
+    in_force: &'a [u8],
+    package_name: &'a str,
+    hostname: &'a str,
+    found: bool,
+    model_name: &'a str,
+    tensors: u32,
+    tensor_bytes: u64,
     #[serde(borrow)]
     descriptors: Bounded<&'a str, DESCRIPTORS_MAX>,
 }
@@ -114,9 +172,28 @@ impl Holdings {
         let taken = sys::handover::take()?;
         let bytes = sys::memfd::read_small(&taken.record, RECORD_BYTES_MAX as u64);
         Some(match bytes {
-            Ok(bytes) => Self::decode(&bytes, taken.descriptors),
+            Ok(bytes) => Self::take_all(&bytes, taken),
             Err(e) => Err(format!("handover: record: {e}")),
         })
+    }
+
+    fn take_all(bytes: &[u8], taken: sys::handover::Taken) -> Result<Self, String> {
+        let copies: io::Result<Vec<OwnedFd>> =
+            taken.descriptors.iter().map(OwnedFd::try_clone).collect();
+        let copies = copies.map_err(|e| format!("handover: descriptors: {e}"))?;
+        let mut held = Self::decode(bytes, copies)?;
+        if let Some(state) = taken.state
+            && held.cause.resumes()
+            && let Some(Ok(last_words)) = taken.descriptors.last().map(OwnedFd::try_clone)
+        {
+            let record = (taken.record.into(), taken.descriptors);
+            held.along = Some(Along {
+                state: Some(state),
+                record,
+                last_words,
+            });
+        }
+        Ok(held)
     }
 
     fn decode(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Self, String> {
@@ -162,7 +239,9 @@ impl Holdings {
             keys: record.keys.iter().map(|k| k.to_vec()).collect(),
             manifest: record.manifest.map(<[u8]>::to_vec),
         };
-        let last_words = fd("last-words").map_or_else(String::new, |fd| read_words(&fd.into()));
+        let last = fd("last-words").map(|fd| LastWords::read(&fd.into()));
+        let last_words = last.as_ref().map_or_else(String::new, words_of);
+        let left_ns = last.map_or(0, |words| words.at_ns).max(record.left_ns);
         Ok(Self {
             cause: record.cause,
             running: Running {
@@ -175,7 +254,7 @@ impl Holdings {
                 CommandLine::Wins
             },
             handoff_ns: record.handoff_ns,
-            left_ns: record.left_ns,
+            left_ns,
             terminal: record.terminal.to_owned(),
             report: Report {
                 complaints: record.complaints.iter().map(|c| (*c).to_owned()).collect(),
@@ -187,7 +266,24 @@ impl Holdings {
             own: fd("initramfs").map(|fd| (fd, record.own_digest.to_owned())),
             package: fd("package").map(|fd| (fd.into(), record.place.to_owned())),
             last_words,
+            standing: Standing {
+                manifest: record.in_force.to_vec(),
+                package_name: record.package_name.to_owned(),
+                model: Model {
+                    name: record.model_name.to_owned(),
+                    tensors: record.tensors,
+                    bytes: record.tensor_bytes,
+                },
+                hostname: record.hostname.to_owned(),
+                found: record.found,
+            },
+            along: None,
         })
+    }
+
+    /// What is said to be the state memfd, once.
+    pub fn take_state(&mut self) -> Option<OwnedFd> {
+        self.along.as_mut()?.state.take()
     }
 
     /// The record for a successor, and its descriptors in their order.
@@ -244,6 +340,13 @@ impl Holdings {
                     .map(|k| k.get(..KEY_BYTES_MAX).unwrap_or(k)),
             ),
             manifest: self.initramfs.manifest.as_deref(),
+            in_force: &self.standing.manifest,
+            package_name: &self.standing.package_name,
+            hostname: &self.standing.hostname,
+            found: self.standing.found,
+            model_name: &self.standing.model.name,
+            tensors: self.standing.model.tensors,
+            tensor_bytes: self.standing.model.bytes,
             descriptors: names,
         };
         let mut bytes = vec![0; RECORD_BYTES_MAX];
@@ -260,8 +363,9 @@ impl Holdings {
         Ok((bytes, descriptors))
     }
 
-    /// Becomes [`Initramfs::vector_boot`], which holds all this. Returns only if it cannot, with nothing changed.
-    pub fn give(&self) -> io::Error {
+    /// Becomes [`Initramfs::vector_boot`], which holds all this, and with a state takes up what is listed there.
+    /// Returns only if it cannot, with nothing changed but that nothing is armed any more.
+    pub fn give(&self, state: Option<&State>) -> io::Error {
         let Some(image) = &self.initramfs.vector_boot else {
             return io::ErrorKind::NotFound.into();
         };
@@ -271,54 +375,136 @@ impl Holdings {
         match given {
             Ok((record, descriptors)) => {
                 let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-                let words = ["vector_boot".to_owned()];
-                sys::handover::become_successor(image.as_fd(), &words, record.as_fd(), &descriptors)
+                let (words, env) = next_words();
+                let along = state.map(State::along);
+                sys::handover::become_successor(
+                    image.as_fd(),
+                    &words,
+                    &env,
+                    record.as_fd(),
+                    &descriptors,
+                    along.as_ref(),
+                )
             }
             Err(e) => e,
         }
     }
 
-    /// From now on a crash gives all this to the initramfs's own `vector_boot`.
+    /// From now on a crash gives all this to the initramfs's own `vector_boot`. False without one.
     ///
     /// # Errors
-    /// As the system calls that prepare it; without the initramfs's own there is nothing to do.
-    pub fn arm(&mut self) -> io::Result<()> {
-        let Some((image, digest)) = self.own.take() else {
-            return Ok(());
+    /// As the system calls that prepare it.
+    pub fn arm_fallback(&self) -> io::Result<bool> {
+        let Some((image, digest)) = &self.own else {
+            return Ok(false);
         };
+        let mut theirs = self.copy(Cause::Fallback)?;
         // As the successor will find it: itself in the place of the one that runs.
-        let theirs = Self {
-            cause: Cause::Fallback,
-            running: Running {
-                digest,
-                from: "initramfs".to_owned(),
-            },
+        theirs.running = Running {
+            digest: digest.clone(),
+            from: "initramfs".to_owned(),
+        };
+        theirs.initramfs.vector_boot = Some(image.try_clone()?);
+        theirs.own = None;
+        theirs.arm(None)?;
+        Ok(true)
+    }
+
+    /// From now on a crash makes us begin again as the same program, with this state: services live on.
+    ///
+    /// # Errors
+    /// As the system calls that prepare it.
+    pub fn arm_crash(&self, state: &State) -> io::Result<()> {
+        match &self.along {
+            // The very record that made us.
+            Some(along) if self.cause == Cause::Crash => self.arm_with(
+                &along.record.0,
+                &along.record.1,
+                along.last_words.try_clone()?,
+                Some(state),
+            ),
+            _ => self.copy(Cause::Crash)?.arm(Some(state)),
+        }
+    }
+
+    fn arm(&self, state: Option<&State>) -> io::Result<()> {
+        let last_words: OwnedFd = sys::memfd::create("last-words")?.into();
+        let (bytes, descriptors) = self.encode(Some(last_words.as_fd()))?;
+        let record = sys::memfd::sealed("handover", &bytes)?;
+        self.arm_with(&record, &descriptors, last_words, state)
+    }
+
+    fn arm_with(
+        &self,
+        record: &OwnedFd,
+        descriptors: &[OwnedFd],
+        last_words: OwnedFd,
+        state: Option<&State>,
+    ) -> io::Result<()> {
+        let image = self.initramfs.vector_boot.as_ref();
+        let image = image.ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let (words, env) = next_words();
+        sys::handover::arm(Next {
+            image,
+            words: &words,
+            env: &env,
+            record: record.as_fd(),
+            descriptors: &descriptors,
+            last_words,
+            along: state.map(State::along),
+        })
+    }
+
+    /// The same for another cause.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn copy(&self, cause: Cause) -> io::Result<Self> {
+        Ok(Self {
+            cause,
+            running: self.running.clone(),
             hand: self.hand,
             handoff_ns: self.handoff_ns,
-            left_ns: self.left_ns,
+            left_ns: 0,
             terminal: self.terminal.clone(),
             report: self.report.clone(),
             initramfs: Initramfs {
-                vector_boot: Some(image.try_clone()?),
+                vector_boot: clone(self.initramfs.vector_boot.as_ref())?,
                 services: clone(self.initramfs.services.as_ref())?,
                 package: None,
                 digests: self.initramfs.digests.clone(),
                 keys: self.initramfs.keys.clone(),
                 manifest: self.initramfs.manifest.clone(),
             },
-            own: None,
+            own: match &self.own {
+                Some((image, digest)) => Some((image.try_clone()?, digest.clone())),
+                None => None,
+            },
             package: match &self.package {
                 Some((file, place)) => Some((file.try_clone()?, place.clone())),
                 None => None,
             },
             last_words: String::new(),
-        };
-        let last_words: OwnedFd = sys::memfd::create("last-words")?.into();
-        let (bytes, descriptors) = theirs.encode(Some(last_words.as_fd()))?;
-        let record = sys::memfd::sealed("handover", &bytes)?;
-        let words = ["vector_boot".to_owned()];
-        sys::handover::arm(image, &words, record, descriptors, last_words)
+            standing: self.standing.clone(),
+            along: None,
+        })
     }
+}
+
+/// Argument and environment of the next image. As the first process of a kernel it looks at neither; an ordinary
+/// process goes on with its own, and [`RESUME`].
+fn next_words() -> (Vec<String>, Vec<String>) {
+    if std::process::id() == 1 {
+        return (vec!["vector_boot".to_owned()], Vec::new());
+    }
+    let text = |word: std::ffi::OsString| word.to_string_lossy().into_owned();
+    let mut words: Vec<String> = std::env::args_os().map(text).collect();
+    if words.iter().all(|word| word != RESUME) {
+        words.push(RESUME.to_owned());
+    }
+    let env = std::env::vars_os().map(|(key, value)| format!("{}={}", text(key), text(value)));
+    (words, env.collect())
 }
 
 fn clone(fd: Option<&OwnedFd>) -> io::Result<Option<OwnedFd>> {
@@ -330,23 +516,20 @@ fn first<T, const N: usize>(all: impl Iterator<Item = T>) -> Bounded<T, N> {
     all.take(N).collect()
 }
 
-/// What a PID 1 left behind when it crashed: one line, whatever it wrote.
-fn read_words(file: &File) -> String {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut bytes = Vec::new();
-    let mut reader = file;
-    // What cannot be read is only less to read.
-    let _ = reader
-        .seek(SeekFrom::Start(0))
-        .and_then(|_| reader.take(WORDS_BYTES_MAX).read_to_end(&mut bytes));
-    let text = String::from_utf8_lossy(&bytes);
+/// What a PID 1 left behind when it crashed: one line, whatever it wrote. A signal by its name.
+fn words_of(last: &LastWords) -> String {
+    let bytes = last.text.get(..WORDS_BYTES_MAX).unwrap_or(&last.text);
+    let text = String::from_utf8_lossy(bytes);
     let clean: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    match clean.trim() {
-        "" => "no last words".to_owned(),
-        words => words.to_owned(),
+    let clean = clean.trim();
+    let number = clean.strip_prefix("signal ").and_then(|n| n.parse().ok());
+    match (clean, number) {
+        ("", _) => "no last words".to_owned(),
+        (_, Some(number)) => format!("signal {} ({number})", sys::process::signal_name(number)),
+        (words, None) => words.to_owned(),
     }
 }
 
@@ -360,7 +543,10 @@ pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
 /// What [`main`] says.
 #[must_use]
 pub fn answer() -> String {
-    format!("vector_boot {WORD} {VERSION}")
+    format!(
+        "vector_boot {WORD} {VERSION} state {}",
+        crate::state::VERSION
+    )
 }
 
 #[cfg(test)]
@@ -400,6 +586,18 @@ mod tests {
             own: Some((memory("own"), "ef56".to_owned())),
             package: Some((memory("package").into(), "/dev/vdb".to_owned())),
             last_words: String::new(),
+            standing: Standing {
+                manifest: vec![4, 5],
+                package_name: "/dev/vdb signed".to_owned(),
+                model: Model {
+                    name: "small".to_owned(),
+                    tensors: 6,
+                    bytes: 7,
+                },
+                hostname: "vb".to_owned(),
+                found: true,
+            },
+            along: None,
         }
     }
 
@@ -436,6 +634,20 @@ mod tests {
             ("package", "/dev/vdb")
         );
         assert_eq!(taken.last_words, "signal 11  [2J");
+        assert_eq!(taken.standing, given.standing);
+    }
+
+    #[test]
+    fn a_signal_is_told_by_its_name() {
+        let said = |text: &str| {
+            words_of(&LastWords {
+                at_ns: 1,
+                text: text.into(),
+            })
+        };
+        assert_eq!(said("signal 11"), "signal SEGV (11)");
+        assert_eq!(said("defect in PID 1: x\ny"), "defect in PID 1: x y");
+        assert_eq!(said(""), "no last words");
     }
 
     #[test]
@@ -466,8 +678,8 @@ mod tests {
             refusal(&bytes[..cut], whole().1);
         }
         let mut other = bytes.clone();
-        other[8] = 2;
-        assert_eq!(refusal(&other, whole().1), "handover: version: 2, limit 1");
+        other[8] = 1;
+        assert_eq!(refusal(&other, whole().1), "handover: version: 1, limit 2");
         other[0] = b'X';
         assert_eq!(refusal(&other, whole().1), "handover: magic: not a record");
         let mut longer = bytes.clone();

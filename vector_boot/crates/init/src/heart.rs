@@ -3,6 +3,7 @@
 //! Owns every descriptor of the machine. Never waits for anything but [`Poller::wait`], never
 //! allocates on the path of a beat. Start with [`Heart::run`].
 
+mod along;
 mod buttons;
 mod cells;
 mod drill;
@@ -10,6 +11,7 @@ mod ending;
 pub(crate) mod memory;
 mod reasons;
 mod rest;
+mod resumed;
 mod services;
 mod standing;
 mod tasks;
@@ -19,20 +21,22 @@ mod upgrading;
 
 use crate::boot::{Open, short};
 use crate::control::{CONNECTIONS_MAX, Connection};
-use crate::handover::Running;
+use crate::handover::{Cause, Holdings, Running, Standing};
 use crate::helper_link::HelperLink;
 use crate::journal::Journal;
 use crate::ledger_link::LedgerLink;
 use crate::package::{Found, Model};
 use crate::params::Params;
-use crate::state::records::BeatRow;
+use crate::state::records::{BeatRow, MachineRow};
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Supervisor, UNITS_MAX};
 use crate::unit::Unit;
 use crate::watchdog::Guard;
 use crate::why::Doing;
 use crate::{BeatFacts, BeatWork, ServiceFact, Setup};
+pub use along::place_of;
 use ipc::door::Complaints;
+use resumed::{Behind, Resumed};
 use rts::manifest::Manifest;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -173,6 +177,17 @@ impl BeatRecord {
         }
     }
 
+    /// Goes on counting where the image before ended.
+    fn go_on(&mut self, row: &BeatRow) {
+        self.count = row.count;
+        self.missed = row.missed;
+        self.coalesced = row.coalesced;
+        self.cpu_max_ns = row.cpu_max_ns;
+        self.late_max_ns = row.late_max_ns;
+        self.orphans = row.orphans;
+        self.lateness = row.lateness;
+    }
+
     fn late(&mut self, ns: u64) {
         let bucket = (0..LATENESS_BUCKETS - 1)
             .find(|i| ns < 16_000 << i)
@@ -275,6 +290,18 @@ pub struct Heart {
     randomness_asked: bool,
     pub(crate) rts: Option<OwnedFd>,
     pub(crate) sensors: Option<OwnedFd>,
+    /// The sensor page for its writer.
+    pub(crate) sensors_own: Option<OwnedFd>,
+    /// Where each change of a descriptor is listed, for another image.
+    lists: bool,
+    /// A PID 1 that goes on has this until it begins.
+    resumed: Option<Resumed>,
+    /// What it still has to catch up on.
+    behind: Option<Behind>,
+    /// As it was written last.
+    written: MachineRow,
+    /// What the boot began with, and what the next image is given.
+    pub(crate) held: Holdings,
     helper_process: HelperProcess,
     pub(crate) clock: crate::clock::Clock,
     ledger: LedgerLink,
@@ -299,6 +326,8 @@ pub struct Heart {
     /// What waits until the services are up was asked of the helper.
     settled: bool,
     scrub_next: Option<u64>,
+    /// Where the hashing that is under way began.
+    scrub_from: Option<u64>,
     tensors_verified: bool,
     blocks_damaged: u32,
     /// No core service can run, which was said.
@@ -357,6 +386,10 @@ pub struct Parts {
     pub unconfined: String,
     /// See [`Heart`].
     pub sensors: Option<OwnedFd>,
+    /// See [`Heart`].
+    pub sensors_own: Option<OwnedFd>,
+    /// See [`Heart`].
+    pub held: Holdings,
     /// See [`Heart`].
     pub found: Option<Found>,
     /// See [`Heart`].
@@ -432,6 +465,12 @@ impl Heart {
             token: None,
             randomness_asked: false,
             sensors: parts.sensors,
+            sensors_own: parts.sensors_own,
+            held: parts.held,
+            lists: false,
+            resumed: None,
+            behind: None,
+            written: MachineRow::default(),
             // Without a list of blocks there is nothing to hold the tensors against.
             tensors_verified: parts.found.as_ref().is_none_or(|f| f.plain),
             found: parts.found,
@@ -457,6 +496,7 @@ impl Heart {
             verified: false,
             settled: false,
             scrub_next: None,
+            scrub_from: None,
             blocks_damaged: 0,
             hopeless: false,
             alone: false,
@@ -495,7 +535,10 @@ impl Heart {
     /// What it calls stays out of its frame, the only one that is never given back: the buffers in them
     /// would make it many pages.
     pub fn run(&mut self) -> Option<End> {
-        self.begin();
+        match self.resumed.take() {
+            Some(resumed) => self.begin_again(resumed),
+            None => self.begin(),
+        }
         let mut more = false;
         loop {
             let limit = if more { Some(Duration::ZERO) } else { None };
@@ -573,6 +616,51 @@ impl Heart {
                 !self.degraded.is_empty(),
             ),
         );
+        self.stand();
+        self.list_all();
+        // In its first beats a package's PID 1 gives way to the initramfs's own instead.
+        if !sys::handover::is_armed() {
+            self.arm();
+        }
+    }
+
+    /// Notes what the next image is not to find out again.
+    fn stand(&mut self) {
+        self.held.standing = Standing {
+            // One that cannot be compiled could not have been read.
+            manifest: self.manifest_of_table().encode().unwrap_or_default(),
+            package_name: self.package_name.clone(),
+            model: self.model.clone(),
+            hostname: self.hostname.clone(),
+            found: self.found.is_some(),
+        };
+    }
+
+    /// Services or package are others than they were: the next image is to find these.
+    pub(super) fn stand_anew(&mut self) {
+        if !self.lists {
+            return;
+        }
+        if let Some(found) = &self.found
+            && let Ok(file) = found.file.try_clone()
+        {
+            let place = self.package_name.split(' ').next().unwrap_or_default();
+            self.held.package = Some((file, place.to_owned()));
+        }
+        self.stand();
+        self.list_all();
+        // On trial the initramfs's own begins anew with the package that it finds.
+        if self.held.cause != Cause::Package || self.beat.count >= TRIAL_BEATS {
+            sys::handover::disarm();
+            self.arm();
+        }
+    }
+
+    /// From now on a crash makes us begin again where we are.
+    fn arm(&mut self) {
+        if let Err(e) = self.held.arm_crash(&self.journal.state) {
+            self.degrade(format!("no resume after a crash: {e}"));
+        }
     }
 
     /// Leaves word of what the loop is at.
@@ -634,9 +722,10 @@ impl Heart {
         }
         let now = sys::clock::monotonic_ns();
         self.beat.count += 1;
-        if self.beat.count == TRIAL_BEATS {
-            // Stood the test: from here on a crash is as one of any other PID 1.
+        if self.beat.count == TRIAL_BEATS && self.held.cause == Cause::Package {
+            // Stood the test: from here on it comes back itself.
             sys::handover::disarm();
+            self.arm();
         }
         self.beat.coalesced += ticks - 1;
         // The timer's own schedule: late is what passed since the last expiration that was due.
@@ -650,8 +739,8 @@ impl Heart {
         }
         self.at(Doing::BeatPolicy);
         self.decide(Event::Tick);
-        self.tend_helper(now);
         self.at(Doing::BeatErrands);
+        self.catch_up();
         self.tend_helper(now);
         self.keep_token();
         self.resume_control();
@@ -671,6 +760,7 @@ impl Heart {
         self.sample(now, late);
         self.at(Doing::BeatEnd);
         self.journal.state.set_beat(&self.beat.row());
+        self.write_machine();
         self.rest();
         self.watchdog.feed(self.is_healthy(now));
         self.hang_if_due(now);

@@ -1,9 +1,11 @@
 //! What PID 1 says: log lines in the ring, in the kernel's log and on the terminal; events for the ledger.
 
+use crate::state::descriptors::Kind;
 use crate::state::{BY_INIT, Fixed, Level, State, Weight};
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 /// Longest line of PID 1's own; longer ones are cut.
 const SAY_BYTES_MAX: usize = 480;
@@ -38,6 +40,15 @@ impl Journal {
             terminal,
             console_is_up: false,
             threshold,
+        }
+    }
+
+    /// Lists what its lines are written to as going along.
+    pub fn list_own(&mut self) {
+        for (kind, file) in [(Kind::Kmsg, &self.kmsg), (Kind::Terminal, &self.terminal)] {
+            if let Some(file) = file {
+                self.state.list(kind, 0, "", file.as_fd());
+            }
         }
     }
 

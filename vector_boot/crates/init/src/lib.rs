@@ -33,6 +33,7 @@ mod package;
 mod params;
 mod post_mortem;
 mod pstore;
+mod resume;
 mod state;
 mod succession;
 pub mod supervisor;
@@ -64,14 +65,17 @@ pub enum Mode {
 }
 
 /// What the composition chooses.
+#[derive(Clone)]
 pub struct Setup {
     /// Where we are.
     pub mode: Mode,
     /// As an ordinary process: parameters in the form of a kernel command line.
     pub parameters: String,
     /// The neural runtime's share of a beat, and the sensor page that it writes.
-    /// Made once `/proc` and `/sys` are there.
-    pub work: fn() -> io::Result<Work>,
+    /// Made once `/proc` and `/sys` are there, over the page of the PID 1 before if there was one.
+    pub work: fn(Option<File>) -> io::Result<Work>,
+    /// Whether a PID 1 before us may have left something.
+    pub successor: bool,
 }
 
 impl Setup {

@@ -16,9 +16,9 @@ pub mod records;
 
 use layout::{
     AT_BOOT_ID, AT_CHECKSUM, AT_OUTBOX, AT_RING, AT_SIZE, AT_VERSION, COUNTERS, LINE_BYTES,
-    LINE_HEAD, LINES, MAGIC, SLOT_BYTES, SLOT_HEAD, STATE_BYTES, TWIN_HEAD, Twin, VERSION,
+    LINE_HEAD, LINES, MAGIC, SLOT_BYTES, SLOT_HEAD, STATE_BYTES, TWIN_HEAD, Twin,
 };
-pub use layout::{LINE_TEXT_MAX, OUTBOX_SLOTS};
+pub use layout::{LINE_TEXT_MAX, OUTBOX_SLOTS, VERSION};
 use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};

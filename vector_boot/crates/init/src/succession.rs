@@ -44,7 +44,7 @@ pub fn follow(found: &Found, held: &mut Holdings) -> Result<(), String> {
     held.own = own.map(|fd| (fd, ours.digest.clone()));
     held.cause = Cause::Package;
     held.left_ns = sys::clock::monotonic_ns();
-    let error = held.give();
+    let error = held.give(None);
     // Still here: as if nothing had been.
     held.cause = Cause::First;
     held.left_ns = 0;
@@ -60,8 +60,11 @@ fn other_than<'f>(running: &Running, found: &'f Found) -> Option<&'f str> {
         .filter(|digest| *digest != running.digest)
 }
 
-/// Starts the program as nobody and asks which record it takes.
-fn ask(image: BorrowedFd<'_>) -> Result<(), String> {
+/// Starts the program as nobody and asks which record and state it takes.
+///
+/// # Errors
+/// What it answered, and how it ended.
+pub fn ask(image: BorrowedFd<'_>) -> Result<(), String> {
     let failed = |e: io::Error| format!("ask which handover it takes: {e}");
     let (read, write) = io::pipe().map_err(failed)?;
     let mut read = File::from(OwnedFd::from(read));
@@ -153,7 +156,7 @@ mod tests {
         let refusal = ask(program("echo").as_fd()).unwrap_err();
         assert_eq!(
             refusal,
-            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 1\""
+            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 2 state 2\""
         );
         let refusal = ask(program("false").as_fd()).unwrap_err();
         assert!(refusal.contains("answer \"\", exit code 1"), "{refusal}");
@@ -165,11 +168,11 @@ mod tests {
     #[test]
     fn only_the_whole_answer_counts() {
         let exit = Exit::Code(0);
-        assert_eq!(judge(b"vector_boot handover 1\n", exit), Ok(()));
+        assert_eq!(judge(b"vector_boot handover 2 state 2\n", exit), Ok(()));
         for other in [
-            "vector_boot handover 12\n",
+            "vector_boot handover 2 state 22\n",
             "vector_boot handover\n",
-            "\nvector_boot handover 1\n",
+            "\nvector_boot handover 2 state 2\n",
             "",
         ] {
             judge(other.as_bytes(), exit).unwrap_err();

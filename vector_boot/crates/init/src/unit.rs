@@ -3,6 +3,7 @@
 use crate::cgroup::{Counts, Leaf};
 use crate::fd_store::FdStore;
 use crate::notify::{self, Complaint, MESSAGE_BYTES_MAX, Message, Store};
+use crate::state::records::UnitRow;
 use crate::state::{Fixed, Level, State};
 use crate::supervisor::Cause;
 use rts::manifest::{Listen, ListenKind, Service};
@@ -158,6 +159,24 @@ impl Unit {
             status: Fixed::default(),
             memory_bytes: None,
         }
+    }
+
+    /// Takes up its process, as far as it was seen to be there still.
+    pub fn go_on(&mut self, row: &UnitRow<'_>, child: Option<Child>, partial: &[u8]) {
+        if child.is_some() {
+            self.started_ns = row.started_ns;
+            self.ready_ns = row.ready_ns;
+        }
+        self.child = child;
+        self.never_ran = row.never_ran;
+        self.last_exit = Fixed::of(format_args!("{}", row.last_exit));
+        self.status = Fixed::of(format_args!("{}", row.status));
+        self.partial.extend_from_slice(partial);
+    }
+
+    /// Takes up its notify socket.
+    pub fn hear(&mut self, socket: OwnedFd) {
+        self.notify = Some(socket.into());
     }
 
     /// Its name.
@@ -533,6 +552,8 @@ impl Unit {
                 }
             }
         }
+        // What was read is in no pipe any more.
+        state.set_partial(usize::from(by), &self.partial);
         true
     }
 
@@ -570,6 +591,7 @@ impl Unit {
             state.push_line(now, by, level, text);
         }
         self.partial.clear();
+        state.set_partial(usize::from(by), &[]);
     }
 }
 

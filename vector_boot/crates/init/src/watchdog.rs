@@ -71,7 +71,6 @@ impl Guard {
 
     /// The one that the PID 1 before us fed.
     #[must_use]
-    #[allow(dead_code, reason = "taken by the image that resumes")]
     pub fn adopt(fd: OwnedFd) -> Self {
         Self::of(Watchdog::of(fd.into()))
     }

@@ -110,6 +110,18 @@ impl Runtime {
         ))
     }
 
+    /// Goes on writing to a page that exists: PID 1 has become its next image.
+    ///
+    /// # Errors
+    /// As [`Writer::over`].
+    pub fn over(page: &File) -> io::Result<Self> {
+        let page = Writer::over(page, sensors::MAGIC)?;
+        Ok(Self::new(
+            page,
+            Sensors::new(Path::new("/proc"), Path::new("/sys")),
+        ))
+    }
+
     /// Writes to a page that exists (after PID 1 has re-executed itself), from these sensors.
     #[must_use]
     pub fn new(page: Writer, sensors: Sensors) -> Self {

@@ -6,6 +6,13 @@ pub fn monotonic_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC)
 }
 
+/// How long the machine was suspended: what CLOCK_BOOTTIME is ahead of [`monotonic_ns`].
+#[must_use]
+pub fn suspended_ns() -> u64 {
+    let monotonic = monotonic_ns();
+    read(libc::CLOCK_BOOTTIME).saturating_sub(monotonic)
+}
+
 /// CPU time of the calling thread.
 #[must_use]
 pub fn thread_cpu_ns() -> u64 {

@@ -3,13 +3,17 @@
 //! What is handed over lies at fixed descriptor numbers, since nothing else survives exec for sure and the
 //! kernel puts words of its command line into argv and the environment: at [`RECORD`] a sealed memory file that
 //! says what the others are, behind it those. What the record says is its writer's business.
+//! What a running PID 1 keeps in a memory file of its own may go along with the descriptors that it lists there:
+//! those keep their numbers ([`Along`]).
 //! Start with [`become_successor`] and [`take`]; [`arm`] prepares the same for a crash.
 
-use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use std::ffi::{CString, c_char, c_int};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -17,6 +21,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// Number of the record: above every number that PID 1 itself gets (the kernel gives the lowest first), and
 /// below 1,024, the soft limit with which it is started.
 pub const RECORD: RawFd = 512;
+/// Number of the memory file that goes along.
+pub const STATE: RawFd = RECORD - 1;
 /// Descriptors that can be handed over beside the record.
 pub const DESCRIPTORS_MAX: usize = 64;
 
@@ -27,6 +33,99 @@ pub struct Taken {
     pub record: File,
     /// In the order of their numbers.
     pub descriptors: Vec<OwnedFd>,
+    /// What lay at [`STATE`], whatever it is.
+    pub state: Option<OwnedFd>,
+}
+
+/// A memory file that goes along, and where in it the numbers of the descriptors stand that do so too. Each row
+/// has a `u16` that is 0 where the row is free, and an `i32`, the number.
+#[derive(Debug, Clone, Copy)]
+pub struct Along<'a> {
+    /// The memory file; its size is sealed.
+    pub state: BorrowedFd<'a>,
+    /// Where it says, as `u32`, how many rows were ever in use.
+    pub used_at: usize,
+    /// The first row.
+    pub rows_at: usize,
+    /// Rows at most.
+    pub rows: usize,
+    /// Of one row.
+    pub row_bytes: usize,
+    /// In a row.
+    pub kind_at: usize,
+    /// In a row.
+    pub number_at: usize,
+}
+
+impl Along<'_> {
+    fn end(&self) -> usize {
+        self.rows_at + self.rows * self.row_bytes
+    }
+}
+
+/// The table of an [`Along`], readable without a lock and without allocating.
+struct Table {
+    map: MmapRaw,
+    used_at: usize,
+    rows_at: usize,
+    rows: usize,
+    row_bytes: usize,
+    kind_at: usize,
+    number_at: usize,
+}
+
+impl Table {
+    fn new(along: &Along<'_>) -> io::Result<Self> {
+        let end = along.end();
+        // A table that could be cut off would be a SIGBUS in the handler of a crash.
+        let seals = SealFlag::from_bits_truncate(fcntl(along.state, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SealFlag::F_SEAL_SHRINK)
+            || crate::mapping::byte_length(&along.state)? < end as u64
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let map = MmapOptions::new()
+            .len(end)
+            .map_raw_read_only(along.state.as_raw_fd())?;
+        Ok(Self {
+            map,
+            used_at: along.used_at,
+            rows_at: along.rows_at,
+            rows: along.rows,
+            row_bytes: along.row_bytes,
+            kind_at: along.kind_at,
+            number_at: along.number_at,
+        })
+    }
+
+    /// The numbers that are listed. Async-signal-safe.
+    fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        let used = u32::from_le_bytes(self.read(self.used_at)) as usize;
+        (0..used.min(self.rows)).filter_map(|row| {
+            let at = self.rows_at + row * self.row_bytes;
+            let kind = u16::from_le_bytes(self.read(at + self.kind_at));
+            (kind != 0).then(|| RawFd::from_le_bytes(self.read(at + self.number_at)))
+        })
+    }
+
+    fn read<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        if at + N <= self.map.len() {
+            for (i, byte) in bytes.iter_mut().enumerate() {
+                // SAFETY: inside the mapping, which lives as long as self and cannot lose pages (its size is
+                // sealed); its writer is this very thread, which is here instead.
+                *byte = unsafe { self.map.as_ptr().add(at + i).read_volatile() };
+            }
+        }
+        bytes
+    }
+}
+
+/// Leaves a descriptor open over an exec, or not. One that is closed stays so. Async-signal-safe.
+fn set_kept(number: RawFd, kept: bool) {
+    let flag = if kept { 0 } else { libc::FD_CLOEXEC };
+    // SAFETY: F_SETFD takes numbers only; a closed one is an error.
+    unsafe { libc::fcntl(number, libc::F_SETFD, flag) };
 }
 
 /// Whether a sealed memory file lies at [`RECORD`].
@@ -65,21 +164,46 @@ pub fn take() -> Option<Taken> {
         taken = own(RECORD).map(|record| Taken {
             record: record.into(),
             descriptors: (RECORD + 1..=last).map_while(own).collect(),
+            state: own(STATE),
         });
     });
     taken
 }
 
-/// Copies of descriptors at the fixed numbers, open over an exec; closed again when dropped.
+/// Takes a descriptor that was listed as going along, by its number; `None` if it is not open.
+/// A number is to be taken once, before any other descriptor is opened.
+#[must_use]
+pub fn take_along(number: RawFd) -> Option<OwnedFd> {
+    // The first three are nobody's own.
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: F_GETFD takes numbers only; a closed one is an error. One that has close-on-exec came with no exec:
+    // it has an owner already.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } != 0 {
+        return None;
+    }
+    set_kept(number, false);
+    // SAFETY: open, and until now without close-on-exec, which everything that this program opens has: so nobody
+    // owns it, and from now on a second call finds it marked.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Copies of descriptors at the fixed numbers, close-on-exec until [`Placed::keep`]; closed when dropped.
 struct Placed(Vec<OwnedFd>);
 
 impl Placed {
-    fn new(record: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>]) -> io::Result<Self> {
+    fn new(
+        record: BorrowedFd<'_>,
+        descriptors: &[BorrowedFd<'_>],
+        state: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         if descriptors.len() > DESCRIPTORS_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut placed = Self(Vec::with_capacity(descriptors.len() + 1));
-        for (number, fd) in (RECORD..).zip([&record].into_iter().chain(descriptors)) {
+        let mut placed = Self(Vec::with_capacity(descriptors.len() + 2));
+        let all = (RECORD..).zip([&record].into_iter().chain(descriptors));
+        for (number, fd) in all.chain(state.as_ref().map(|state| (STATE, state))) {
             // The lowest free number from here on: another one than wanted means that it is in use.
             let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(number))?;
             // SAFETY: fcntl(2) has just made it, and nobody else knows it.
@@ -87,43 +211,85 @@ impl Placed {
             if copy.as_raw_fd() != number {
                 return Err(io::Error::other(format!("descriptor {number} is in use")));
             }
-            fcntl(&copy, FcntlArg::F_SETFD(FdFlag::empty()))?;
             placed.0.push(copy);
         }
         Ok(placed)
     }
+
+    /// Leaves them open over an exec, or not. Async-signal-safe.
+    fn keep(&self, kept: bool) {
+        self.0.iter().for_each(|fd| set_kept(fd.as_raw_fd(), kept));
+    }
 }
 
 /// Becomes the program behind `image`, which finds `record` and `descriptors` with [`take`].
-/// Every other descriptor must be close-on-exec.
+/// Every other descriptor must be close-on-exec. Whatever was armed is disarmed.
 ///
 /// # Errors
-/// A number that is in use, or as `execveat(2)`; returns only then, with nothing changed.
+/// A number that is in use, or as `execveat(2)`; returns only then, with nothing else changed.
 pub fn become_successor(
     image: BorrowedFd<'_>,
     words: &[String],
+    env: &[String],
     record: BorrowedFd<'_>,
     descriptors: &[BorrowedFd<'_>],
+    along: Option<&Along<'_>>,
 ) -> io::Error {
-    match Placed::new(record, descriptors) {
-        Ok(_placed) => crate::process::become_program(image, words, &[]),
-        Err(e) => e,
-    }
+    disarm();
+    let placed = match Placed::new(record, descriptors, along.map(|a| a.state)) {
+        Ok(placed) => placed,
+        Err(e) => return e,
+    };
+    let table = match along.map(Table::new).transpose() {
+        Ok(table) => table,
+        Err(e) => return e,
+    };
+    let keep = |kept| {
+        placed.keep(kept);
+        let numbers = table.iter().flat_map(Table::numbers);
+        numbers.for_each(|number| set_kept(number, kept));
+    };
+    keep(true);
+    // Root's exec takes up what its bounding set still holds, unless its root and folder are shared with
+    // another process (LSM_UNSAFE_SHARE); the kernel's own threads share those of PID 1.
+    // SAFETY: a number; without the power to do it nothing was given up either.
+    unsafe { libc::unshare(libc::CLONE_FS) };
+    let error = crate::process::become_program(image, words, env);
+    keep(false);
+    error
+}
+
+/// What a crash makes of this process.
+pub struct Next<'a> {
+    /// The program.
+    pub image: OwnedFd,
+    /// Its words.
+    pub words: &'a [String],
+    /// Its environment.
+    pub env: &'a [String],
+    /// Sealed.
+    pub record: BorrowedFd<'a>,
+    /// Behind the record, in their order.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// A memory file that is best among the descriptors: why it crashed is written there; see [`LastWords`].
+    pub last_words: OwnedFd,
+    /// What goes along.
+    pub along: Option<Along<'a>>,
 }
 
 /// Everything that a crash needs, prepared, since a signal handler can neither allocate nor fail politely.
 struct Plan {
     pid: u32,
     image: OwnedFd,
-    /// The record, the descriptors.
-    sources: Vec<OwnedFd>,
-    /// A memory file.
+    placed: Placed,
+    table: Option<Table>,
     last_words: OwnedFd,
     argv: Vec<*const c_char>,
-    env: [*const c_char; 1],
-    /// What `argv` points to.
+    env: Vec<*const c_char>,
+    /// What `argv` and `env` point to.
     _words: Vec<CString>,
-    stack: Vec<u8>,
+    /// Its pages are there only once it is used.
+    stack: MmapMut,
     before: Vec<(c_int, libc::sigaction)>,
 }
 
@@ -141,40 +307,38 @@ const CRASHES: [c_int; 5] = [
 /// takes with the widest registers (AT_MINSIGSTKSZ is about 11 KiB with AMX).
 const STACK_BYTES: usize = 48 * 1024;
 
-/// From now on a crash of this process makes it the program behind `image` instead, which finds `record` and
-/// `descriptors` with [`take`]. Why it crashed is written to `last_words`, a memory file that is best among them.
+/// From now on a crash of this process makes it another program instead, which finds record and descriptors with
+/// [`take`] and what goes along with [`take_along`].
 ///
 /// # Errors
-/// As `sigaltstack(2)` and `sigaction(2)`; `AlreadyExists` for a second time.
-pub fn arm(
-    image: OwnedFd,
-    words: &[String],
-    record: OwnedFd,
-    descriptors: Vec<OwnedFd>,
-    last_words: OwnedFd,
-) -> io::Result<()> {
+/// A number that is in use; as `sigaltstack(2)` and `sigaction(2)`; `AlreadyExists` for a second time.
+pub fn arm(next: Next<'_>) -> io::Result<()> {
     if !ARMED.load(Ordering::Acquire).is_null() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    if descriptors.len() > DESCRIPTORS_MAX {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let words: Vec<CString> = words
-        .iter()
+    let strings = next.words.iter().chain(next.env);
+    let strings: Vec<CString> = strings
         .map(|w| CString::new(w.as_str()))
         .collect::<Result<_, _>>()?;
-    let argv = words.iter().map(|w| w.as_ptr());
-    let mut sources = vec![record];
-    sources.extend(descriptors);
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        let each = strings.iter().map(|w| w.as_ptr());
+        each.chain([std::ptr::null()]).collect()
+    };
+    let (words, env) = strings.split_at(next.words.len());
     let mut plan = Box::new(Plan {
         pid: std::process::id(),
-        image,
-        sources,
-        last_words,
-        argv: argv.chain([std::ptr::null()]).collect(),
-        env: [std::ptr::null()],
-        _words: words,
-        stack: vec![0; STACK_BYTES],
+        image: next.image,
+        placed: Placed::new(
+            next.record,
+            next.descriptors,
+            next.along.as_ref().map(|a| a.state),
+        )?,
+        table: next.along.as_ref().map(Table::new).transpose()?,
+        last_words: next.last_words,
+        argv: pointers(words),
+        env: pointers(env),
+        _words: strings,
+        stack: MmapMut::map_anon(STACK_BYTES)?,
         before: Vec::with_capacity(CRASHES.len()),
     });
     let stack = libc::stack_t {
@@ -230,11 +394,52 @@ fn stand_down(plan: &Plan) {
     unsafe { libc::sigaltstack(&raw const off, null_mut()) };
 }
 
+/// Whether a crash makes another program of this process.
+#[must_use]
+pub fn is_armed() -> bool {
+    !ARMED.load(Ordering::Acquire).is_null()
+}
+
 /// Crashes in order, as [`arm`] prepared it, leaving these last words. Returns where nothing is armed, and
 /// where exec fails.
 pub fn fall_back(words: &str) {
     // SAFETY: this process's own plan, taken by swap.
     unsafe { go(words.as_bytes()) };
+}
+
+/// Bytes of last words that are kept: one line.
+pub const LAST_WORDS_BYTES_MAX: usize = 256;
+
+/// What a crash left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// CLOCK_MONOTONIC; 0 if it left nothing.
+    pub at_ns: u64,
+    /// As it was written.
+    pub text: Vec<u8>,
+}
+
+impl LastWords {
+    /// Reads them; what cannot be read is only less to read.
+    #[must_use]
+    pub fn read(file: &File) -> Self {
+        let mut bytes = [0; LAST_WORDS_BYTES_MAX + 8];
+        let there = file.read_at(&mut bytes, 0).unwrap_or(0);
+        let (text, time) = bytes.split_at(LAST_WORDS_BYTES_MAX);
+        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+        Self {
+            at_ns: u64::from_le_bytes(time.try_into().unwrap_or_default()),
+            text: text[..end.min(there)].to_vec(),
+        }
+    }
+}
+
+/// Closes what came over an exec and was not taken: everything from 3 on without close-on-exec, up to [`STATE`].
+pub fn close_strays() {
+    for number in 3..STATE {
+        // Its owner is nobody: it is dropped at once.
+        drop(take_along(number));
+    }
 }
 
 /// The last decimal digit.
@@ -274,21 +479,28 @@ unsafe fn go(words: &[u8]) {
             return;
         }
         // What cannot be written is only less to read.
+        let mut now: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now);
+        let ns = now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs();
+        let last = plan.last_words.as_raw_fd();
         let _ = libc::pwrite(
-            plan.last_words.as_raw_fd(),
+            last,
             words.as_ptr().cast(),
-            words.len(),
+            words.len().min(LAST_WORDS_BYTES_MAX),
             0,
         );
-        for (number, source) in (RECORD..).zip(&plan.sources) {
-            if libc::dup3(source.as_raw_fd(), number, 0) < 0 {
-                return;
-            }
+        let _ = libc::pwrite(
+            last,
+            ns.to_le_bytes().as_ptr().cast(),
+            8,
+            LAST_WORDS_BYTES_MAX as libc::off_t,
+        );
+        plan.placed.keep(true);
+        if let Some(table) = &plan.table {
+            table.numbers().for_each(|number| set_kept(number, true));
         }
-        // What is blocked here would stay blocked in the successor.
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, null_mut());
+        // Signals stay blocked as they are: what comes meanwhile waits for the successor. Those of a crash are not
+        // among them (SA_NODEFER).
         // Root's exec takes up what its bounding set still holds, unless its root and folder are shared with
         // another process (LSM_UNSAFE_SHARE); the kernel's own threads share those of PID 1.
         libc::unshare(libc::CLONE_FS);

@@ -1,7 +1,8 @@
 //! Processes: reaping, signals, names, what /proc tells of them.
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +218,96 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     }
 }
 
+/// A descriptor of the process of this number, whichever that is now.
+///
+/// # Errors
+/// As `pidfd_open(2)`.
+pub fn open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match RawFd::try_from(fd) {
+        // SAFETY: pidfd_open(2) has just made it, and only we know it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the process behind a pidfd is our child, alive or waiting to be reaped.
+#[must_use]
+pub fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    let Ok(number) = libc::id_t::try_from(pidfd.as_raw_fd()) else {
+        return false;
+    };
+    // SAFETY: all zeroes is a valid siginfo_t, into which waitid(2) writes; it lives over the call.
+    let found = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(
+            libc::P_PIDFD,
+            number,
+            &raw mut info,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+        )
+    };
+    found == 0
+}
+
+/// The kernel's unit of times in `/proc`: sysconf(_SC_CLK_TCK) is 100 on every architecture of ours.
+pub const TICK_NS: u64 = 10_000_000;
+
+/// Where a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Birth {
+    /// Its parent.
+    pub parent: u32,
+    /// When it began, since the machine started (CLOCK_BOOTTIME), rounded down to [`TICK_NS`].
+    pub at_ns: u64,
+}
+
+/// What `/proc/PID/stat` says of a process.
+///
+/// # Errors
+/// As `open(2)`; `InvalidData` for what has not the form of proc(5).
+pub fn birth_of(pid: u32) -> io::Result<Birth> {
+    // Longer than 52 numbers of 20 digits.
+    let mut bytes = [0; 1152];
+    let read = File::open(format!("/proc/{pid}/stat"))?.read(&mut bytes)?;
+    birth_in(&bytes[..read]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Fields 4 and 22 of proc(5); the second is a name, which may hold anything but ends with the last parenthesis.
+fn birth_in(stat: &[u8]) -> Option<Birth> {
+    let name_end = stat.iter().rposition(|b| *b == b')')?;
+    let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let ticks: u64 = fields.nth(17)?.parse().ok()?;
+    Some(Birth {
+        parent,
+        at_ns: ticks.checked_mul(TICK_NS)?,
+    })
+}
+
+/// Kills our children and reaps them until none is left or the time is over; their children become ours.
+pub fn end_children(limit: std::time::Duration) {
+    let deadline = std::time::Instant::now() + limit;
+    while has_children() && std::time::Instant::now() < deadline {
+        let own = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        for pid in own
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            if let Ok(child) = open(pid)
+                && is_child(child.as_fd())
+            {
+                // One that has ended takes no notice.
+                let _ = signal(child.as_fd(), libc::SIGKILL);
+            }
+        }
+        while matches!(reap(), Ok(Some(_))) {}
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 /// Sends a signal to ourselves.
 ///
 /// # Errors
@@ -396,6 +487,46 @@ pub fn limit_allocator_pools(most: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_is_known_by_its_descriptor_and_its_birth() {
+        let before = crate::clock::monotonic_ns() + crate::clock::suspended_ns();
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let fd = open(child.id()).unwrap();
+        assert!(is_child(fd.as_fd()));
+        let born = birth_of(child.id()).unwrap();
+        assert_eq!(born.parent, std::process::id());
+        let after = crate::clock::monotonic_ns() + crate::clock::suspended_ns();
+        assert!(
+            (before - 2 * TICK_NS..=after).contains(&born.at_ns),
+            "{before} {born:?} {after}"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_child(fd.as_fd()), "reaped");
+        assert!(open(child.id()).is_err() || !is_child(fd.as_fd()));
+        assert!(
+            !is_child(open(std::process::id()).unwrap().as_fd()),
+            "ourselves"
+        );
+        assert!(!is_child(File::open("/").unwrap().as_fd()), "no process");
+    }
+
+    #[test]
+    fn a_name_in_stat_may_hold_anything() {
+        let stat = b"7 (a) S 1 (b c)) S 42 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 12345 9";
+        let born = Birth {
+            parent: 42,
+            at_ns: 12345 * TICK_NS,
+        };
+        assert_eq!(birth_in(stat), Some(born));
+        for cut in 0..stat.len() - 7 {
+            assert_eq!(birth_in(&stat[..cut]), None, "{cut}");
+        }
+    }
 
     #[test]
     fn signals_have_names_both_ways() {

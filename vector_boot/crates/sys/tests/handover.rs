@@ -3,9 +3,10 @@
 //! Each test starts this very executable as the predecessor; the successor is this executable too, and says what
 //! it found. Start with [`role`].
 
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Output};
+use sys::handover::{Along, Next};
 use sys::{handover, memfd};
 
 /// What the successor is told to run, through the test harness: [`role`].
@@ -23,6 +24,57 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn arm(
+    image: OwnedFd,
+    record: &OwnedFd,
+    descriptors: &[OwnedFd],
+    last_words: OwnedFd,
+    along: Option<Along<'_>>,
+) {
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    handover::arm(Next {
+        image,
+        words: &WORDS.map(str::to_owned),
+        env: &[],
+        record: record.as_fd(),
+        descriptors: &descriptors,
+        last_words,
+        along,
+    })
+    .unwrap();
+}
+
+/// How many rows there are, then kind and number of each: two that go along, one that is free, one that is closed.
+fn state(first: &OwnedFd, second: &OwnedFd, free: &OwnedFd) -> std::fs::File {
+    let mut state = memfd::create("t").unwrap();
+    let closed = 400;
+    let rows = [
+        (7, first.as_raw_fd()),
+        (0, free.as_raw_fd()),
+        (1, second.as_raw_fd()),
+        (1, closed),
+    ];
+    state.write_all(&4u32.to_le_bytes()).unwrap();
+    for (kind, number) in rows {
+        state.write_all(&i32::to_le_bytes(kind)).unwrap();
+        state.write_all(&number.to_le_bytes()).unwrap();
+    }
+    memfd::seal_size(&state).unwrap();
+    state
+}
+
+fn along(state: &std::fs::File) -> Along<'_> {
+    Along {
+        state: state.as_fd(),
+        used_at: 0,
+        rows_at: 4,
+        rows: 4,
+        row_bytes: 8,
+        kind_at: 0,
+        number_at: 4,
+    }
+}
+
 /// Nothing in an ordinary run; the predecessor and the successor in processes of their own.
 #[test]
 fn role() {
@@ -31,16 +83,29 @@ fn role() {
             // Hands on what it has just taken, among it the program, by crashing.
             let image = taken.descriptors.pop().unwrap();
             let last = memfd::create("words").unwrap();
-            let words = WORDS.map(str::to_owned);
             let record = taken.record.into();
-            handover::arm(image, &words, record, taken.descriptors, last.into()).unwrap();
+            arm(image, &record, &taken.descriptors, last.into(), None);
             std::process::abort();
         }
         let text = |fd: OwnedFd| {
             let content = memfd::read_small(&fd.into(), 4096).unwrap();
-            String::from_utf8_lossy(&content).into_owned()
+            // Last words have their time behind them.
+            let text = content.split(|b| *b == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(text).into_owned()
         };
         let record = text(taken.record.into());
+        if let Some(state) = taken.state {
+            let state = memfd::read_small(&state.into(), 4096).unwrap();
+            let numbers = state[4..]
+                .chunks(8)
+                .map(|row| i32::from_le_bytes(row[4..].try_into().unwrap()));
+            let along: Vec<_> = numbers
+                .clone()
+                .map(|n| handover::take_along(n).map(text))
+                .collect();
+            let again = numbers.filter_map(handover::take_along).count();
+            println!("along {along:?}, again {again}");
+        }
         let found: Vec<String> = taken.descriptors.into_iter().map(text).collect();
         let words: Vec<String> = std::env::args().collect();
         let env = std::env::vars().count();
@@ -64,8 +129,10 @@ fn role() {
         handover::become_successor(
             image.as_fd(),
             &words,
+            &[],
             record.as_fd(),
             &[one.as_fd(), two.as_fd()],
+            None,
         )
     };
     if role == "unsealed" {
@@ -75,8 +142,14 @@ fn role() {
     }
     if role == "no program" {
         let words = ["x".to_owned()];
-        let error =
-            handover::become_successor(record.as_fd(), &words, record.as_fd(), &[one.as_fd()]);
+        let error = handover::become_successor(
+            record.as_fd(),
+            &words,
+            &[],
+            record.as_fd(),
+            &[one.as_fd()],
+            None,
+        );
         println!("refused: {error}; there {}", handover::is_there());
         return;
     }
@@ -85,7 +158,7 @@ fn role() {
         let all = [one.as_fd(), two.as_fd(), image.as_fd()];
         panic!(
             "{}",
-            handover::become_successor(image.as_fd(), &words, record.as_fd(), &all)
+            handover::become_successor(image.as_fd(), &words, &[], record.as_fd(), &all, None)
         );
     }
     if role == "give" {
@@ -93,8 +166,38 @@ fn role() {
     }
     let last = memfd::create("words").unwrap();
     let again = last.try_clone().unwrap();
-    let words = WORDS.map(str::to_owned);
-    handover::arm(image, &words, record, vec![one, again.into()], last.into()).unwrap();
+    if role.starts_with("along") {
+        let state = state(&one, &two, &record);
+        if role == "along by choice" {
+            let words = WORDS.map(str::to_owned);
+            let all = [one.as_fd(), again.as_fd()];
+            let along = along(&state);
+            let error = handover::become_successor(
+                image.as_fd(),
+                &words,
+                &[],
+                record.as_fd(),
+                &all,
+                Some(&along),
+            );
+            panic!("{error}");
+        }
+        arm(
+            image,
+            &record,
+            &[one, again.into()],
+            last.into(),
+            Some(along(&state)),
+        );
+        // The numbers of the table are read when it happens.
+        let (one, two) = (sealed(b"later one"), sealed(b"later two"));
+        let mut table = &state;
+        table.seek(std::io::SeekFrom::Start(8)).unwrap();
+        table.write_all(&one.as_raw_fd().to_le_bytes()).unwrap();
+        std::mem::forget((one, two));
+        std::process::abort();
+    }
+    arm(image, &record, &[one, again.into()], last.into(), None);
     match role.as_str() {
         "signal" => sys::process::signal_self(11).unwrap(),
         "abort" => std::process::abort(),
@@ -165,6 +268,16 @@ fn a_crash_makes_the_successor_that_was_prepared_and_leaves_last_words() {
             "{role}: {text}"
         );
     }
+}
+
+#[test]
+fn what_is_listed_goes_along_by_choice_and_by_crash() {
+    let text = said(&start("along by choice"));
+    let wanted = "along [Some(\"one\"), None, Some(\"two\"), None], again 0";
+    assert!(text.contains(wanted), "{text}");
+    let text = said(&start("along by crash"));
+    let wanted = "along [Some(\"later one\"), None, Some(\"two\"), None], again 0";
+    assert!(text.contains(wanted), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The first steps, up to where the package is looked for: taken once, or found done by the PID 1 before us.
 
 use crate::early::{self, Initramfs, Report};
-use crate::handover::{Cause, Holdings, Running};
+use crate::handover::{Cause, Holdings, Running, Standing};
 use crate::params::{CommandLine, Params};
 use crate::{Mode, Setup};
 use std::fs::{self, File};
@@ -20,23 +20,27 @@ const ORPHANS_LIMIT: Duration = Duration::from_secs(5);
 /// What is wrong with a predecessor's record.
 pub(super) fn begin(setup: &Setup, handoff_ns: u64) -> io::Result<(Holdings, String)> {
     let taken = setup
-        .is_appliance()
+        .successor
         .then(Holdings::take)
         .flatten()
         .transpose()
         .map_err(io::Error::other)?;
     let (mut held, line) = match (taken, &setup.mode) {
-        (Some(held), _) => {
+        (Some(held), mode) => {
             if held.cause == Cause::Fallback {
-                bury(&setup.run_folder());
+                bury(setup);
             }
-            (held, early::command_line())
+            let line = match mode {
+                Mode::Appliance => early::command_line(),
+                Mode::Process { .. } => setup.parameters.clone(),
+            };
+            (held, line)
         }
         (None, Mode::Appliance) => first(handoff_ns),
         (None, Mode::Process { .. }) => (of_process(setup, handoff_ns), setup.parameters.clone()),
     };
     if held.cause == Cause::Package
-        && let Err(e) = held.arm()
+        && let Err(e) = held.arm_fallback()
     {
         held.report.complaints.push(format!(
             "prepare for a crash of the package's vector_boot: {e}"
@@ -75,12 +79,18 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
         own: None,
         package: None,
         last_words: String::new(),
+        standing: Standing::default(),
+        along: None,
     };
     (held, line)
 }
 
 /// Ends everything that a crashed PID 1 left running, and hides its sockets.
-fn bury(run: &Path) {
+pub(super) fn bury(setup: &Setup) {
+    sys::handover::close_strays();
+    if !setup.is_appliance() {
+        return sys::process::end_children(ORPHANS_LIMIT);
+    }
     sys::process::end_everybody(ORPHANS_LIMIT);
     let flags = MountFlags {
         read_only: false,
@@ -89,7 +99,13 @@ fn bury(run: &Path) {
     };
     // Over the old folder, which may hold mounts that cannot be removed. What is in the way is said when a
     // socket is bound.
-    let _ = sys::machine::mount_fs("tmpfs", run, "tmpfs", flags, "mode=0755,size=16m");
+    let _ = sys::machine::mount_fs(
+        "tmpfs",
+        &setup.run_folder(),
+        "tmpfs",
+        flags,
+        "mode=0755,size=16m",
+    );
 }
 
 /// An ordinary process finds its executables beside itself.
@@ -129,5 +145,7 @@ fn of_process(setup: &Setup, handoff_ns: u64) -> Holdings {
         own: None,
         package: None,
         last_words: String::new(),
+        standing: Standing::default(),
+        along: None,
     }
 }

@@ -34,15 +34,13 @@ const DIES_LATE: &CStr = c"-500";
 /// One sentence naming the service and what is missing.
 pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let appliance = heart.setup.is_appliance();
-    let (run, data) = (heart.setup.run_folder(), heart.setup.data_folder());
     let Some(unit) = heart.units.get(i) else {
         return Ok(());
     };
-    let (service, uid, image) = (unit.service.clone(), unit.uid, unit.image);
+    let (service, image) = (unit.service.clone(), unit.image);
     let name = service.name.as_str();
     let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
-    let added = matches!(service.image, manifest::Image::Added(_));
-    let jailed = added && service.is_confined();
+    let jailed = matches!(service.image, manifest::Image::Added(_)) && service.is_confined();
     let mut passed = Vec::new();
     for pass in service.pass.iter() {
         collect(heart, name, pass, &mut passed).map_err(|e| failed(pass.as_str(), e))?;
@@ -77,6 +75,28 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     } else {
         None
     };
+    if let Some(unit) = heart.units.get_mut(i) {
+        unit.passed = passed;
+        unit.leaf = leaf;
+    }
+    equip_unit(heart, i)
+}
+
+/// Prepares the start of a service whose descriptors and leaf are in hand.
+///
+/// # Errors
+/// One sentence naming the service and what is missing.
+pub fn equip_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
+    let appliance = heart.setup.is_appliance();
+    let (run, data) = (heart.setup.run_folder(), heart.setup.data_folder());
+    let Some(unit) = heart.units.get(i) else {
+        return Ok(());
+    };
+    let (service, uid) = (unit.service.clone(), unit.uid);
+    let name = service.name.as_str();
+    let failed = |what: &str, e: io::Error| format!("service {name}: {what}: {e}");
+    let added = matches!(service.image, manifest::Image::Added(_));
+    let jailed = added && service.is_confined();
     let boot_id: String = heart
         .journal
         .state
@@ -94,8 +114,6 @@ pub fn prepare_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
     let Some(unit) = heart.units.get_mut(i) else {
         return Ok(());
     };
-    unit.passed = passed;
-    unit.leaf = leaf;
     // In its cell the service finds its own socket alone.
     let notify = if appliance && service.is_confined() {
         jail::cell::NOTIFY.to_owned()

@@ -14,24 +14,24 @@ const SMALL_BYTES_MAX: u64 = 512 * 1024;
 
 /// `vector_boot` and `vb-services` first, then the added ones in the order of their first use.
 pub(super) fn table_of_images(
-    initramfs: Initramfs,
+    initramfs: &Initramfs,
     running: &Running,
     found: Option<&Found>,
     manifest: &Manifest,
 ) -> Vec<Image> {
+    let copy = |fd: &Option<OwnedFd>| fd.as_ref().and_then(|fd| fd.try_clone().ok());
     let held = |fd: Option<OwnedFd>, name: &str| match fd {
         Some(fd) => Held::Yes(fd),
         None => Held::No(format!("image {name}: not in the initramfs")),
     };
     let packed = |name: &str| found.and_then(|f| f.image(name));
-    let digests = initramfs.digests;
-    let ours = digests.iter().find(|(n, _)| n == "vb-services");
+    let ours = initramfs.digests.iter().find(|(n, _)| n == "vb-services");
     let ours = ours.map(|(_, hex)| hex.as_str());
-    let own = initramfs.services;
+    let own = copy(&initramfs.services);
     let mut images = vec![Image {
         name: "vector_boot".to_owned(),
         digest: running.digest.clone(),
-        held: held(initramfs.vector_boot, "vector_boot"),
+        held: held(copy(&initramfs.vector_boot), "vector_boot"),
         fallback: None,
     }];
     images.push(match packed("vb-services") {
@@ -94,7 +94,30 @@ pub(super) fn load_small_images(images: &mut [Image], found: &Found, degraded: &
     }
 }
 
-pub(super) fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit> {
+/// The table of images of a manifest, none of them in hand.
+pub fn table_of_names(manifest: &Manifest) -> Vec<Image> {
+    let added = manifest.services.iter().map(|s| s.image.as_str());
+    let mut images: Vec<Image> = Vec::new();
+    for name in ["vector_boot", "vb-services"].into_iter().chain(added) {
+        if images.iter().all(|i| i.name != name) {
+            images.push(Image {
+                name: name.to_owned(),
+                digest: String::new(),
+                held: Held::Loading,
+                fallback: None,
+            });
+        }
+    }
+    images
+}
+
+/// What the manifest says of all services.
+pub fn table_of_policies(units: &[Unit], manifest: &Manifest) -> Vec<Policy> {
+    let each = units.iter().map(|u| policy_of(&u.service, manifest));
+    each.collect()
+}
+
+pub fn table_of_units(manifest: &Manifest, images: &[Image]) -> Vec<Unit> {
     let place = |name: &str| images.iter().position(|i| i.name == name).unwrap_or(0);
     let units = manifest.services.iter().enumerate().map(|(i, service)| {
         let image = place(service.image.as_str());

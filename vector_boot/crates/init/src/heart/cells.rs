@@ -5,6 +5,7 @@
 use super::Heart;
 use crate::helper_link::Purpose;
 use crate::state::Level;
+use crate::state::records::Text;
 use crate::unit::CellState;
 use jail::Profile;
 use jail::cell::View;
@@ -107,6 +108,7 @@ impl Heart {
                     let what = format!("namespaces {lacking}: not in this kernel");
                     self.leave_out(&what);
                 }
+                self.list_unit(i);
                 self.unblock(i);
             }
             (Err(_), CellState::Asked(tries)) if *tries < TRIES_MAX => {
@@ -144,6 +146,7 @@ impl Heart {
             self.unconfined.push_str("; ");
         }
         self.unconfined.push_str(what);
+        self.journal.state.add_text(Text::Unconfined, what);
         self.journal
             .say(Level::Warn, format_args!("unconfined: {what}"));
     }

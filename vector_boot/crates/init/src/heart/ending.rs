@@ -11,7 +11,7 @@ use wire::helper::Task;
 use wire::why::Reason;
 
 /// How long the outbox may take to empty before the services stop.
-const DRAIN_NS: u64 = 2_000_000_000;
+pub(super) const DRAIN_NS: u64 = 2_000_000_000;
 /// How long the helper may take to unmount.
 const UNMOUNT_NS: u64 = 10_000_000_000;
 /// An orderly end that takes longer hangs, and the watchdog ends it: services have 5 s each as a rule.
@@ -41,6 +41,7 @@ impl Heart {
         );
         self.pump_ledger(false);
         self.ending = Ending::Draining(sys::clock::monotonic_ns() + DRAIN_NS);
+        self.write_machine();
     }
 
     pub(super) fn go_on_ending(&mut self, now: u64) {
@@ -91,6 +92,11 @@ impl Heart {
         self.watchdog.release();
         // The device is let go with its last handle.
         crate::emergency::leave_watchdog(None);
+    }
+
+    /// Leaves the watchdog for the worst case.
+    pub(crate) fn leave_watchdog(&self) {
+        crate::emergency::leave_watchdog(self.watchdog.dog());
     }
 
     /// One line on the terminal.

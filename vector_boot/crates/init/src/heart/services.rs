@@ -3,7 +3,6 @@
 use super::{Heart, Held, VECTOR_BOOT, Watch};
 use crate::notify::Complaint;
 use crate::post_mortem::{self, Traces};
-use crate::state::records::UnitRow;
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Action, Actions, Event, Phase};
 use crate::why::{self, Facts};
@@ -27,12 +26,13 @@ impl Heart {
             let mut actions = Actions::new();
             self.supervisor
                 .step(sys::clock::monotonic_ns(), event, &mut actions);
-            for action in actions {
-                if let Some(follow) = self.perform(action) {
+            for action in &actions {
+                if let Some(follow) = self.perform(*action) {
                     // At most one follow-up a start, and fewer services than places.
                     let _ = later.push_back(follow);
                 }
             }
+            self.write_rows_of(event, &actions);
             next = later.pop_front();
         }
     }
@@ -92,6 +92,8 @@ impl Heart {
     }
 
     pub(super) fn start(&mut self, i: usize) -> Event {
+        // An image that ends before the next row is written leaves one that says that there may be a process.
+        self.write_row(i);
         let now = sys::clock::monotonic_ns();
         let Some(unit) = self.units.get_mut(i) else {
             return Event::StartFailed(i);
@@ -121,7 +123,7 @@ impl Heart {
                         self.poller
                             .add(output.as_fd(), Watch::Output(i).token(), Interest::Read);
                 }
-                self.write_row(i);
+                self.list_process(i);
                 Event::Started(i)
             }
             Err(e) => {
@@ -139,32 +141,10 @@ impl Heart {
         }
     }
 
-    /// Writes how a service stands into the state that outlives this image.
-    pub(super) fn write_row(&mut self, i: usize) {
-        let Some(unit) = self.units.get(i) else {
-            return;
-        };
-        let row = UnitRow {
-            name: unit.service.name.as_str(),
-            pid: unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs()),
-            started_ns: unit.started_ns,
-            ready_ns: unit.ready_ns,
-            restarts: self.supervisor.restarts(i),
-            phase: self.supervisor.phase(i) as u8,
-            prepared: unit.spawn.is_some(),
-            never_ran: unit.never_ran,
-            last_exit: unit.last_exit.as_str(),
-            status: unit.status.as_str(),
-            ..UnitRow::default()
-        };
-        self.journal.state.set_unit(i, &row);
-    }
-
     pub(super) fn note_change(&mut self, i: usize, from: Phase, to: Phase) {
         self.stir();
         let now = sys::clock::monotonic_ns();
         let restarts = self.supervisor.restarts(i);
-        self.write_row(i);
         self.upgrade_sees(i, from, to);
         let Some(unit) = self.units.get_mut(i) else {
             return;
@@ -293,7 +273,10 @@ impl Heart {
             return;
         }
         match crate::boot::prepare_unit(self, i) {
-            Ok(()) => self.decide(Event::Unblocked(i)),
+            Ok(()) => {
+                self.list_unit(i);
+                self.decide(Event::Unblocked(i));
+            }
             Err(e) => {
                 self.degrade(e);
                 self.upgrade_lacks(i);
@@ -306,12 +289,15 @@ impl Heart {
         let by = u8::try_from(i).unwrap_or(u8::MAX);
         if let Some(unit) = self.units.get_mut(i) {
             // At its end the descriptor is closed, which takes it out of the poller.
-            unit.read_output(by, now, &mut self.journal.state);
+            let goes_on = unit.read_output(by, now, &mut self.journal.state);
             if unit.output_is_over()
                 && let Some(output) = &unit.output
             {
                 // Out of the poller until the next beat; staying in it only costs time.
                 let _ = self.poller.remove(output.as_fd());
+            }
+            if !goes_on {
+                self.list_process(i);
             }
         }
     }
@@ -525,6 +511,7 @@ impl Heart {
             // What it left behind in its leaf would be a second instance of it.
             unit.kill();
         }
+        self.list_process(i);
         self.decide(Event::Exited { unit: i, success });
     }
 }

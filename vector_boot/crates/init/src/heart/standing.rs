@@ -1,6 +1,7 @@
 //! How the machine stands: events on their way to the ledger, the degraded state, the boot's record.
 
 use super::{Ending, Heart, Held, PhaseRecord, Watch};
+use crate::state::records::Text;
 use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::Phase;
 use rts::manifest::Pass;
@@ -123,6 +124,7 @@ impl Heart {
             return;
         }
         self.say_degraded(&reason);
+        self.journal.state.add_text(Text::Degraded, &reason);
         self.degraded.push(reason);
     }
 
@@ -261,6 +263,7 @@ impl Heart {
                 end_ns: since(end),
                 note,
             });
+            self.write_phase();
         }
     }
 

@@ -3,7 +3,9 @@
 use super::standing::Trouble;
 use super::{Ending, Heart, Held, VECTOR_BOOT, Watch};
 use crate::helper_link::{Answer, Purpose};
-use crate::state::{BY_HELPER, Json, Level, Weight};
+use crate::state::descriptors::Kind;
+use crate::state::records::Text;
+use crate::state::{BY_HELPER, Fixed, Json, Level, Weight};
 use rts::manifest::Verify;
 use std::ffi::CStr;
 use std::fs::File;
@@ -87,6 +89,12 @@ impl Heart {
             cgroup: None,
             namespaces: &[],
         })?;
+        let pid = Fixed::<12>::of(format_args!("{}", child.pid));
+        self.journal.state.relist(
+            &[Kind::Helper],
+            0,
+            &[(Kind::Helper, pid.as_str(), child.pidfd.as_fd())],
+        );
         self.helper_process.child = Some(child);
         self.helper_process.let_go_ns = None;
         if let Some(socket) = self.helper.socket() {
@@ -120,6 +128,18 @@ impl Heart {
         self.look(now);
         self.let_go_of_helper(now);
         self.helper.pump();
+    }
+
+    /// Takes over the helper of the PID 1 before, to end it: it stands at the other end of a socket that the exec
+    /// closed, and may be in the middle of a task. Its successor begins with what is still to be done.
+    pub(super) fn end_helper_of_before(&mut self, child: Option<Child>) {
+        const SIGKILL: i32 = 9;
+        if let Some(child) = child {
+            // One that is gone already will be reaped.
+            let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
+            self.helper_process.child = Some(child);
+            self.helper_process.let_go_ns = Some(sys::clock::monotonic_ns());
+        }
     }
 
     /// Lets a helper end that has nothing to do: most of the time there is nothing, and its memory is the
@@ -160,6 +180,7 @@ impl Heart {
 
     /// How the helper ended: by being let go, or not.
     pub(super) fn helper_ended(&mut self, exit: Exit, now: u64) {
+        self.journal.state.relist(&[Kind::Helper], 0, &[]);
         let process = &mut self.helper_process;
         process.child = None;
         if process.let_go_ns.take().is_some() {
@@ -323,6 +344,7 @@ impl Heart {
                     }
                     image.held = held;
                 }
+                self.list_machine();
                 for unit in 0..self.units.len() {
                     if self.units.get(unit).is_some_and(|u| u.image == i) {
                         self.unblock(unit);
@@ -385,6 +407,7 @@ impl Heart {
             (Purpose::OpenRoot(i), Ok(_)) => {
                 let folder = answer.descriptors.into_iter().next();
                 crate::boot::take_root(self, i, folder);
+                self.list_machine();
             }
             (Purpose::OpenData | Purpose::OpenRoot(_), Err(e)) => self.degrade(e),
             (Purpose::Look, Ok(available)) => self.judge_data(available, &answer.detail),
@@ -442,6 +465,7 @@ impl Heart {
         let Some(device) = self.data_device.take() else {
             return;
         };
+        self.journal.state.clear_texts(Text::DataDevice);
         let target = self.setup.data_folder().display().to_string();
         let grow = Task::GrowFileSystem {
             device: &device,
@@ -466,7 +490,7 @@ impl Heart {
         }
     }
 
-    fn ask_verification(&mut self) {
+    pub(super) fn ask_verification(&mut self) {
         if let Some(handle) = self
             .found
             .as_ref()
@@ -487,6 +511,7 @@ impl Heart {
         let Some(first) = self.scrub_next.take() else {
             return;
         };
+        self.scrub_from = Some(first);
         let Some(handle) = self
             .found
             .as_ref()
@@ -509,6 +534,11 @@ impl Heart {
         if self.manifest.verify == Verify::Eager {
             self.ask_verification();
         }
+        self.queue_images();
+    }
+
+    /// Asks for the executables that are not in hand.
+    pub(super) fn queue_images(&mut self) {
         for i in 0..self.images.len() {
             let Some(image) = self
                 .images

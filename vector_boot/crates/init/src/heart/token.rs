@@ -33,6 +33,7 @@ impl Heart {
         match token {
             Ok(token) => {
                 self.token = Some(token);
+                self.list_machine();
                 self.unblock_all();
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

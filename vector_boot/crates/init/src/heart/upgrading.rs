@@ -821,7 +821,7 @@ impl Heart {
     }
 
     /// The manifest with the services as the table has them.
-    fn manifest_of_table(&self) -> Manifest {
+    pub(super) fn manifest_of_table(&self) -> Manifest {
         let services = self.units.iter().map(|unit| Service {
             // Said, since the place in the table is not that in its manifest.
             uid: Some(unit.uid),
@@ -886,13 +886,10 @@ impl Heart {
             }
         }
         self.move_memory_watch();
-        for i in 0..UNITS_MAX {
-            if i < self.units.len() {
-                self.write_row(i);
-            } else {
-                self.journal.state.set_unit(i, &UnitRow::default());
-            }
+        for i in self.units.len()..UNITS_MAX {
+            self.journal.state.set_unit(i, &UnitRow::default());
         }
+        self.stand_anew();
     }
 
     /// Notes what became of a service.

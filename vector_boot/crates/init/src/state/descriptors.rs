@@ -8,6 +8,7 @@ use super::layout::{AT_DESCRIPTORS, AT_DESCRIPTORS_USED, DESCRIPTOR_BYTES, DESCR
 use super::records::{Reader, Writer};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
+use sys::handover::Along;
 
 const NAME_BYTES: usize = 32;
 const AT_KIND: usize = 4;
@@ -39,8 +40,8 @@ pub enum Kind {
     Kmsg = 10,
     /// The terminal of PID 1's own lines.
     Terminal = 11,
-    /// The data folder.
-    Data = 12,
+    /// PID 1's helper, by its pid.
+    Helper = 12,
     /// An executable, by its name.
     Image = 13,
     /// The initramfs's own, should the package's not hold.
@@ -80,7 +81,7 @@ impl Kind {
         Self::Watchdog,
         Self::Kmsg,
         Self::Terminal,
-        Self::Data,
+        Self::Helper,
         Self::Image,
         Self::ImageFallback,
         Self::Root,
@@ -114,6 +115,20 @@ pub struct Listed<'a> {
 }
 
 impl State {
+    /// What goes along when this process becomes another program.
+    #[must_use]
+    pub fn along(&self) -> Along<'_> {
+        Along {
+            state: self.as_fd(),
+            used_at: AT_DESCRIPTORS_USED,
+            rows_at: AT_DESCRIPTORS,
+            rows: DESCRIPTOR_ROWS,
+            row_bytes: DESCRIPTOR_BYTES,
+            kind_at: AT_KIND,
+            number_at: AT_NUMBER,
+        }
+    }
+
     /// Lists a descriptor; a row that had its number before is overwritten. `false` if there is no room.
     pub fn list(&mut self, kind: Kind, index: usize, name: &str, fd: BorrowedFd<'_>) -> bool {
         let number = fd.as_raw_fd();
@@ -158,9 +173,18 @@ impl State {
         self.unlist_where(|row| row.number == number);
     }
 
-    /// Takes out all descriptors of one kind of one service.
-    pub fn unlist_all(&mut self, kind: Kind, index: usize) {
-        self.unlist_where(|row| row.kind == kind && usize::from(row.index) == index);
+    /// Lists all descriptors of these kinds that belong to one index, and no others of them. Those that were closed
+    /// since they were listed must not have been followed by a new one yet.
+    pub fn relist(&mut self, kinds: &[Kind], index: usize, all: &[(Kind, &str, BorrowedFd<'_>)]) {
+        self.unlist_where(|row| {
+            let same = |(kind, name, fd): &(Kind, &str, BorrowedFd<'_>)| {
+                *kind == row.kind && fd.as_raw_fd() == row.number && *name == row.name
+            };
+            usize::from(row.index) == index && kinds.contains(&row.kind) && !all.iter().any(same)
+        });
+        for (kind, name, fd) in all {
+            self.list(*kind, index, name, *fd);
+        }
     }
 
     fn unlist_where(&mut self, which: impl Fn(&Listed<'_>) -> bool) {
@@ -249,7 +273,7 @@ mod tests {
             state.list(Kind::Process, 5, "", a.as_fd()),
             "the row is free again"
         );
-        state.unlist_all(Kind::Listener, 3);
+        state.relist(&[Kind::Listener, Kind::Output], 3, &[]);
         assert_eq!(
             rows(&state),
             [(Kind::Process, 5, String::new(), a.as_raw_fd())]

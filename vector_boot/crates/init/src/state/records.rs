@@ -48,6 +48,10 @@ pub struct UnitRow<'a> {
     pub prepared: bool,
     /// Its program has not become a process once.
     pub never_ran: bool,
+    /// Its cell is made.
+    pub has_cell: bool,
+    /// Place of its executable in the table of images.
+    pub image: u8,
     /// How the last process ended.
     pub last_exit: &'a str,
     /// What it last said with `STATUS=`.
@@ -67,6 +71,8 @@ impl Default for UnitRow<'_> {
             phase: 0,
             prepared: false,
             never_ran: false,
+            has_cell: false,
+            image: 0,
             last_exit: "",
             status: "",
             policy: [0; UNIT_POLICY_BYTES],
@@ -146,6 +152,8 @@ pub struct MachineRow {
     pub ending: u8,
     /// How it is to end.
     pub power: u8,
+    /// When the clock was set last; 0 for never.
+    pub clock_set_ns: u64,
     /// The supervisor's numbers.
     pub policy: [u8; POLICY_BYTES],
 }
@@ -163,6 +171,7 @@ impl Default for MachineRow {
             scrub_next: None,
             ending: 0,
             power: 0,
+            clock_set_ns: 0,
             policy: [0; POLICY_BYTES],
         }
     }
@@ -212,8 +221,8 @@ impl State {
             row.phase,
             u8::from(row.prepared),
             u8::from(row.never_ran),
-            0,
-            0,
+            u8::from(row.has_cell),
+            row.image,
             0,
             0,
             0,
@@ -232,7 +241,7 @@ impl State {
         let name = reader.text(NAME_BYTES);
         let (pid, restarts) = (reader.u32(), reader.u32());
         let (started_ns, ready_ns) = (reader.u64(), reader.u64());
-        let [phase, prepared, never_ran, ..] = reader.bytes::<8>();
+        let [phase, prepared, never_ran, has_cell, image, ..] = reader.bytes::<8>();
         Some(UnitRow {
             name,
             pid,
@@ -242,6 +251,8 @@ impl State {
             phase,
             prepared: prepared != 0,
             never_ran: never_ran != 0,
+            has_cell: has_cell != 0,
+            image,
             last_exit: reader.text(EXIT_BYTES),
             status: reader.text(STATUS_BYTES),
             policy: reader.bytes(),
@@ -329,6 +340,7 @@ impl State {
         writer.bytes(&[0, row.ending, row.power, 0, 0]);
         writer.u32(row.blocks_damaged);
         writer.u64(row.scrub_next.unwrap_or(0));
+        writer.u64(row.clock_set_ns);
         writer.bytes(&row.policy);
         self.put_twin(MACHINE, &content);
     }
@@ -348,6 +360,7 @@ impl State {
         ] = reader.bytes::<7>().map(|flag| flag != 0);
         let [_, ending, power, ..] = reader.bytes::<5>();
         let (blocks_damaged, scrub_next) = (reader.u32(), reader.u64());
+        let clock_set_ns = reader.u64();
         Some(MachineRow {
             ready_said,
             storage_ready,
@@ -359,6 +372,7 @@ impl State {
             scrub_next: scrubs.then_some(scrub_next),
             ending,
             power,
+            clock_set_ns,
             policy: reader.bytes(),
         })
     }
@@ -652,6 +666,8 @@ mod tests {
                 phase: e as u8,
                 prepared: bit(0),
                 never_ran: bit(1),
+                has_cell: bit(2),
+                image: fill,
                 last_exit: &exit,
                 status: "ok",
                 policy: [fill; UNIT_POLICY_BYTES],
@@ -669,6 +685,7 @@ mod tests {
                 blocks_damaged: b as u32,
                 ending: fill,
                 power: fill,
+                clock_set_ns: c,
                 policy: [fill; POLICY_BYTES],
             };
             // Both copies take their turn.
