@@ -74,6 +74,11 @@ impl Process {
         self.child.id()
     }
 
+    /// What it wrote lately.
+    pub fn said(&self) -> String {
+        self.output.tail()
+    }
+
     /// Folder of its sockets.
     pub fn run(&self) -> &Path {
         &self.run

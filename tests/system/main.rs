@@ -3,6 +3,7 @@
 
 mod attacks;
 mod c_abi;
+mod crashes;
 mod floods;
 mod frames;
 mod jail;

@@ -1100,6 +1100,7 @@ impl Heart {
         let service = unit.service.clone();
         let policy = crate::boot::policy_of(&service, &self.manifest_of_table());
         self.supervisor.reform(i, &policy);
+        self.stand_anew();
         if let Err(e) = bound {
             self.degrade(format!("service {}: {e}", service.name.as_str()));
             return self.tell_upgrade(Input::Unfit(i));
