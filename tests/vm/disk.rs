@@ -101,7 +101,9 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
             .unwrap_or_else(|| panic!("no {name} in {grown}"))
     };
     assert_eq!(bytes("bytes"), bytes("bytes_before") + gained, "{grown}");
-    machine.power_off();
+    // SIGTERM to PID 1 restarts the machine in order, which ends QEMU.
+    machine.ok("signal init TERM");
+    machine.wait_for_end();
 
     let host = verify_on_host(&options.data);
     assert!(host.status.success(), "{host:?}");
@@ -113,10 +115,12 @@ fn a_flipped_byte_in_a_copy_of_the_log_is_named_by_its_offset() {
     use std::os::unix::fs::FileExt;
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
-    let machine = Machine::ready(&options);
+    let mut machine = Machine::ready(&options);
     let reply = machine.call(&call("fs_read", "work", "welcome.txt"));
     assert_eq!(reply.status, 200, "{}", reply.body);
-    machine.power_off();
+    // SIGUSR2 to PID 1 powers the machine off in order.
+    machine.ok("signal init USR2");
+    machine.wait_for_end();
 
     let copy = folder.path().join("copy.img");
     std::fs::copy(&options.data, &copy).unwrap();

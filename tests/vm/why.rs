@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use system_tests::inputs::Arch;
-use system_tests::machine::{Machine, Options};
+use system_tests::machine::{Machine, Options, STEP_LIMIT};
 use system_tests::nbd::Disk;
 use system_tests::qmp::Qmp;
 use system_tests::{package, program};
@@ -226,7 +227,19 @@ fn every_end_is_explained_and_a_failing_disk_takes_nothing_along() {
     disk.break_from(DATA.0 * 512);
     let refused = write(&machine, "lost.txt", 10_000);
     assert!(!is_written(&refused), "a disk that takes none: {refused}");
-    degraded_by(&mut machine, Some("read-only"));
+    // The kernel notices with the first write behind the journal's own error.
+    let deadline = Instant::now() + STEP_LIMIT;
+    loop {
+        let again = write(&machine, "again.txt", 10);
+        let status = machine.json("status");
+        let reason = status["reason"].as_str().unwrap_or_default();
+        if reason.contains("read-only") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status}\n{again}\n{refused}");
+        // Between two tries of an agent.
+        std::thread::sleep(Duration::from_millis(200));
+    }
     all_up(&mut machine);
     let acknowledged = machine.call(&crate::call("fs_read", "work", "0.txt")).body;
     let id = acknowledged["event_id"].as_u64();
