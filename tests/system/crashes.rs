@@ -12,8 +12,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SERVICES: [&str; 3] = ["ledger", "capacity", "gateway"];
 
 fn crash(pid: u32, signal: &str) {
-    let sent = Command::new("kill").args(["-s", signal, &pid.to_string()]);
-    assert!({ sent }.status().unwrap().success());
+    let mut kill = Command::new("kill");
+    kill.args(["-s", signal, &pid.to_string()]);
+    assert!(kill.status().unwrap().success());
 }
 
 /// The events of PID 1 about itself.

@@ -342,7 +342,7 @@ pub struct Heart {
     /// A drill: when the loop stops beating, at the latest.
     hang_by_ns: Option<u64>,
     last_boot: reasons::LastBoot,
-    buttons: Vec<Option<PowerButton>>,
+    buttons: Option<Vec<Option<PowerButton>>>,
     machine_strain: memory::Strain,
     memory_turn_ns: u64,
     power: Power,
@@ -506,7 +506,7 @@ impl Heart {
             ending_since_ns: None,
             hang_by_ns: None,
             last_boot: reasons::LastBoot::default(),
-            buttons: Vec::new(),
+            buttons: None,
             machine_strain: memory::Strain::default(),
             memory_turn_ns: 0,
             power: Power::Poweroff,
@@ -594,7 +594,6 @@ impl Heart {
         self.unblock_all();
         self.keep_token();
         self.take_model();
-        self.begin_last_boot();
         let boot = self.setup.is_appliance();
         let (digest, signer) = self
             .found
@@ -735,7 +734,6 @@ impl Heart {
         self.beat.due_ns = due + self.beat.period_ns;
         if self.beat.count == 1 {
             self.phase("first-beat", self.handoff_ns, now, String::new());
-            self.watch_buttons();
         }
         self.at(Doing::BeatPolicy);
         self.decide(Event::Tick);
@@ -747,6 +745,7 @@ impl Heart {
         self.renew_connections();
         self.renew_turns();
         self.pump_ledger(false);
+        self.watch_buttons();
         self.judge_last_boot();
         self.keep_clock(now);
         self.grow_data();

@@ -9,26 +9,30 @@ use wire::control::Power;
 use wire::why::Reason;
 
 impl Heart {
-    /// Finds the machine's buttons and watches them.
+    /// Finds the machine's buttons and watches them, once for each image of PID 1.
     pub(super) fn watch_buttons(&mut self) {
+        if self.buttons.is_some() {
+            return;
+        }
+        let mut watched = Vec::new();
         if !self.setup.is_appliance() {
+            self.buttons = Some(watched);
             return;
         }
         for (i, button) in PowerButton::all().into_iter().enumerate() {
             let token = Watch::Button(i).token();
-            match self.poller.add(button.as_fd(), token, Interest::Read) {
-                Ok(()) => self.buttons.push(Some(button)),
-                Err(e) => {
-                    self.journal
-                        .say(Level::Warn, format_args!("power button: {e}"));
-                    return;
-                }
+            let added = self.poller.add(button.as_fd(), token, Interest::Read);
+            if let Err(e) = &added {
+                self.journal
+                    .say(Level::Warn, format_args!("power button: {e}"));
             }
+            watched.push(added.is_ok().then_some(button));
         }
+        self.buttons = Some(watched);
     }
 
     pub(super) fn read_button(&mut self, i: usize) {
-        let Some(place) = self.buttons.get_mut(i) else {
+        let Some(place) = self.buttons.as_mut().and_then(|all| all.get_mut(i)) else {
             return;
         };
         match place.as_mut().map(PowerButton::take) {

@@ -12,6 +12,7 @@ use wire::why::Reason;
 /// What is known so far of the boot before.
 #[derive(Debug, Default)]
 pub struct LastBoot {
+    begun: bool,
     recorded: Option<Recorded>,
     stored: Option<Stored>,
     /// The kernel's store was looked at, or there is none.
@@ -21,7 +22,8 @@ pub struct LastBoot {
 
 impl Heart {
     /// Begins to gather: what the ledger and the helper say comes later.
-    pub(super) fn begin_last_boot(&mut self) {
+    fn begin_last_boot(&mut self) {
+        self.last_boot.begun = true;
         // Judged by the PID 1 that this one went on from.
         let known = why::record(&self.journal.state, 0);
         self.last_boot.judged = known.is_some_and(|r| r.reason != Reason::Unknown);
@@ -49,6 +51,9 @@ impl Heart {
 
     /// Judges as soon as everything is there.
     pub(super) fn judge_last_boot(&mut self) {
+        if !self.last_boot.begun {
+            self.begin_last_boot();
+        }
         if self.last_boot.judged {
             return;
         }

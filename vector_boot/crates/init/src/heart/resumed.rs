@@ -249,8 +249,6 @@ impl Heart {
         self.behind = match behind {
             Behind::Sensors => {
                 self.take_up_sensors();
-                self.begin_last_boot();
-                self.watch_buttons();
                 Some(Behind::Package)
             }
             Behind::Package => {
