@@ -10,3 +10,4 @@ mod jail;
 mod notify;
 mod ordinary;
 mod packages;
+mod upgrades;

@@ -1,0 +1,199 @@
+//! Another package in the place of the running one, as an ordinary process: services replaced one by one under
+//! a client that connects anew for every call, and every way back.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use system_tests::package;
+use system_tests::process::Process;
+use system_tests::program;
+
+/// The default services with these lines, and so many seconds of watching.
+fn manifest(folder: &Path, name: &str, watch_s: u32, lines: &str) -> PathBuf {
+    let path = folder.join(format!("{name}.toml"));
+    let params = format!("\n[params]\n\"vb.upgrade_watch_s\" = {watch_s}\n");
+    let text = package::default_manifest() + lines + &params;
+    std::fs::write(&path, text).expect("a manifest");
+    path
+}
+
+/// One service of the user's more.
+fn with_service(folder: &Path, name: &str, watch_s: u32, lines: &str) -> PathBuf {
+    let service = format!("\n[[service]]\nname = \"{name}\"\nimage = \"app\"\n{lines}\n");
+    manifest(folder, name, watch_s, &service)
+}
+
+fn pack(folder: &Path, name: &str, manifest: &Path, app: &Path) -> PathBuf {
+    let add = format!("app={}", app.display());
+    let words = ["--manifest", manifest.to_str().unwrap(), "--add", &add];
+    package::pack_default(folder, &format!("{name}.rts"), &words)
+}
+
+fn upgrade(process: &Process, words: &[&str]) -> (bool, Value) {
+    let output = process.ctl(&[words, &["--json"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = serde_json::from_str(&text).unwrap_or_else(|e| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        panic!("{words:?}: {e}: {text}{errors}")
+    });
+    (output.status.success(), value)
+}
+
+/// Ends the client, also when the test fails.
+struct Ends<'d>(&'d AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until the ledger has so many events of a kind, and no more.
+fn until_events(process: &Process, kind: &str, wanted: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let rows = process.json(&["ledger", "query", "--type", kind]);
+        let found = rows["events"].as_array().expect("events").len();
+        assert!(found <= wanted, "{found} of {wanted} {kind}: {rows}");
+        if found == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found} of {wanted} {kind}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn packages_take_each_others_place_and_no_connection_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = program::compile("ticker", folder.path());
+    let plain = manifest(folder.path(), "first", 0, "");
+    let first = pack(folder.path(), "first", &plain, &app);
+    let other = with_service(folder.path(), "ticker", 0, "notify = false");
+    let second = pack(folder.path(), "second", &other, &app);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    let token = process.json(&["gateway", "token"])["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let call = json!({"tool": "fs_read", "params": {"root": "work", "path": "welcome.txt"}});
+    let done = AtomicBool::new(false);
+    let calls = std::thread::scope(|scope| {
+        let ends = Ends(&done);
+        let client = scope.spawn(|| {
+            let mut events = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let reply = process.call(Some(&token), &call);
+                assert_eq!(reply.status, 200, "{}", reply.body);
+                events.push(reply.body["event_id"].as_u64().expect("an event id"));
+            }
+            events
+        });
+        let pid = process.service("net")["pid"].clone();
+        for round in 0..3 {
+            let (well, said) = upgrade(&process, &["upgrade", second.to_str().unwrap()]);
+            assert!(well, "{said}");
+            assert_eq!(
+                (&said["end"], &said["until_reboot"]),
+                (&json!("until reboot"), &json!(true))
+            );
+            assert_eq!(process.service("ticker")["state"], "up");
+            assert!(
+                process.json(&["status"])["package"]
+                    .as_str()
+                    .unwrap()
+                    .ends_with("until reboot")
+            );
+            let (well, said) = upgrade(&process, &["rollback"]);
+            assert!(well, "{said}");
+            assert_eq!(
+                (&said["count"], &said["until_reboot"]),
+                (&json!(2 * round + 2), &json!(false))
+            );
+        }
+        // Neither its program nor its entry differs between the two.
+        assert_eq!(process.service("net")["pid"], pid);
+        drop(ends);
+        client.join().expect("the client")
+    });
+    assert!(calls.len() > 3, "{calls:?}");
+    assert!(calls.windows(2).all(|pair| pair[0] < pair[1]), "{calls:?}");
+    let names = process.json(&["services"]);
+    assert!(!names.to_string().contains("ticker"), "{names}");
+    until_events(&process, "upgrade_done", 6);
+    assert_eq!(process.json(&["ledger", "verify"])["holds"], true);
+    assert_eq!(process.json(&["beat"])["missed"], 0);
+    assert!(process.end().success());
+}
+
+#[test]
+fn what_does_not_stay_up_leads_back_and_what_may_not_run_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = program::compile("ticker", folder.path());
+    let first = package::pack_default(folder.path(), "first.rts", &[]);
+    let process = Process::ready(
+        &folder.path().join("state"),
+        &["--rts", first.to_str().unwrap()],
+    );
+    let before = process.json(&["status"])["package"].clone();
+    let quits = program::compile("quits", folder.path());
+    let dies = with_service(folder.path(), "dies", 1, "notify = false");
+    let silent = with_service(
+        folder.path(),
+        "silent",
+        0,
+        "notify = true\nstart_timeout_ms = 500",
+    );
+    let packages = [
+        (
+            "dies",
+            pack(folder.path(), "dies", &dies, &quits),
+            "dies: exit code 3",
+        ),
+        (
+            "silent",
+            pack(folder.path(), "silent", &silent, &app),
+            "silent: ",
+        ),
+    ];
+    for (name, package, reason) in &packages {
+        let (well, said) = upgrade(&process, &["upgrade", package.to_str().unwrap()]);
+        assert!(!well && said["end"] == "rolled back", "{name}: {said}");
+        assert!(
+            said["reason"].as_str().unwrap().contains(reason),
+            "{name}: {said}"
+        );
+        assert_eq!(process.json(&["status"])["package"], before, "{name}");
+        let names = process.json(&["services"]).to_string();
+        assert!(!names.contains(name), "{names}");
+        process.ok(&["ready", "60"]);
+    }
+    until_events(&process, "rolled_back", 2);
+    let mut bytes = std::fs::read(&first).unwrap();
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    let broken = folder.path().join("broken.rts");
+    std::fs::write(&broken, &bytes).unwrap();
+    let none = folder.path().join("none.rts");
+    std::fs::write(&none, vec![7; 70_000]).unwrap();
+    for (file, reason) in [(&broken, "upgrade_refused: "), (&none, "upgrade_refused: ")] {
+        let (well, said) = upgrade(&process, &["upgrade", file.to_str().unwrap()]);
+        assert!(!well && said["end"] == "refused", "{said}");
+        assert!(
+            said["reason"].as_str().unwrap().starts_with(reason),
+            "{said}"
+        );
+    }
+    until_events(&process, "upgrade_refused", 2);
+    for words in [
+        &["rollback"][..],
+        &["upgrade", "/no/such/file"],
+        &["upgrade", first.to_str().unwrap(), "--keep"],
+    ] {
+        assert_eq!(process.ctl(words).status.code(), Some(1), "{words:?}");
+    }
+    assert!(process.end().success());
+}
