@@ -174,7 +174,11 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
         Task::Look { path } => {
             let folder = File::open(path).map_err(|e| named(path, e))?;
             let space = sys::space::of_fd(&folder).map_err(|e| named(path, e))?;
-            let detail = if space.read_only { "read-only" } else { "" };
+            let detail = if space.read_only || refuses_writes(Path::new(path)) {
+                "read-only"
+            } else {
+                ""
+            };
             return Ok(DoneWell {
                 detail: detail.to_owned(),
                 ..space.available.into()
@@ -273,6 +277,14 @@ fn open_package(path: &str, folder: Option<OwnedFd>) -> Result<OwnedFd, String> 
         ));
     }
     Ok(file.into())
+}
+
+/// Whether a file system stopped taking writes after an error; a full one still takes them.
+fn refuses_writes(folder: &Path) -> bool {
+    const EIO: i32 = 5;
+    const EROFS: i32 = 30;
+    let tried = sys::space::try_write(folder).map_err(|e| e.raw_os_error());
+    matches!(tried, Err(Some(EIO | EROFS)))
 }
 
 /// A folder's descriptor, `None` if there is none of that name.

@@ -1,9 +1,11 @@
 //! Space of the file system that a descriptor stands on.
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// Bytes of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,16 @@ pub fn of_fd(fd: &impl AsFd) -> io::Result<Space> {
         free: found.blocks_free().saturating_mul(unit),
         read_only: found.flags().contains(FsFlags::ST_RDONLY),
     })
+}
+
+/// Makes a file without a name and lets it go: whether a file system takes writes. Kernels since 6.12, and their
+/// stable branches, no longer show in the flags that ext4 stopped writing after an error; only a write tells.
+///
+/// # Errors
+/// As `open(2)`: `ReadOnlyFilesystem` or `EIO` after an error, `StorageFull` without a free inode.
+pub fn try_write(folder: &Path) -> io::Result<()> {
+    let how = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    Ok(open(folder, how, Mode::S_IRUSR).map(drop)?)
 }
 
 /// Lets the kernel forget what it holds of a file in memory, so that the next read is the disk's.
