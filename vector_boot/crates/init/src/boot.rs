@@ -47,6 +47,7 @@ pub const UNSIGNED_CONSOLE: (&str, &str) = ("vb.console_mode", "readonly");
 /// Boots and beats; returns only as an ordinary process.
 pub fn run(setup: Setup) -> ExitCode {
     let handoff_ns = sys::clock::monotonic_ns();
+    sys::reclaim::one_heap();
     let appliance = setup.is_appliance();
     last_resort(appliance);
     sys::process::set_name("vector_boot");
@@ -103,6 +104,8 @@ fn last_resort(appliance: bool) {
     }));
 }
 
+// Apart from `run`, whose frame lasts as long as the machine: this one is large.
+#[inline(never)]
 fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<Heart>> {
     let appliance = setup.is_appliance();
     let begun_ns = sys::clock::monotonic_ns();

@@ -143,7 +143,7 @@ impl Heart {
     fn admit(&mut self, socket: PacketSocket, served: Served) {
         let there = self.connections.iter().flatten().map(|c| c.served.role);
         let slot = match LIMITS.admit(there, served.role) {
-            Ok(()) => self.connections.iter().position(Option::is_none),
+            Ok(()) => self.free_slot(),
             Err(over) => {
                 self.complain(served, format_args!("{over}"));
                 None
@@ -172,6 +172,17 @@ impl Heart {
             // The end is the answer.
             _ => self.let_go(socket),
         }
+    }
+
+    /// A place for a connection: one that was left, or a new one; there are as many as ever were needed at once.
+    fn free_slot(&mut self) -> Option<usize> {
+        let left = self.connections.iter().position(Option::is_none);
+        let new = self.connections.len();
+        if left.is_none() && new < CONNECTIONS_MAX {
+            self.connections.push(None);
+            return Some(new);
+        }
+        left
     }
 
     /// Ends a connection that may hold what its peer sent and nobody read.

@@ -20,7 +20,7 @@ mod token;
 mod upgrading;
 
 use crate::boot::{Open, short};
-use crate::control::{CONNECTIONS_MAX, Connection};
+use crate::control::Connection;
 use crate::handover::{Cause, Holdings, Running, Standing};
 use crate::helper_link::HelperLink;
 use crate::journal::Journal;
@@ -432,9 +432,7 @@ impl Heart {
         Ok(Self {
             ledger: LedgerLink::new(parts.setup.run_folder().join("ledger.wire")),
             null: File::options().read(true).write(true).open("/dev/null")?,
-            connections: std::iter::repeat_with(|| None)
-                .take(CONNECTIONS_MAX)
-                .collect(),
+            connections: Vec::new(),
             rts: parts
                 .found
                 .as_ref()

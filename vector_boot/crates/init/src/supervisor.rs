@@ -276,7 +276,8 @@ struct Failures {
 /// The policy of a whole machine.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    units: Vec<Unit, UNITS_MAX>,
+    /// As many as there are: room for [`UNITS_MAX`] would be 8 KiB of PID 1, used or not.
+    units: Box<[Unit]>,
     stopping: bool,
     said_stopped: bool,
 }

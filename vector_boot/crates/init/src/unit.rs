@@ -145,7 +145,7 @@ impl Unit {
             refused_notes: 0,
             output: None,
             turns: [0; 2],
-            partial: Vec::with_capacity(PARTIAL_BYTES_MAX),
+            partial: Vec::new(),
             lines_this_second: 0,
             second: 0,
             dropped: 0,

@@ -2,13 +2,14 @@
 
 use super::Heart;
 
-/// A second without a further start or end, as a rule, before memory is given back: work comes in bursts.
-const QUIET_BEATS: u64 = 10;
+/// Beats without a start, an end or a change before memory is given back, 3 s as a rule: work comes in bursts, and
+/// a service that keeps ending is restarted by code that is still mapped.
+const QUIET_BEATS: u64 = 30;
 
 impl Heart {
     /// Something happened that touches more than a beat does.
     pub(super) fn stir(&mut self) {
-        self.rest_at.get_or_insert(self.beat.count + QUIET_BEATS);
+        self.rest_at = Some(self.beat.count + QUIET_BEATS);
     }
 
     /// Gives memory back, once after each burst.
