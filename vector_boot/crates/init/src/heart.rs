@@ -8,6 +8,7 @@ mod buttons;
 mod cells;
 mod drill;
 mod ending;
+mod health;
 pub(crate) mod memory;
 mod reasons;
 mod rest;
@@ -342,6 +343,10 @@ pub struct Heart {
     /// A drill: when the loop stops beating, at the latest.
     hang_by_ns: Option<u64>,
     last_boot: reasons::LastBoot,
+    /// Restarts in a row by the health gate, this end of the machine included; 0 for any other end.
+    health_reboots: u8,
+    /// The health gate restarts nothing any more.
+    given_up: bool,
     buttons: Option<Vec<Option<PowerButton>>>,
     machine_strain: memory::Strain,
     memory_turn_ns: u64,
@@ -504,6 +509,8 @@ impl Heart {
             ending_since_ns: None,
             hang_by_ns: None,
             last_boot: reasons::LastBoot::default(),
+            health_reboots: 0,
+            given_up: false,
             buttons: None,
             machine_strain: memory::Strain::default(),
             memory_turn_ns: 0,
@@ -752,6 +759,7 @@ impl Heart {
         self.go_on_ending(now);
         self.say_when_ready(now);
         self.look_for_emergency();
+        self.look_at_health(now);
         self.keep_memory_watch(now);
         self.at(Doing::BeatSample);
         self.sample(now, late);

@@ -33,6 +33,14 @@ impl From<LastBoot<'_>> for Recorded {
     }
 }
 
+impl Recorded {
+    /// Restarts in a row by the health gate that its end was the last of.
+    #[must_use]
+    pub fn health_reboots(&self) -> u8 {
+        crate::gate::reboots_of(&self.stopping)
+    }
+}
+
 /// What the kernel's persistent store holds, as the helper reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {

@@ -17,6 +17,7 @@ mod disks;
 mod early;
 mod emergency;
 mod fd_store;
+mod gate;
 mod grow;
 pub mod handover;
 mod harden;

@@ -64,6 +64,7 @@ reasons! {
     18 CtrlAltDel "ctrl_alt_del" "Ctrl-Alt-Del was pressed";
     19 SignalAsked "signal_asked" "asked by a signal to PID 1";
     20 Emergency "emergency" "no core service can run";
+    21 Health "health" "the machine did not do its work, says its health gate";
 
     // How a service's process ended.
     32 Exit "exit" "ended by itself";

@@ -2,7 +2,7 @@
 
 use super::{Ending, Heart};
 use crate::helper_link::Purpose;
-use crate::state::{Level, Weight};
+use crate::state::{Fixed, Level, Weight};
 use crate::supervisor::Event;
 use crate::unit::CellState;
 use sys::machine::Power as End;
@@ -33,7 +33,14 @@ impl Heart {
         self.journal.event(
             Weight::Important,
             ["machine_stopping", "machine", actor],
-            format_args!("\"how\":\"{word}\",\"reason\":\"{}\"", reason.as_str()),
+            format_args!(
+                "\"how\":\"{word}\",\"reason\":\"{}\"{}",
+                reason.as_str(),
+                match self.health_reboots {
+                    0 => Fixed::<16>::default(),
+                    count => Fixed::of(format_args!(",\"health\":{count}")),
+                }
+            ),
         );
         self.journal.say(
             Level::Info,

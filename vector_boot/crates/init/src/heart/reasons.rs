@@ -18,6 +18,14 @@ pub struct LastBoot {
     /// The kernel's store was looked at, or there is none.
     looked: bool,
     judged: bool,
+    /// Restarts in a row by the health gate before this boot, once the ledger has said how the last one ended.
+    health_reboots: Option<u8>,
+}
+
+impl LastBoot {
+    pub(super) fn health_reboots(&self) -> Option<u8> {
+        self.health_reboots
+    }
 }
 
 impl Heart {
@@ -58,6 +66,7 @@ impl Heart {
             return;
         }
         if let Some(recorded) = self.ledger.take_last_boot() {
+            self.last_boot.health_reboots = Some(recorded.health_reboots());
             self.last_boot.recorded = Some(recorded);
             // Good enough to be shown; recorded once the kernel's store was looked at too.
             self.keep_last_boot();
