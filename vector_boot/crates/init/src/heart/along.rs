@@ -222,6 +222,7 @@ impl Heart {
 
     /// Writes what is said in sentences.
     fn write_texts(&mut self) {
+        let cut_off = self.upgrade_cut_off();
         let state = &mut self.journal.state;
         for (what, all) in [
             (Text::Degraded, &self.degraded),
@@ -231,6 +232,9 @@ impl Heart {
             for text in all {
                 state.add_text(what, text);
             }
+        }
+        if let Some(text) = cut_off {
+            state.add_text(Text::Degraded, &text);
         }
         state.clear_texts(Text::Unconfined);
         for text in self.unconfined.split("; ").filter(|t| !t.is_empty()) {

@@ -130,6 +130,7 @@ impl Heart {
                 watched_ns,
                 ..crashes
             });
+        self.find_cut_off();
         self.end_helper_of_before(resumed.helper);
         self.say_resumed(resumed.left_ns, &resumed.cause, watched_ns);
         self.behind = Some(Behind::Sensors);

@@ -137,6 +137,8 @@ pub struct Upgrades {
     on_device: Option<String>,
     /// The device that it lies on.
     device: Option<String>,
+    /// The PID 1 before this one was in the middle of one.
+    cut_off: bool,
     to: String,
     end: Option<End>,
     reason: String,
@@ -690,6 +692,39 @@ impl Heart {
         );
     }
 
+    /// What is wrong with a machine whose PID 1 begins again now: it does not know what it was at.
+    pub(super) fn upgrade_cut_off(&self) -> Option<String> {
+        match &self.upgrades.stage {
+            Stage::Running(run) => Some(format!(
+                "{CUT_OFF}{}: services of two packages run, limit those of one: upgrade again",
+                cut(&run.to)
+            )),
+            _ => None,
+        }
+    }
+
+    /// A PID 1 that begins again finds whether the one before was in the middle of an upgrade.
+    pub(super) fn find_cut_off(&mut self) {
+        self.upgrades.cut_off = self.degraded.iter().any(|text| text.starts_with(CUT_OFF));
+    }
+
+    /// Starts what an upgrade that was cut off had stopped, until everything runs.
+    fn mend_cut_off(&mut self) {
+        if !self.upgrades.cut_off || !matches!(self.ending, Ending::No) {
+            return;
+        }
+        let mut settled = true;
+        for i in 0..self.units.len() {
+            let phase = self.supervisor.phase(i);
+            settled &= !matches!(phase, Phase::Stopped | Phase::Stopping | Phase::Waiting);
+            if phase == Phase::Stopped {
+                self.unblock(i);
+                self.decide(Event::Start(i));
+            }
+        }
+        self.upgrades.cut_off = !settled;
+    }
+
     // --- the services --------------------------------------------------------------------------
 
     /// Replaces what differs between the package that runs and this one, one by one.
@@ -907,6 +942,7 @@ impl Heart {
 
     /// Goes on: once a turn of the loop.
     pub(super) fn go_on_upgrading(&mut self) {
+        self.mend_cut_off();
         match self.upgrades.stage {
             Stage::Idle | Stage::Preparing(_) | Stage::Keeping => return,
             Stage::Settling(..) => return self.settle_upgrade(),
@@ -1132,6 +1168,8 @@ impl Heart {
             Side::Old => old,
             Side::New => new,
         };
+        // Whatever was cut off before, everything is of one package now.
+        self.degraded.retain(|text| !text.starts_with(CUT_OFF));
         // In the union's order, which begins with the new manifest's.
         self.arrange(entries.into_iter().flatten().collect());
         match side {
@@ -1251,6 +1289,8 @@ impl Heart {
     }
 }
 
+/// How the sentence begins that a crash in the middle leaves.
+const CUT_OFF: &str = "upgrade cut off on the way to ";
 /// The default window.
 const WATCH_S: u64 = 30;
 /// The longest one.
