@@ -103,17 +103,23 @@ class BudgetTest(unittest.TestCase):
         kernel = Kernel(Path("vmlinuz"), Path("modules"))
         with mock.patch.object(budget, "FILE", self.file), redirect_stdout(StringIO()):
             with mock.patch.object(budget, "_under", return_value={**self.UNDER, **under}):
-                return budget.holds(start_us, kernel, record)
+                return budget.holds("quick", start_us, kernel, record)
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.file = Path(folder.name) / "budget.json"
-        self.file.write_text(json.dumps({"start_us": 1000, **self.UNDER}), encoding="ascii")
+        self.file.write_text(json.dumps({"quick": {"start_us": 1000, **self.UNDER}}), encoding="ascii")
 
     def test_three_percent_more_hold_and_a_microsecond_above_does_not(self) -> None:
         self.assertTrue(self.holds(1030))
         self.assertFalse(self.holds(1031))
+
+    def test_a_late_beat_or_a_zombie_that_stays_does_not_hold(self) -> None:
+        for late, ms, good in ((0, 60.0, True), (1, 60.0, False), (None, 60.0, False), (0, None, False)):
+            with redirect_stdout(StringIO()):
+                figures = boot.Figures(zombies_ms=ms, late_beats=late)
+                self.assertEqual(budget.holds_beats(figures), good)
 
     def test_under_another_kernel_nothing_is_judged(self) -> None:
         self.assertTrue(self.holds(5000, kernel="vmlinuz-2"))

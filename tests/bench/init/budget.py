@@ -41,14 +41,25 @@ def _under(kernel: Kernel) -> dict[str, str]:
     return {"kernel": kernel.image.name, "emulator": emulator.splitlines()[0], "compiler": compiler.strip()}
 
 
-def holds(start_us: int, kernel: Kernel, record: bool) -> bool:
-    """Says what was found beside the budget; False if it is over it."""
+def holds_beats(figures: Figures) -> bool:
+    """False if a beat came late while ten thousand zombies were reaped, or nobody reaped them."""
+    print(f"budget: zombies_ms={figures.zombies_ms} late_beats={figures.late_beats}")
+    return figures.zombies_ms is not None and figures.late_beats == 0
+
+
+def holds(profile: str, start_us: int, kernel: Kernel, record: bool) -> bool:
+    """Says what was found beside the budget of a build profile; False if it is over it."""
     under = _under(kernel)
+    budgets = json.loads(FILE.read_text(encoding="ascii"))
     if record:
-        FILE.write_text(json.dumps({"start_us": start_us, **under}, indent=1) + "\n", encoding="ascii")
-        say(f"budget: recorded start_us={start_us}")
+        budgets[profile] = {"start_us": start_us, **under}
+        FILE.write_text(json.dumps(budgets, indent=1) + "\n", encoding="ascii")
+        say(f"budget: recorded profile={profile} start_us={start_us}")
         return True
-    recorded = json.loads(FILE.read_text(encoding="ascii"))
+    recorded = budgets.get(profile)
+    if recorded is None:
+        print(f"budget: not judged: none for profile {profile}, start_us={start_us}; record one with --record")
+        return True
     allowed = int(recorded.pop("start_us") * GROWTH)
     others = [f"{key} is {under[key]}, recorded with {value}" for key, value in recorded.items() if under[key] != value]
     print(f"budget: start_us={start_us} allowed={allowed}")

@@ -593,6 +593,8 @@ impl Heart {
         // What waits for nothing runs before the helper does; what others wait for is asked of it meanwhile.
         self.at(Doing::Boot);
         self.unblock_all();
+        // The last of them has only been executed; on one processor it runs now and not behind the helper's start.
+        std::thread::yield_now();
         self.start_helper();
         self.keep_clock(sys::clock::monotonic_ns());
         self.queue_boot_tasks();
