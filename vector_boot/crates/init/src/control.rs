@@ -921,11 +921,16 @@ impl Heart {
                 self.hang_once_recorded();
                 return self.reply(slot, id, &Done { count: 0 });
             }
+            (Verb::Signal(_), None) => {
+                // Answered first: the image that answers may not be there afterwards.
+                let goes_on = self.reply(slot, id, &Done { count: 0 });
+                // A signal to ourselves cannot be refused.
+                let _ = sys::process::signal_self(signal);
+                return goes_on;
+            }
             (Verb::Signal(_), unit) => {
-                let done = match unit.and_then(|i| self.units.get(i)) {
-                    Some(unit) => unit.signal(signal),
-                    None => sys::process::signal_self(signal),
-                };
+                let unit = unit.and_then(|i| self.units.get(i));
+                let done = unit.map_or(Err(io::ErrorKind::NotFound.into()), |u| u.signal(signal));
                 return match done {
                     Ok(()) => self.reply(slot, id, &Done { count: 0 }),
                     Err(_) => self.reply(
