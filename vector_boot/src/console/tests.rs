@@ -212,6 +212,19 @@ fn answer_init(reply: &mut Reply<'_>, machine: &Shared) {
             }
             reply.done();
         }
+        Kind::UpgradeGet => reply.item(&wire::upgrade::UpgradeStatus {
+            step: wire::upgrade::Step::Idle,
+            service: "",
+            left_ns: 0,
+            from: "/dev/vdb 0011223344556677 signed",
+            to: "share/new.rts 8899aabbccddeeff signed",
+            end: wire::upgrade::End::UntilReboot,
+            reason: "",
+            before: "/dev/vdb 0011223344556677 signed",
+            count: 1,
+            until_reboot: true,
+        }),
+        Kind::Upgrade | Kind::Rollback => reply.item(&wire::Done { count: 0 }),
         Kind::BootGet => {
             let phase = |name, begin_ns, end_ns, note| Phase {
                 name,
@@ -698,6 +711,9 @@ const LINES: &[&str] = &[
     "dmesg",
     "reboot",
     "poweroff",
+    "upgrade",
+    "upgrade share/new.rts --keep",
+    "rollback",
     "halt",
     "help log",
     "? hw",

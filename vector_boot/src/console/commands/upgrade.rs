@@ -21,7 +21,7 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Machine,
         usage: "[FILE [--keep]]",
-        help: "Puts another package in the place of the running one, service by service, and goes back by \
+        help: "Puts another package in the place of the running one, service by service. It goes back by \
                itself if anything of it fails. FILE is a file of this process, /dev/NAME, the name of a \
                partition, or ROOT/PATH below a root of the gateway. With --keep it is also there after the \
                next boot. Alone it says how the last one ended.",
