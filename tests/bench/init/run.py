@@ -96,8 +96,7 @@ def hold(args: argparse.Namespace, scratch: Path) -> bool:
         raise HostError("budget: not all services started; --keep FOLDER keeps the machine's console")
     start = budget.holds(args.profile, figures.start_us, kernel.debian(architecture.host()), args.record)
     beats = budget.holds_beats(figures)
-    # The limits are for what ships; the quick build has more code.
-    return (args.profile != "appliance" or budget.holds_memory(figures)) and start and beats
+    return budget.holds_memory(args.profile, figures) and start and beats
 
 
 def main() -> int:
