@@ -8,10 +8,8 @@
 //! Little-endian throughout. At every instruction there is a whole copy of every record, since the image may end at
 //! any. Never here: allocation after [`State::new`].
 
-#[allow(dead_code, reason = "read by the image that resumes")]
 pub mod descriptors;
 mod layout;
-#[allow(dead_code, reason = "read by the image that resumes")]
 pub mod records;
 
 use layout::{
@@ -108,7 +106,6 @@ pub struct Line<'a> {
     pub text: &'a str,
 }
 
-#[allow(dead_code, reason = "read by the image that resumes")]
 impl State {
     /// A fresh state for this boot.
     ///
