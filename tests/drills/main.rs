@@ -22,6 +22,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         kills::drill,
     ),
     (
+        "simulator",
+        "years of simulated machines under the supervision's policy, with takeovers of PID 1: no promise breaks",
+        simulator,
+    ),
+    (
         "dhcp",
         "the role net against dnsmasq: bound, renewed, a link lost and found, a server that dies; needs root",
         dhcp::drill,
@@ -60,6 +65,27 @@ fn demo() {
         "{}",
         system_tests::stdout_of(demo.arg("--bin").arg(&inputs().bin))
     );
+}
+
+/// A failing seed prints its schedule, made smaller.
+fn simulator() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let words = [
+        "run",
+        "--locked",
+        "--release",
+        "-p",
+        "init",
+        "--example",
+        "simulator",
+        "--",
+        "20",
+    ];
+    let ended = Command::new(cargo)
+        .current_dir(repository())
+        .args(words)
+        .status();
+    assert!(ended.is_ok_and(|s| s.success()), "a promise broke");
 }
 
 /// The table of docs/benchmarks.md; some minutes, most of them for ten thousand zombies a peer.
