@@ -5,6 +5,7 @@
 //! Start with [`machine::Machine`].
 #![forbid(unsafe_code)]
 
+pub mod crashes;
 pub mod inputs;
 pub mod lan;
 pub mod machine;

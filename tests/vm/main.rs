@@ -5,6 +5,7 @@
 
 mod bombs;
 mod cells;
+mod crashes;
 mod disk;
 mod emergency;
 mod first_line;

@@ -324,6 +324,8 @@ pub struct Heart {
     pub(crate) data_device: Option<String>,
     troubles: Vec<(standing::Trouble, String)>,
     verified: bool,
+    /// The kernel's other switches were set, as far as they can be.
+    switched: bool,
     /// What waits until the services are up was asked of the helper.
     settled: bool,
     scrub_next: Option<u64>,
@@ -497,6 +499,7 @@ impl Heart {
             data_device: None,
             troubles: Vec::new(),
             verified: false,
+            switched: false,
             settled: false,
             scrub_next: None,
             scrub_from: None,

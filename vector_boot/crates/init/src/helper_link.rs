@@ -101,6 +101,14 @@ impl Purpose {
             Self::Upgrade(_) => 120 * S,
         }
     }
+
+    /// Whether it only reads, so that it can be broken off anywhere.
+    fn only_reads(self) -> bool {
+        matches!(
+            self,
+            Self::Verify | Self::Scrub(_) | Self::Load(_) | Self::Look | Self::Randomness
+        )
+    }
 }
 
 struct Job {
@@ -206,6 +214,14 @@ impl HelperLink {
     pub fn dismiss(&mut self) {
         self.socket = None;
         self.queue.shrink_to_fit();
+    }
+
+    /// Forgets what waits, since the machine ends. Whether what is under way is forgotten too: it only reads, and
+    /// its helper is to be killed over it.
+    pub fn clear(&mut self) -> bool {
+        self.queue.clear();
+        let reads = |job: &mut Job| job.purpose.only_reads();
+        self.current.take_if(reads).is_some()
     }
 
     /// Our end, to be watched.
@@ -481,6 +497,42 @@ mod tests {
         assert!(answer.result.unwrap_err().contains("given up"));
         link.pump();
         assert_eq!(received(&helper).1, "load x");
+    }
+
+    #[test]
+    fn at_the_end_nothing_waits_and_only_what_changes_something_is_finished() {
+        let look = |link: &mut HelperLink| link.ask(Purpose::Look, &Task::Look { path: "" }, None);
+        let unmount = Task::Unmount { target: "/data" };
+        let mut link = HelperLink::new();
+        let first = PacketSocket::from_fd(link.renew().unwrap());
+        assert!(link.ask(Purpose::Verify, &Task::VerifyPackage, None) && look(&mut link));
+        assert_eq!(received(&first).1, "hash the package");
+        assert!(link.clear(), "a hash is broken off");
+        link.dismiss();
+        assert!(link.ask(Purpose::Unmount, &unmount, None));
+        let second = PacketSocket::from_fd(link.renew().unwrap());
+        link.pump();
+        let (id, what) = received(&second);
+        assert_eq!(what, "unmount /data");
+        answer(&second, id, 0);
+        assert_eq!(link.take().unwrap().purpose, Purpose::Unmount);
+        assert!(link.is_idle());
+
+        let mut link = HelperLink::new();
+        let helper = PacketSocket::from_fd(link.renew().unwrap());
+        let open = Task::Folder {
+            path: "/data/work",
+            uid: 0,
+            mode: 0o700,
+        };
+        assert!(link.ask(Purpose::Provision, &open, None) && look(&mut link));
+        assert!(!link.clear(), "a change is finished");
+        assert!(link.ask(Purpose::Unmount, &unmount, None));
+        let (id, _) = received(&helper);
+        answer(&helper, id, 0);
+        assert_eq!(link.take().unwrap().purpose, Purpose::Provision);
+        link.pump();
+        assert_eq!(received(&helper).1, "unmount /data");
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl Heart {
             data_writable: self.data_writable,
             verified: self.verified,
             tensors_verified: self.tensors_verified,
+            switched: self.switched,
             blocks_damaged: self.blocks_damaged,
             scrub_next: self.scrub_next.or(self.scrub_from),
             ending: match self.ending {

@@ -126,6 +126,7 @@ impl Heart {
 
     /// Says what became of the kernel's switches.
     pub(crate) fn take_switches(&mut self, switched: crate::harden::Switched) {
+        self.switched = true;
         let absent = &switched.absent;
         self.journal.say(
             Level::Info,

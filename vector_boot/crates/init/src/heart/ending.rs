@@ -73,6 +73,7 @@ impl Heart {
             // The mounts in it would keep the data disk busy.
             unit.cell = CellState::Unasked;
         }
+        self.clear_helper();
         let targets = std::mem::take(&mut self.mounted);
         let asked = targets
             .iter()

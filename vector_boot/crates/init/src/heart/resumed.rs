@@ -68,7 +68,7 @@ impl Heart {
             self.storage_ready = row.storage_ready;
             self.data_writable = row.data_writable;
             self.verified = row.verified;
-            self.settled = row.verified;
+            self.switched = row.switched;
             self.tensors_verified = row.tensors_verified;
             self.blocks_damaged = row.blocks_damaged;
             self.scrub_next = row.scrub_next;
@@ -120,6 +120,7 @@ impl Heart {
         for (i, missed) in &resumed.missed {
             self.settle_missed(*i, *missed);
         }
+        self.end_helper_of_before(resumed.helper);
         // Whoever ended since the crash waits to be reaped; its signal may have been taken before.
         self.reap();
         let watched_ns = sys::clock::monotonic_ns();
@@ -131,7 +132,6 @@ impl Heart {
                 ..crashes
             });
         self.find_cut_off();
-        self.end_helper_of_before(resumed.helper);
         self.say_resumed(resumed.left_ns, &resumed.cause, watched_ns);
         self.behind = Some(Behind::Sensors);
     }
@@ -247,6 +247,10 @@ impl Heart {
         let Some(behind) = self.behind else {
             return;
         };
+        if !matches!(self.ending, Ending::No) {
+            // The helper is for the end alone, and the folder that it would open could not be unmounted.
+            return;
+        }
         self.behind = match behind {
             Behind::Sensors => {
                 self.take_up_sensors();

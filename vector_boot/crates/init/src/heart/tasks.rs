@@ -15,6 +15,7 @@ use sys::process::Exit;
 use sys::spawn::{Child, Descriptors, Limit, Powers, Spawn};
 use wire::helper::Task;
 
+const SIGKILL: i32 = 9;
 /// Pause between two tries to start the helper.
 const HELPER_RETRY_NS: u64 = 1_000_000_000;
 /// How long a killed helper may take to be gone; longer than that it hangs in the kernel.
@@ -132,12 +133,34 @@ impl Heart {
 
     /// Takes over the helper of the PID 1 before, to end it: it stands at the other end of a socket that the exec
     /// closed, and may be in the middle of a task. Its successor begins with what is still to be done.
+    /// Comes before the dead are reaped: it ends by itself when its socket does, and nobody would know it then.
     pub(super) fn end_helper_of_before(&mut self, child: Option<Child>) {
-        const SIGKILL: i32 = 9;
-        if let Some(child) = child {
+        let Some(child) = child else {
+            return;
+        };
+        // One that is dead and not reaped takes the signal too; whoever refuses it is there no more.
+        if sys::process::signal(child.pidfd.as_fd(), SIGKILL).is_ok() {
+            self.helper_process.child = Some(child);
+            self.helper_process.let_go_ns = Some(sys::clock::monotonic_ns());
+        } else {
+            self.journal.state.relist(&[Kind::Helper], 0, &[]);
+        }
+    }
+
+    /// Clears the way for what the machine's end asks of the helper: nothing else that waits is of use to anybody
+    /// any more, and a helper that only reads makes way for one that does not have to finish first.
+    pub(super) fn clear_helper(&mut self) {
+        if !self.helper.clear() {
+            return;
+        }
+        if let Some(socket) = self.helper.socket() {
+            // Closing it below takes it out as well.
+            let _ = self.poller.remove(socket);
+        }
+        self.helper.dismiss();
+        if let Some(child) = &self.helper_process.child {
             // One that is gone already will be reaped.
             let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
-            self.helper_process.child = Some(child);
             self.helper_process.let_go_ns = Some(sys::clock::monotonic_ns());
         }
     }
@@ -194,7 +217,6 @@ impl Heart {
 
     /// Kills a helper that missed a deadline, and leaves one behind that does not even die of that.
     fn kill_late_helper(&mut self, now: u64) {
-        const SIGKILL: i32 = 9;
         if let Some(what) = self.helper.overdue(now) {
             self.trouble(Trouble::Helper, Some(format!("helper: {what}")));
             self.helper_process.killed_ns = Some(now);
@@ -318,6 +340,7 @@ impl Heart {
                 self.scrub_next = Some(0);
             }
             (Purpose::Verify, Err(e)) => {
+                self.verified = true;
                 self.degrade(format!("package: {e}"));
                 // The tensors have hashes of their own, and a list that is checked by itself.
                 self.scrub_next = Some(0);
@@ -478,14 +501,15 @@ impl Heart {
     /// other switches, the package's hashes. What runs was hashed by itself before it ran.
     pub(super) fn settle(&mut self, now: u64) {
         let late = now.saturating_sub(self.handoff_ns) > SETTLE_NS;
-        if self.settled || !(self.ready_said || late) {
+        // A PID 1 that goes on has no package before it has caught up.
+        if self.settled || self.behind.is_some() || !(self.ready_said || late) {
             return;
         }
         self.settled = true;
-        if self.setup.is_appliance() {
+        if self.setup.is_appliance() && !self.switched {
             self.helper.ask(Purpose::Switches, &Task::Switches, None);
         }
-        if self.manifest.verify == Verify::Lazy {
+        if self.manifest.verify == Verify::Lazy && !self.verified {
             self.ask_verification();
         }
     }
@@ -505,7 +529,7 @@ impl Heart {
     /// Asks for the next piece of the scrub once every service is up.
     pub(super) fn scrub(&mut self) {
         let due = self.ready_said || self.manifest.verify == Verify::Eager;
-        if !due || !self.helper.is_idle() {
+        if !due || self.behind.is_some() || !self.helper.is_idle() {
             return;
         }
         let Some(first) = self.scrub_next.take() else {

@@ -140,10 +140,12 @@ pub struct MachineRow {
     pub data_opened: bool,
     /// It was mounted so that it can be written.
     pub data_writable: bool,
-    /// The package was hashed outside its tensors.
+    /// The package was hashed outside its tensors, whether it held or not.
     pub verified: bool,
     /// Its tensors were hashed too.
     pub tensors_verified: bool,
+    /// The kernel's switches that are not set before the services are set.
+    pub switched: bool,
     /// Blocks of tensors that were damaged.
     pub blocks_damaged: u32,
     /// Where the hashing of the tensors goes on, if it began.
@@ -167,6 +169,7 @@ impl Default for MachineRow {
             data_writable: false,
             verified: false,
             tensors_verified: false,
+            switched: false,
             blocks_damaged: 0,
             scrub_next: None,
             ending: 0,
@@ -334,10 +337,11 @@ impl State {
                 row.verified,
                 row.tensors_verified,
                 row.scrub_next.is_some(),
+                row.switched,
             ]
             .map(u8::from),
         );
-        writer.bytes(&[0, row.ending, row.power, 0, 0]);
+        writer.bytes(&[row.ending, row.power, 0, 0]);
         writer.u32(row.blocks_damaged);
         writer.u64(row.scrub_next.unwrap_or(0));
         writer.u64(row.clock_set_ns);
@@ -357,8 +361,9 @@ impl State {
             verified,
             tensors_verified,
             scrubs,
-        ] = reader.bytes::<7>().map(|flag| flag != 0);
-        let [_, ending, power, ..] = reader.bytes::<5>();
+            switched,
+        ] = reader.bytes::<8>().map(|flag| flag != 0);
+        let [ending, power, ..] = reader.bytes::<4>();
         let (blocks_damaged, scrub_next) = (reader.u32(), reader.u64());
         let clock_set_ns = reader.u64();
         Some(MachineRow {
@@ -368,6 +373,7 @@ impl State {
             data_writable,
             verified,
             tensors_verified,
+            switched,
             blocks_damaged,
             scrub_next: scrubs.then_some(scrub_next),
             ending,
@@ -681,6 +687,7 @@ mod tests {
                 data_writable: bit(3),
                 verified: bit(4),
                 tensors_verified: bit(5),
+                switched: bit(7),
                 scrub_next: bit(6).then_some(a),
                 blocks_damaged: b as u32,
                 ending: fill,

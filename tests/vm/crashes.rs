@@ -1,0 +1,77 @@
+//! PID 1 crashes: nobody who uses the machine notices, until it crashes too often.
+//!
+//! One machine, two boots: five crashes under a client, then three at once, which reset it; then a crash and an end.
+
+use system_tests::crashes::{Client, check_ids, count, crash, own_bytes, pids, stay_apart};
+use system_tests::inputs::Arch;
+use system_tests::machine::{Machine, Options};
+use system_tests::package;
+
+use crate::options;
+
+/// By so much PID 1's own memory may differ between two quiet moments: queues that were long once.
+const SPARE_BYTES: u64 = 64 << 10;
+const SIGNALS: [&str; 5] = ["SEGV", "BUS", "ILL", "ABRT", "SEGV"];
+
+#[test]
+fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        package: Some(package::pack_default(folder.path(), "app.rts", &[])),
+        append: "vb.emergency=reboot".to_owned(),
+        resets: Arch::HOST == Arch::X86_64,
+        ..options(folder.path())
+    };
+    let mut machine = Machine::ready(&options);
+    let before = pids(&mut machine);
+    let client = Client::of(&machine);
+    let mut own = u64::MAX;
+    for (number, signal) in (1..).zip(SIGNALS) {
+        crash(&mut machine, signal, number);
+        stay_apart(&mut machine);
+        assert_eq!(pids(&mut machine), before, "after {signal}");
+        let now = own_bytes(&mut machine);
+        assert!(
+            now <= own.saturating_add(SPARE_BYTES),
+            "{now} bytes, {own} before"
+        );
+        own = own.min(now);
+    }
+    assert!(client.end() > 0);
+    let ready = machine.run("ready 10");
+    assert_eq!(ready.code, 0, "{}", ready.text);
+    let events = machine.events();
+    assert_eq!(count(&events, "init_resumed"), SIGNALS.len());
+    assert_eq!(count(&events, "machine_degraded"), 0, "{events:?}");
+    assert_eq!(count(&events, "service_exited"), 0, "{events:?}");
+    check_ids(&events);
+    assert_eq!(machine.json("ledger verify")["holds"], true);
+    assert!(machine.ok("boot").contains("resumed"));
+
+    // The third within ten seconds is one too many.
+    stay_apart(&mut machine);
+    crash(&mut machine, "SEGV", 6);
+    crash(&mut machine, "ABRT", 7);
+    let mut machine = if options.resets {
+        machine.run_and_be_reset("signal init BUS");
+        machine
+    } else {
+        machine.ok("signal init BUS");
+        machine.wait_for_end();
+        Machine::boot(&options)
+    };
+    let shown = machine.serial().clone();
+    if options.resets {
+        let text = shown.text();
+        assert!(text.contains("PID 1 crashed 3 times within 10 s"), "{text}");
+    }
+
+    // A crash in the middle of what a boot hashes, and an end right behind it: nothing of that holds up the disks.
+    machine.ok("ready 90");
+    crash(&mut machine, "SEGV", 1);
+    let again = pids(&mut machine);
+    assert!(again.values().all(|pid| *pid > 0), "{again:?}");
+    machine.power_off();
+    let text = shown.text();
+    assert!(!text.contains("took too long"), "{text}");
+}
