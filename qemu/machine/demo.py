@@ -121,8 +121,8 @@ def refuse_escape(stage: Stage) -> None:
     stage.command(f"ledger query --from {reply['event_id']} -n 1")
 
 
-def kill_gateway(stage: Stage) -> None:
-    """SIGKILL to the gateway while calls come in: only a call in its hands may be lost"""
+def under_calls(stage: Stage, command: str) -> list[str]:
+    """Runs a console command while calls come in; the calls that failed."""
     failed: list[str] = []
     good, over = [0], threading.Event()
 
@@ -139,16 +139,34 @@ def kill_gateway(stage: Stage) -> None:
     thread.start()
     try:
         time.sleep(1)
-        stage.command("signal gateway KILL")
+        stage.command(command)
         time.sleep(LOOP_SECONDS)
     finally:
         over.set()
         thread.join()
     show(f"{good[0]} calls answered, {len(failed)} failed {'; '.join(failed[:3])}")
-    expect(good[0] > 0 and len(failed) <= 1, "one caller lost at most the call that was under way")
+    expect(good[0] > 0, "calls were answered")
+    return failed
+
+
+def kill_gateway(stage: Stage) -> None:
+    """SIGKILL to the gateway while calls come in: only a call in its hands may be lost"""
+    failed = under_calls(stage, "signal gateway KILL")
+    expect(len(failed) <= 1, "one caller lost at most the call that was under way")
     row = next(row for row in stage.quietly("services")["services"] if row["name"] == "gateway")
     show(f"gateway: {row['state']}, {row['restarts']} restarts, last exit {row['last_exit']}")
     expect(row["state"] == "up" and row["restarts"] >= 1, "the gateway came back")
+
+
+def crash_init(stage: Stage) -> None:
+    """SIGSEGV to PID 1 itself while calls come in: it goes on, and no service or caller notices"""
+    before = {row["name"]: row["pid"] for row in stage.quietly("services")["services"]}
+    failed = under_calls(stage, "signal init SEGV")
+    expect(not failed, "no call was lost")
+    after = {row["name"]: row["pid"] for row in stage.quietly("services")["services"]}
+    expect(after == before, "every service is the process that it was")
+    stage.command("why init")
+    expect(stage.quietly("why init")["why"][-1]["reason"] == "init_crash", "the crash is told as what it was")
 
 
 def cut_power(stage: Stage) -> None:
@@ -188,7 +206,7 @@ def verify(stage: Stage, image: Path) -> int:
     return result.returncode
 
 
-STEPS: list[Callable[[Stage], None]] = [boot, read_shared, refuse_escape, kill_gateway, cut_power, tamper]
+STEPS: list[Callable[[Stage], None]] = [boot, read_shared, refuse_escape, kill_gateway, crash_init, cut_power, tamper]
 
 
 def main() -> int:
