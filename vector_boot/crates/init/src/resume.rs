@@ -317,11 +317,11 @@ fn take_up(
             unit.name()
         ));
     }
-    // Nobody runs beside its cell.
+    // Nobody runs beside its cell, but whom the manifest leaves unconfined.
     if row.has_cell && !matches!(unit.cell, CellState::Made(_)) {
         unit.cell = CellState::Made(Vec::new());
     }
-    if appliance && row.prepared && !row.has_cell {
+    if appliance && unit.service.is_confined() && row.prepared && !row.has_cell {
         return Err(format!("service {}: started without a cell", unit.name()));
     }
     let found = unit.child.take().map(|child| child.pidfd);
