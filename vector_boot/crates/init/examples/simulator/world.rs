@@ -247,6 +247,8 @@ struct Account {
     /// Nobody may start it before.
     earliest: u64,
     stop_asked: bool,
+    /// Its process could not be made, and nobody has been told yet.
+    unborn: bool,
 }
 
 struct World {
@@ -513,6 +515,16 @@ impl World {
         self.step(Event::Exited { unit: i, success })
     }
 
+    /// A process that could not be made is a failure, unless a strategy had called it back in the meantime.
+    fn never_began(&mut self, i: usize) {
+        let (policy, now) = (self.policies[i], self.now);
+        let account = &mut self.accounts[i];
+        if std::mem::take(&mut account.unborn) && !std::mem::take(&mut account.stop_asked) {
+            account.failed(&policy, now, false);
+            self.figures.failures += 1;
+        }
+    }
+
     fn command(&mut self) -> Result<(), String> {
         if !self.may(PERSON) {
             return Ok(());
@@ -606,6 +618,9 @@ impl World {
                 event,
                 Event::Start(_) | Event::Stop(_) | Event::Restart(_) | Event::Shutdown
             );
+            if let Event::StartFailed(i) = event {
+                self.never_began(i);
+            }
             // Who asked for something and got no answer asks again: that is not what is judged here.
             let crash = self.crash_in_step && !person;
             let before = if crash { self.rows() } else { Vec::new() };
@@ -700,17 +715,11 @@ impl World {
                 return Err(format!("{i} starts without {need}"));
             }
         }
-        let judged = self.accounts[i].judge_start(i, &policy, self.now);
-        // What a PID 1 that crashed in the middle of a step had counted, this account does not know.
-        if self.figures.takeovers == 0 {
-            judged?;
-        }
+        self.accounts[i].judge_start(i, &policy, self.now)?;
         self.figures.starts += 1;
         if self.may(MEMORY) && self.dice.in_100(3) {
             self.note(format!("{i}: no memory for a process"));
-            let (policy, now) = (self.policies[i], self.now);
-            self.accounts[i].failed(&policy, now, false);
-            self.figures.failures += 1;
+            self.accounts[i].unborn = true;
             return Ok(Event::StartFailed(i));
         }
         self.processes += 1;

@@ -114,12 +114,12 @@ impl Supervisor {
         }
     }
 
-    /// Whether its start was asked for and not answered.
+    /// Whether its start was asked for and not answered; it may have been told to stop since.
     #[must_use]
     pub fn awaits_start(&self, unit: Index) -> bool {
         self.units
             .get(unit)
-            .is_some_and(|u| u.phase == Phase::Starting && !u.running)
+            .is_some_and(|u| matches!(u.phase, Phase::Starting | Phase::Stopping) && !u.running)
     }
 }
 
