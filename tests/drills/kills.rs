@@ -1,8 +1,9 @@
 //! SIGKILL to every service, again and again: the machine keeps its services, its beat and its ledger.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
+use system_tests::crashes::check_ids;
 use system_tests::machine::{Machine, Options};
 use system_tests::package;
 
@@ -10,17 +11,17 @@ const ROUNDS: u64 = 20;
 /// Of the order in which services die.
 const SEED: u64 = 0x5eed_1e55;
 /// Come back at once and for ever: the drill is about what survives, not about patience.
-const NO_BACKOFF: &str = "backoff_ms_first = 0\nbackoff_ms_max = 0\nintensity_max = 0";
+pub(crate) const NO_BACKOFF: &str = "backoff_ms_first = 0\nbackoff_ms_max = 0\nintensity_max = 0";
 
 /// What is watched of one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    state: String,
-    pid: u64,
-    restarts: u64,
+pub(crate) struct Seen {
+    pub(crate) state: String,
+    pub(crate) pid: u64,
+    pub(crate) restarts: u64,
 }
 
-fn services(text: &str) -> Option<BTreeMap<String, Seen>> {
+pub(crate) fn services(text: &str) -> Option<BTreeMap<String, Seen>> {
     let value: Value = serde_json::from_str(text).ok()?;
     let row = |row: &Value| {
         let seen = Seen {
@@ -97,25 +98,6 @@ fn kill(machine: &mut Machine, name: &str) {
             "{other} was touched when {name} died"
         );
     }
-}
-
-/// Ids have no gaps and no doubles, and nothing was recorded twice under two ids.
-fn check_ids(events: &[Value]) {
-    let ids: Vec<u64> = events
-        .iter()
-        .map(|event| event["id"].as_u64().expect("an id"))
-        .collect();
-    let first = ids[0];
-    assert_eq!(
-        ids,
-        (first..first + ids.len() as u64).collect::<Vec<_>>(),
-        "gaps or doubles"
-    );
-    let ulids: BTreeSet<&str> = events
-        .iter()
-        .filter_map(|event| event["ulid"].as_str())
-        .collect();
-    assert_eq!(ulids.len(), events.len(), "an event was recorded twice");
 }
 
 /// Each death of each service is in the ledger, once and with its reason.

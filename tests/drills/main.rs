@@ -3,6 +3,7 @@
 //! A drill panics where its promise does not hold, and prints what it did. Start with [`DRILLS`].
 #![forbid(unsafe_code)]
 
+mod crashes;
 mod dhcp;
 mod figures;
 mod kills;
@@ -11,7 +12,7 @@ use std::process::{Command, ExitCode};
 
 use system_tests::inputs::{inputs, repository};
 
-/// A drill takes nothing; everything that it chooses by chance comes from a fixed seed.
+/// A drill takes at most a number from the command line; everything that it chooses by chance comes from a fixed seed.
 type Drill = fn();
 
 /// Every drill, by name, with what it shows.
@@ -20,6 +21,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "kills",
         "20 rounds of SIGKILL to every service in random order: each comes back, nothing else is touched or lost",
         kills::drill,
+    ),
+    (
+        "crashes",
+        "60 crashes of PID 1 and 500 (or as many as the next word says) of SIGKILL and SIGSTOP to services: nothing is lost",
+        crashes::drill,
     ),
     (
         "simulator",
