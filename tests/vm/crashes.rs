@@ -5,19 +5,31 @@
 use system_tests::crashes::{Client, check_ids, count, crash, own_bytes, pids, stay_apart};
 use system_tests::inputs::Arch;
 use system_tests::machine::{Machine, Options};
-use system_tests::package;
+use system_tests::{package, program};
 
 use crate::options;
 
 /// By so much PID 1's own memory may differ between two quiet moments: queues that were long once.
 const SPARE_BYTES: u64 = 64 << 10;
+/// A service that has no cell, beside those that have one.
+const FREE: &str = r#"
+[[service]]
+name = "ticker"
+image = "ticker"
+profile = "unconfined"
+"#;
 const SIGNALS: [&str; 5] = ["SEGV", "BUS", "ILL", "ABRT", "SEGV"];
 
 #[test]
 fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
     let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("app.toml");
+    std::fs::write(&manifest, package::default_manifest() + FREE).unwrap();
+    let ticker = program::compile("ticker", folder.path());
+    let add = format!("ticker={}", ticker.display());
+    let words = ["--manifest", manifest.to_str().unwrap(), "--add", &add];
     let options = Options {
-        package: Some(package::pack_default(folder.path(), "app.rts", &[])),
+        package: Some(package::pack_default(folder.path(), "app.rts", &words)),
         append: "vb.emergency=reboot".to_owned(),
         resets: Arch::HOST == Arch::X86_64,
         ..options(folder.path())
