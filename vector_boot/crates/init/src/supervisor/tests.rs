@@ -404,6 +404,20 @@ fn rest_for_one_takes_those_along_that_need_it() {
 }
 
 #[test]
+fn a_start_that_was_called_back_before_its_answer_is_still_awaited() {
+    let policies = [policy(0)];
+    let mut supervisor = Supervisor::new(&policies, 7);
+    for event in [Event::Unblocked(0), Event::Stop(0)] {
+        supervisor.step(0, event, &mut Actions::new());
+    }
+    assert_eq!(supervisor.phase(0), Phase::Stopping);
+    let mut next = Supervisor::resume(&policies, &[supervisor.snapshot(0)], S);
+    assert!(next.awaits_start(0), "nobody would ever end the stop");
+    next.step(S, Event::StartFailed(0), &mut Actions::new());
+    assert_eq!(next.phase(0), Phase::Stopped);
+}
+
+#[test]
 fn shutdown_goes_backwards_and_says_when_it_is_over() {
     let mut b = Bench::new(&[policy(0), policy(0b1), policy(0b10)]);
     (0..3).for_each(|i| b.up(i));
