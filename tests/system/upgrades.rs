@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use system_tests::inputs::inputs;
 use system_tests::package;
 use system_tests::process::Process;
 use system_tests::program;
@@ -195,5 +196,163 @@ fn what_does_not_stay_up_leads_back_and_what_may_not_run_is_refused() {
     ] {
         assert_eq!(process.ctl(words).status.code(), Some(1), "{words:?}");
     }
+    assert!(process.end().success());
+}
+
+/// Another `vector_boot`: the same with a few bytes behind its end, which nobody reads.
+fn other_init(folder: &Path, name: &str) -> PathBuf {
+    let mut bytes = std::fs::read(inputs().vector_boot()).expect("vector_boot");
+    bytes.extend_from_slice(name.as_bytes());
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("another vector_boot");
+    path
+}
+
+fn pack_init(folder: &Path, name: &str, init: &Path, manifest: &Path) -> PathBuf {
+    let words = ["--manifest", manifest.to_str().unwrap()];
+    package::pack_binary(init, folder, &format!("{name}.rts"), &words)
+}
+
+/// Whether PID 1 runs what an upgrade brought.
+fn runs_from_memory(process: &Process) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{}/exe", process.pid())).expect("a program");
+    exe.to_string_lossy().starts_with("/memfd:vector_boot")
+}
+
+#[test]
+fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = manifest(folder.path(), "plain", 0, "");
+    let first = pack_init(folder.path(), "first", &inputs().vector_boot(), &plain);
+    let other = other_init(folder.path(), "other");
+    let second = pack_init(folder.path(), "second", &other, &plain);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    let before = process.json(&["status"])["package"].clone();
+    let token = process.json(&["gateway", "token"])["token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let call = json!({"tool": "fs_read", "params": {"root": "work", "path": "welcome.txt"}});
+    let done = AtomicBool::new(false);
+    let calls = std::thread::scope(|scope| {
+        let ends = Ends(&done);
+        let client = scope.spawn(|| {
+            let mut events = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let reply = process.call(Some(&token), &call);
+                assert_eq!(reply.status, 200, "{}", reply.body);
+                events.push(reply.body["event_id"].as_u64().expect("an event id"));
+            }
+            events
+        });
+        for round in 0..3 {
+            let (well, said) = upgrade(&process, &["upgrade", second.to_str().unwrap()]);
+            assert!(well && said["end"] == "until reboot", "{said}");
+            assert_eq!(said["count"], 2 * round + 1, "{said}");
+            assert!(runs_from_memory(&process), "round {round}");
+            let (well, said) = upgrade(&process, &["rollback"]);
+            assert!(well, "{said}");
+            assert_eq!(
+                (&said["count"], &said["until_reboot"]),
+                (&json!(2 * round + 2), &json!(false))
+            );
+            assert!(!runs_from_memory(&process), "round {round}");
+        }
+        drop(ends);
+        client.join().expect("the client")
+    });
+    assert!(calls.len() > 3, "{calls:?}");
+    assert!(calls.windows(2).all(|pair| pair[0] < pair[1]), "{calls:?}");
+    assert_eq!(process.json(&["status"])["package"], before);
+    until_events(&process, "init_upgraded", 6);
+    until_events(&process, "upgrade_done", 6);
+    assert_eq!(process.json(&["ledger", "verify"])["holds"], true);
+    assert!(process.end().success());
+}
+
+#[test]
+fn a_program_that_crashes_or_hangs_as_pid_1_is_given_up_for_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = manifest(folder.path(), "plain", 0, "");
+    let first = pack_init(folder.path(), "first", &inputs().vector_boot(), &plain);
+    let other = other_init(folder.path(), "other");
+    let slow = manifest(folder.path(), "slow", 600, "");
+    let second = pack_init(folder.path(), "second", &other, &slow);
+    let quits = program::compile("quits", folder.path());
+    let dies = with_service(folder.path(), "dies", 1, "notify = false");
+    let add = format!("app={}", quits.display());
+    let words = ["--manifest", dies.to_str().unwrap(), "--add", &add];
+    let third = package::pack_binary(&other, folder.path(), "third.rts", &words);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    let before = process.json(&["status"])["package"].clone();
+    let crash: fn(&Process) = |process| {
+        let pid = process.pid().to_string();
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args(["-s", "SEGV", &pid]).status().unwrap().success());
+    };
+    let hang: fn(&Process) = |process| {
+        process.ok(&["signal", "init", "STOP"]);
+    };
+    let ways = [
+        (&second, Some(crash), "init_crash: signal SEGV"),
+        (&second, Some(hang), "init_hang: "),
+        (&third, None, "dies: exit code 3"),
+    ];
+    for (round, (package, does, reason)) in ways.into_iter().enumerate() {
+        let (well, said) = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| upgrade(&process, &["upgrade", package.to_str().unwrap()]));
+            if let Some(does) = does {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                // Services of both packages run when it happens.
+                let is_watching = || {
+                    let output = process.ctl(&["upgrade", "--json"]);
+                    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                    value["step"] == "watching"
+                };
+                while !is_watching() {
+                    assert!(Instant::now() < deadline, "never watched: {reason}");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                assert!(runs_from_memory(&process), "{reason}");
+                does(&process);
+            }
+            asked.join().expect("ctl")
+        });
+        assert!(!well && said["end"] == "rolled back", "{reason}: {said}");
+        assert!(said["reason"].as_str().unwrap().contains(reason), "{said}");
+        assert!(!runs_from_memory(&process), "{reason}");
+        assert_eq!(process.json(&["status"])["package"], before, "{reason}");
+        process.ok(&["ready", "60"]);
+        until_events(&process, "rolled_back", round + 1);
+        let names = process.json(&["services"]).to_string();
+        assert!(!names.contains("dies"), "{names}");
+    }
+    assert_eq!(process.json(&["status"])["state"], "ready");
+    assert!(process.end().success());
+}
+
+#[test]
+fn a_program_that_cannot_be_pid_1_here_is_refused_before_anything_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = manifest(folder.path(), "plain", 0, "");
+    let first = pack_init(folder.path(), "first", &inputs().vector_boot(), &plain);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    for (name, answer) in [
+        ("elder", "answer \"vector_boot handover 1 state 1\""),
+        ("quits", "answer \"\", exit code 3"),
+    ] {
+        let init = program::compile(name, folder.path());
+        let package = pack_init(folder.path(), &format!("with-{name}"), &init, &plain);
+        let (well, said) = upgrade(&process, &["upgrade", package.to_str().unwrap()]);
+        assert!(!well && said["end"] == "refused", "{said}");
+        let reason = said["reason"].as_str().unwrap();
+        assert!(reason.starts_with("needs_reboot: "), "{said}");
+        assert!(reason.contains(answer), "{said}");
+    }
+    until_events(&process, "upgrade_refused", 2);
+    until_events(&process, "upgrade_started", 0);
     assert!(process.end().success());
 }

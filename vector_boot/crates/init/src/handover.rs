@@ -20,7 +20,7 @@ use sys::handover::{LastWords, Next};
 /// What a record begins with, the version of what follows behind it.
 const MAGIC: [u8; 8] = *b"VBHANDOV";
 /// Versions are not compatible: the first PID 1 asks before it hands over.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Longest record: a manifest is the most of it (80 KiB), then keys.
 const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// A trusted key is one line of 83 bytes; what is longer is no key, and is told by its beginning.
@@ -29,6 +29,8 @@ const KEY_BYTES_MAX: usize = 256;
 const COMPLAINTS_MAX: usize = 64;
 /// Lines of `/digests`: two executables.
 const DIGESTS_MAX: usize = 8;
+/// Executables of two packages.
+const IMAGES_MAX: usize = crate::resume::IMAGES_MAX;
 /// Names of [`Holdings::descriptors`].
 const DESCRIPTORS_MAX: usize = 8;
 /// Bytes of last words that are kept: one line.
@@ -39,6 +41,100 @@ pub const WORD: &str = "handover";
 
 /// The word with which an ordinary process goes on after its crash.
 pub const RESUME: &str = "--resume";
+
+/// An upgrade that goes on in the PID 1 that is handed over to.
+#[derive(Debug)]
+pub struct Passage {
+    /// The package that everything is to be of, and where it lay.
+    pub goal: (File, String),
+    /// The program that was given up, and which it is.
+    pub left: (OwnedFd, Running),
+    /// The package that runs where the way back leads, and where it lay.
+    pub back: (File, String),
+    /// Facts that no descriptor holds.
+    pub facts: PassageFacts,
+}
+
+/// What of a [`Passage`] is no descriptor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PassageFacts {
+    /// Whether the package is to be kept.
+    pub keep: bool,
+    /// Why it leads back; empty on the way on, and where a crash led back.
+    pub reason: String,
+    /// Upgrades of this boot that came to their end.
+    pub count: u32,
+    /// Digest of the package that the next boot finds, where that is known.
+    pub on_device: Option<String>,
+    /// The device that it lies on.
+    pub device: Option<String>,
+    /// BLAKE3 of the executables in hand, by their place in the table: what is the same need not be replaced.
+    pub images: Vec<String>,
+}
+
+/// The same in a [`Record`].
+#[derive(Debug, Serialize, Deserialize)]
+struct PassageRow<'a> {
+    keep: bool,
+    reason: &'a str,
+    count: u32,
+    on_device: Option<&'a str>,
+    device: Option<&'a str>,
+    #[serde(borrow)]
+    images: Bounded<&'a str, IMAGES_MAX>,
+    left_digest: &'a str,
+    left_from: &'a str,
+    goal_place: &'a str,
+    back_place: &'a str,
+}
+
+impl Passage {
+    /// As `dup(2)`.
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            goal: (self.goal.0.try_clone()?, self.goal.1.clone()),
+            left: (self.left.0.try_clone()?, self.left.1.clone()),
+            back: (self.back.0.try_clone()?, self.back.1.clone()),
+            facts: self.facts.clone(),
+        })
+    }
+
+    fn row(&self) -> PassageRow<'_> {
+        let facts = &self.facts;
+        PassageRow {
+            keep: facts.keep,
+            reason: &facts.reason,
+            count: facts.count,
+            on_device: facts.on_device.as_deref(),
+            device: facts.device.as_deref(),
+            images: first(facts.images.iter().map(String::as_str)),
+            left_digest: &self.left.1.digest,
+            left_from: &self.left.1.from,
+            goal_place: &self.goal.1,
+            back_place: &self.back.1,
+        }
+    }
+
+    fn of(row: PassageRow<'_>, mut fd: impl FnMut(&str) -> Option<OwnedFd>) -> Option<Self> {
+        let left = Running {
+            digest: row.left_digest.to_owned(),
+            from: row.left_from.to_owned(),
+        };
+        Some(Self {
+            goal: (fd("goal")?.into(), row.goal_place.to_owned()),
+            left: (fd("left")?, left),
+            back: (fd("back")?.into(), row.back_place.to_owned()),
+            facts: PassageFacts {
+                keep: row.keep,
+                reason: row.reason.to_owned(),
+                count: row.count,
+                on_device: row.on_device.map(str::to_owned),
+                device: row.device.map(str::to_owned),
+                images: row.images.iter().map(|hex| (*hex).to_owned()).collect(),
+            },
+        })
+    }
+}
 
 /// Who started this PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +214,8 @@ pub struct Holdings {
     pub standing: Standing,
     /// What came along of the PID 1 before us.
     pub along: Option<Along>,
+    /// The upgrade that is under way over the exec.
+    pub passage: Option<Passage>,
 }
 
 /// What a PID 1 that goes on finds beside the record's content.
@@ -159,6 +257,8 @@ struct Record<'a> {
     model_name: &'a str,
     tensors: u32,
     tensor_bytes: u64,
+    #[serde(borrow)]
+    passage: Option<PassageRow<'a>>,
     #[serde(borrow)]
     descriptors: Bounded<&'a str, DESCRIPTORS_MAX>,
 }
@@ -241,6 +341,10 @@ impl Holdings {
         };
         let last = fd("last-words").map(|fd| LastWords::read(&fd.into()));
         let last_words = last.as_ref().map_or_else(String::new, words_of);
+        let passage = record.passage.map(|row| {
+            Passage::of(row, &mut fd).ok_or_else(|| wrong("passage: without its descriptors"))
+        });
+        let passage = passage.transpose()?;
         let left_ns = last.map_or(0, |words| words.at_ns).max(record.left_ns);
         Ok(Self {
             cause: record.cause,
@@ -278,6 +382,7 @@ impl Holdings {
                 found: record.found,
             },
             along: None,
+            passage,
         })
     }
 
@@ -306,7 +411,14 @@ impl Holdings {
             ),
             ("last-words", last_words),
         ];
-        for (name, fd) in all {
+        let passage = self.passage.as_ref();
+        let of_passage = [
+            ("goal", passage.map(|p| p.goal.0.as_fd())),
+            ("left", passage.map(|p| p.left.0.as_fd())),
+            ("back", passage.map(|p| p.back.0.as_fd())),
+        ];
+        // The last words stay last: a PID 1 that goes on finds them there.
+        for (name, fd) in of_passage.into_iter().chain(all) {
             if let Some(fd) = fd {
                 descriptors.push(fd.try_clone_to_owned()?);
                 // There are fewer names than places.
@@ -347,6 +459,7 @@ impl Holdings {
             model_name: &self.standing.model.name,
             tensors: self.standing.model.tensors,
             tensor_bytes: self.standing.model.bytes,
+            passage: passage.map(Passage::row),
             descriptors: names,
         };
         let mut bytes = vec![0; RECORD_BYTES_MAX];
@@ -415,6 +528,13 @@ impl Holdings {
     /// # Errors
     /// As the system calls that prepare it.
     pub fn arm_crash(&self, state: &State) -> io::Result<()> {
+        if let Some(passage) = self
+            .passage
+            .as_ref()
+            .filter(|_| self.cause == Cause::Upgrade)
+        {
+            return self.way_back(passage, String::new())?.arm(Some(state));
+        }
         match &self.along {
             // The very record that made us.
             Some(along) if self.cause == Cause::Crash => self.arm_with(
@@ -425,6 +545,28 @@ impl Holdings {
             ),
             _ => self.copy(Cause::Crash)?.arm(Some(state)),
         }
+    }
+
+    /// What the program that was given up finds, should this one not prove itself.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn way_back(&self, passage: &Passage, reason: String) -> io::Result<Self> {
+        let mut theirs = self.copy(Cause::Rollback)?;
+        let mut back = passage.try_clone()?;
+        std::mem::swap(&mut back.goal, &mut back.back);
+        let (program, running) = std::mem::replace(
+            &mut back.left,
+            (
+                clone(self.initramfs.vector_boot.as_ref())?.ok_or(io::ErrorKind::NotFound)?,
+                self.running.clone(),
+            ),
+        );
+        back.facts.reason = reason;
+        theirs.initramfs.vector_boot = Some(program);
+        theirs.running = running;
+        theirs.passage = Some(back);
+        Ok(theirs)
     }
 
     fn arm(&self, state: Option<&State>) -> io::Result<()> {
@@ -488,6 +630,7 @@ impl Holdings {
             last_words: String::new(),
             standing: self.standing.clone(),
             along: None,
+            passage: None,
         })
     }
 }
@@ -598,6 +741,25 @@ mod tests {
                 found: true,
             },
             along: None,
+            passage: Some(Passage {
+                goal: (memory("goal").into(), "share/new.rts".to_owned()),
+                left: (
+                    memory("left"),
+                    Running {
+                        digest: "0a1b".to_owned(),
+                        from: "initramfs".to_owned(),
+                    },
+                ),
+                back: (memory("back").into(), "/dev/vdb".to_owned()),
+                facts: PassageFacts {
+                    keep: true,
+                    reason: "exit: net".to_owned(),
+                    count: 5,
+                    on_device: Some("99".to_owned()),
+                    device: None,
+                    images: vec!["77".to_owned(), String::new()],
+                },
+            }),
         }
     }
 
@@ -635,6 +797,14 @@ mod tests {
         );
         assert_eq!(taken.last_words, "signal 11  [2J");
         assert_eq!(taken.standing, given.standing);
+        let (theirs, ours) = (taken.passage.unwrap(), given.passage.unwrap());
+        assert_eq!(theirs.facts, ours.facts);
+        assert_eq!((theirs.left.1, theirs.goal.1), (ours.left.1, ours.goal.1));
+        let (goal, back) = (theirs.goal.0.into(), theirs.back.0.into());
+        assert_eq!(
+            [goal, theirs.left.0, back].map(text),
+            ["goal", "left", "back"]
+        );
     }
 
     #[test]
@@ -656,12 +826,14 @@ mod tests {
         given.own = None;
         given.package = None;
         given.initramfs.services = None;
+        given.passage = None;
         let (bytes, descriptors) = given.encode(None).unwrap();
         assert_eq!(descriptors.len(), 1);
         let taken = Holdings::decode(&bytes, descriptors).unwrap();
         assert!(
             taken.own.is_none() && taken.package.is_none() && taken.initramfs.services.is_none()
         );
+        assert!(taken.passage.is_none());
         assert_eq!(taken.last_words, "");
     }
 
@@ -679,7 +851,7 @@ mod tests {
         }
         let mut other = bytes.clone();
         other[8] = 1;
-        assert_eq!(refusal(&other, whole().1), "handover: version: 1, limit 2");
+        assert_eq!(refusal(&other, whole().1), "handover: version: 1, limit 3");
         other[0] = b'X';
         assert_eq!(refusal(&other, whole().1), "handover: magic: not a record");
         let mut longer = bytes.clone();

@@ -10,6 +10,7 @@ mod drill;
 mod ending;
 mod health;
 pub(crate) mod memory;
+mod passage;
 mod reasons;
 mod rest;
 mod resumed;
@@ -773,6 +774,7 @@ impl Heart {
         self.write_machine();
         self.rest();
         self.watchdog.feed(self.is_healthy(now));
+        self.guard_trial();
         self.hang_if_due(now);
         let cpu = sys::clock::thread_cpu_ns().saturating_sub(woken_cpu);
         self.beat.cpu_last_ns = cpu;

@@ -32,7 +32,7 @@ pub const CRASH_WINDOW_NS: u64 = 10_000_000_000;
 const START_SLACK_NS: u64 = 10_000_000_000;
 
 /// Executables of two packages: ours and one a service.
-const IMAGES_MAX: usize = 2 * (2 + crate::supervisor::UNITS_MAX);
+pub const IMAGES_MAX: usize = 2 * (2 + crate::supervisor::UNITS_MAX);
 
 /// Why nobody goes on.
 #[derive(Debug)]
@@ -141,6 +141,7 @@ pub fn resume(setup: &Setup, held: &mut Holdings, line: &str) -> Result<Box<Hear
         open: own.open,
     })
     .map_err(|e| Lost::Refused(format!("poller: {e}")))?;
+    heart.held.passage = held.passage.take();
     heart.rts = own.package;
     heart.token = own.token;
     heart.model = held.standing.model.clone();

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use sys::events::{Interest, Poller};
 use sys::process::Exit;
-use sys::spawn::{Descriptors, Identity, Spawn};
+use sys::spawn::{Child, Descriptors, Identity, Spawn};
 
 /// For the answer of a program that starts in milliseconds; an emulated machine is 100 times slower.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -66,40 +66,87 @@ fn other_than<'f>(running: &Running, found: &'f Found) -> Option<&'f str> {
 /// What it answered, and how it ended.
 pub fn ask(image: BorrowedFd<'_>) -> Result<(), String> {
     let failed = |e: io::Error| format!("ask which handover it takes: {e}");
-    let (read, write) = io::pipe().map_err(failed)?;
-    let mut read = File::from(OwnedFd::from(read));
-    let write = OwnedFd::from(write);
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(failed)?;
-    let mut spawn = Spawn::new(&["vector_boot", handover::WORD], &[], &[]).map_err(failed)?;
-    spawn.no_new_privileges = true;
-    if sys::packet::own_uid() == 0 {
-        spawn.identity = Identity::Uid(NOBODY);
-    }
-    let child = spawn
-        .start(&Descriptors {
-            image,
-            stdio: [null.as_fd(), write.as_fd(), null.as_fd()],
-            passed: &[],
-            cgroup: None,
-            namespaces: &[],
-        })
-        .map_err(|e| format!("start: {e}"))?;
-    drop(write);
-    let answer = read_answer(&mut read, child.pidfd.as_fd());
-    const SIGKILL: i32 = 9;
-    // One that has ended takes no notice.
-    let _ = sys::process::signal(child.pidfd.as_fd(), SIGKILL);
-    let exit = sys::process::wait_for(child.pid).map_err(failed)?;
+    let mut asked = Question::put(image)?;
+    let answer = read_answer(&mut asked.read, asked.child.pidfd.as_fd());
+    asked.end();
+    let exit = sys::process::wait_for(asked.child.pid).map_err(failed)?;
     judge(&answer.map_err(failed)?, exit)
+}
+
+/// A program that was asked, and has not ended yet: for who cannot wait.
+pub struct Question {
+    child: Child,
+    read: File,
+    until: Instant,
+}
+
+impl Question {
+    /// Starts the program as nobody with the question.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub fn put(image: BorrowedFd<'_>) -> Result<Self, String> {
+        let failed = |e: io::Error| format!("ask which handover it takes: {e}");
+        let (read, write) = io::pipe().map_err(failed)?;
+        let read = File::from(OwnedFd::from(read));
+        sys::inherit::set_nonblocking(read.as_fd()).map_err(failed)?;
+        let write = OwnedFd::from(write);
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(failed)?;
+        let mut spawn = Spawn::new(&["vector_boot", handover::WORD], &[], &[]).map_err(failed)?;
+        spawn.no_new_privileges = true;
+        if sys::packet::own_uid() == 0 {
+            spawn.identity = Identity::Uid(NOBODY);
+        }
+        let child = spawn
+            .start(&Descriptors {
+                image,
+                stdio: [null.as_fd(), write.as_fd(), null.as_fd()],
+                passed: &[],
+                cgroup: None,
+                namespaces: &[],
+            })
+            .map_err(|e| format!("start: {e}"))?;
+        let until = Instant::now() + ANSWER_LIMIT;
+        Ok(Self { child, read, until })
+    }
+
+    /// The process that answers.
+    #[must_use]
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Ends one that takes too long; its end is reaped as any.
+    pub fn look(&self) {
+        if Instant::now() >= self.until {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        const SIGKILL: i32 = 9;
+        // One that has ended takes no notice.
+        let _ = sys::process::signal(self.child.pidfd.as_fd(), SIGKILL);
+    }
+
+    /// What it said, now that it has ended; never waits.
+    ///
+    /// # Errors
+    /// What it answered, and how it ended.
+    pub fn judge(mut self, exit: Exit) -> Result<(), String> {
+        let mut answer = [0; ANSWER_BYTES_MAX];
+        // One write of one line; whoever writes it in pieces is no program of ours.
+        let bytes = self.read.read(&mut answer).unwrap_or(0);
+        judge(answer.get(..bytes).unwrap_or_default(), exit)
+    }
 }
 
 /// What it says, and its end, as far as time and place allow.
 fn read_answer(read: &mut File, process: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    sys::inherit::set_nonblocking(read.as_fd())?;
     let mut poller = Poller::new()?;
     poller.add(read.as_fd(), 0, Interest::Read)?;
     let deadline = Instant::now() + ANSWER_LIMIT;
@@ -156,7 +203,7 @@ mod tests {
         let refusal = ask(program("echo").as_fd()).unwrap_err();
         assert_eq!(
             refusal,
-            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 2 state 2\""
+            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 3 state 2\""
         );
         let refusal = ask(program("false").as_fd()).unwrap_err();
         assert!(refusal.contains("answer \"\", exit code 1"), "{refusal}");
@@ -168,11 +215,11 @@ mod tests {
     #[test]
     fn only_the_whole_answer_counts() {
         let exit = Exit::Code(0);
-        assert_eq!(judge(b"vector_boot handover 2 state 2\n", exit), Ok(()));
+        assert_eq!(judge(b"vector_boot handover 3 state 2\n", exit), Ok(()));
         for other in [
-            "vector_boot handover 2 state 22\n",
+            "vector_boot handover 3 state 22\n",
             "vector_boot handover\n",
-            "\nvector_boot handover 2 state 2\n",
+            "\nvector_boot handover 3 state 2\n",
             "",
         ] {
             judge(other.as_bytes(), exit).unwrap_err();

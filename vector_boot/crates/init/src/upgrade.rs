@@ -66,10 +66,6 @@ pub enum Input {
     /// Time passed.
     Tick,
     /// This PID 1 is the program of that side.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the handover to another vector_boot asks for it")
-    )]
     Became(Side),
     /// It could not become the other program.
     NotBecame,
@@ -160,10 +156,6 @@ impl Upgrade {
         this
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the handover to another vector_boot asks for it")
-    )]
     /// Goes on with one whose PID 1 is another program now: at its place if that is what was meant, else back.
     #[must_use]
     pub fn resume(plan: Plan, runs: Side, touched: u32, failed: Option<Failure>) -> Self {
@@ -176,22 +168,14 @@ impl Upgrade {
         }
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the handover to another vector_boot asks for it")
-    )]
     /// Bits for [`Upgrade::resume`].
-    #[must_use]
+    #[cfg(test)]
     pub fn touched(&self) -> u32 {
         self.touched
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the handover to another vector_boot asks for it")
-    )]
     /// The plan.
-    #[must_use]
+    #[cfg(test)]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -17,6 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 /// Number of the record: above every number that PID 1 itself gets (the kernel gives the lowest first), and
 /// below 1,024, the soft limit with which it is started.
@@ -250,6 +251,8 @@ pub fn become_successor(
         numbers.for_each(|number| set_kept(number, kept));
     };
     keep(true);
+    // An alarm outlives exec, its handler does not. If there is no exec, the next beat sets it again.
+    let _ = set_alarm(Duration::ZERO);
     // Root's exec takes up what its bounding set still holds, unless its root and folder are shared with
     // another process (LSM_UNSAFE_SHARE); the kernel's own threads share those of PID 1.
     // SAFETY: a number; without the power to do it nothing was given up either.
@@ -447,6 +450,65 @@ fn digit(n: c_int) -> u8 {
     b'0' + u8::try_from(n % 10).unwrap_or(0)
 }
 
+/// From now on this process takes the way that [`arm`] prepared as if it had crashed, unless this is called again
+/// within the time: one that hangs gives way too.
+///
+/// # Errors
+/// As `sigaction(2)` and `setitimer(2)`.
+pub fn guard(limit: Duration) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_hang as *const () as usize;
+    // As for a crash: the program that comes is not to find it blocked.
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER;
+    // SAFETY: it is live; the handler calls only what is async-signal-safe.
+    if unsafe { libc::sigaction(libc::SIGALRM, &raw const action, null_mut()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    set_alarm(limit)
+}
+
+/// Ends [`guard`].
+///
+/// # Errors
+/// As `setitimer(2)`.
+pub fn unguard() -> io::Result<()> {
+    set_alarm(Duration::ZERO)
+}
+
+/// One alarm; zero takes back the one that is set. Async-signal-safe.
+fn set_alarm(limit: Duration) -> io::Result<()> {
+    let time = |left: Duration| libc::timeval {
+        tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(left.subsec_micros().cast_signed()),
+    };
+    let timer = libc::itimerval {
+        it_interval: time(Duration::ZERO),
+        it_value: time(limit),
+    };
+    // SAFETY: it is live, and nobody wants to know the one before. By number, as musl's and glibc's types differ.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_setitimer,
+            libc::ITIMER_REAL,
+            &raw const timer,
+            null_mut::<libc::itimerval>(),
+        )
+    };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The last words of a process that [`guard`] ended.
+pub const HANG_WORDS: &str = "no beat in time";
+
+extern "C" fn on_hang(_: c_int) {
+    // SAFETY: async-signal-safe throughout. Where nothing is armed the alarm has come too late, and says nothing.
+    unsafe { go(HANG_WORDS.as_bytes()) };
+}
+
 extern "C" fn on_crash(signal: c_int) {
     // Without a formatter.
     let mut words = *b"signal 00";
@@ -495,6 +557,8 @@ unsafe fn go(words: &[u8]) {
             8,
             LAST_WORDS_BYTES_MAX as libc::off_t,
         );
+        // An alarm outlives exec, its handler does not.
+        let _ = set_alarm(Duration::ZERO);
         plan.placed.keep(true);
         if let Some(table) = &plan.table {
             table.numbers().for_each(|number| set_kept(number, true));

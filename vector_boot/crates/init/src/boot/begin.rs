@@ -81,6 +81,7 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
         last_words: String::new(),
         standing: Standing::default(),
         along: None,
+        passage: None,
     };
     (held, line)
 }
@@ -147,5 +148,6 @@ fn of_process(setup: &Setup, handoff_ns: u64) -> Holdings {
         last_words: String::new(),
         standing: Standing::default(),
         along: None,
+        passage: None,
     }
 }

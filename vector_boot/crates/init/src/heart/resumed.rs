@@ -3,7 +3,7 @@
 //! Start with [`Heart::go_on`]. What takes longer is a step of a later beat, so that no step makes one late.
 
 use super::{Ending, Heart, Held, Watch};
-use crate::handover::{Cause, Running};
+use crate::handover::{Cause, Holdings, Passage, Running};
 use crate::helper_link::Purpose;
 use crate::resume::Missed;
 use crate::state::records::Text;
@@ -11,7 +11,6 @@ use crate::state::{Fixed, Json, Level, Weight};
 use crate::supervisor::{Event, Phase};
 use crate::why;
 use rts::manifest::Verify;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
@@ -99,6 +98,7 @@ impl Heart {
     /// The first turn: every service is watched again, then what happened meanwhile is acted on.
     pub(super) fn begin_again(&mut self, resumed: Resumed) {
         self.lists = true;
+        self.take_own_image();
         self.watch_notify_sockets();
         for (i, unit) in self.units.iter().enumerate() {
             if let Some(output) = &unit.output {
@@ -132,6 +132,7 @@ impl Heart {
                 ..crashes
             });
         self.find_cut_off();
+        self.come_by_passage(&resumed.cause);
         self.say_resumed(resumed.left_ns, &resumed.cause, watched_ns);
         self.behind = Some(Behind::Sensors);
     }
@@ -215,27 +216,28 @@ impl Heart {
         self.phase(word, left_ns, watched_ns, note);
     }
 
-    /// Becomes another program while every service lives on; it finds `cause`, itself and its package in the record,
+    /// Becomes another program while every service lives on; it finds itself and the upgrade in the record,
     /// and everything else in the state memfd. Ask it first which record and state it takes
-    /// ([`crate::succession::ask`]). Returns only if it cannot: then nothing has changed.
-    #[allow(dead_code, reason = "upgrade and rollback call it")]
+    /// ([`crate::succession::Question`]). Returns only if it cannot: then nothing has changed.
     pub(crate) fn become_program(
         &mut self,
-        cause: Cause,
         program: OwnedFd,
         running: Running,
-        package: Option<(File, String)>,
+        passage: Passage,
     ) -> io::Error {
-        let mut next = match self.held.copy(cause) {
+        let mut next = match self.held.copy(Cause::Upgrade) {
             Ok(next) => next,
             Err(e) => return e,
         };
         next.initramfs.vector_boot = Some(program);
         next.running = running;
+        next.passage = Some(passage);
+        self.leave_to(next)
+    }
+
+    /// Gives way. Returns only if it cannot.
+    pub(super) fn leave_to(&mut self, mut next: Holdings) -> io::Error {
         next.left_ns = sys::clock::monotonic_ns();
-        if package.is_some() {
-            next.package = package;
-        }
         self.list_all();
         let error = next.give(Some(&self.journal.state));
         self.arm();

@@ -439,7 +439,11 @@ impl Heart {
             .iter()
             .chain(&self.helper_process.left);
         let services = self.units.iter().filter_map(|u| u.child.as_ref());
-        services.chain(helpers).any(|child| child.pid == pid)
+        let asked = self.upgrades.asked();
+        services
+            .chain(helpers)
+            .chain(asked)
+            .any(|child| child.pid == pid)
     }
 
     pub(super) fn child_ended(&mut self, reaped: &Reaped) {
@@ -450,7 +454,9 @@ impl Heart {
             self.service_ended(i, Some(reaped));
         } else if of_child(&self.helper_process.child) {
             self.helper_ended(reaped.exit, sys::clock::monotonic_ns());
-        } else if !self.left_helper_ended(reaped.pid) {
+        } else if !self.left_helper_ended(reaped.pid)
+            && !self.take_word_of_program(reaped.pid, reaped.exit)
+        {
             self.beat.orphans += 1;
         }
     }

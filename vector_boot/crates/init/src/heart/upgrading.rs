@@ -6,10 +6,12 @@
 
 use super::{Ending, Heart, Held, Image, VECTOR_BOOT, Watch};
 use crate::boot::short;
+use crate::handover::Running;
 use crate::helper_link::{Answer, Purpose};
 use crate::package::{Found, Model};
 use crate::state::records::UnitRow;
 use crate::state::{BY_GONE, Json, Level, Weight};
+use crate::succession::Question;
 use crate::supervisor::{Event, Index, Phase, Supervisor, UNITS_MAX};
 use crate::unit::{CellState, Unit};
 use crate::upgrade::{Action, Actions, Change, Input, Plan, Planned, Side, Upgrade};
@@ -18,6 +20,7 @@ use rts::manifest::{self, Manifest, Pass, Service};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::events::Interest;
+use sys::spawn::Child;
 use wire::helper::Task;
 use wire::upgrade::{End, Step, UpgradeStatus};
 use wire::why::Reason;
@@ -57,7 +60,7 @@ pub enum Ask {
 
 /// A service as one package has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     service: Service,
     uid: u32,
     /// Place in the table of images.
@@ -65,36 +68,39 @@ struct Entry {
 }
 
 /// A package, and what of it the machine runs.
-struct Release {
-    found: Option<Found>,
-    rts: Option<OwnedFd>,
-    model: Model,
-    name: String,
-    manifest: Manifest,
-    entries: Vec<Entry>,
-    tensors_verified: bool,
+pub(super) struct Release {
+    pub(super) found: Option<Found>,
+    pub(super) rts: Option<OwnedFd>,
+    pub(super) model: Model,
+    pub(super) name: String,
+    pub(super) manifest: Manifest,
+    pub(super) entries: Vec<Entry>,
+    pub(super) tensors_verified: bool,
 }
 
 /// An executable that is needed and not in hand.
-struct Wanted {
-    name: String,
-    blake3: String,
-    held: Option<OwnedFd>,
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) blake3: String,
+    pub(super) held: Option<OwnedFd>,
 }
 
 /// A package on its way.
-struct Preparing {
-    place: String,
-    keep: bool,
-    step: Step,
-    file: Option<File>,
-    found: Option<Found>,
-    manifest: Option<Manifest>,
-    wanted: Vec<Wanted>,
+pub(super) struct Preparing {
+    pub(super) place: String,
+    pub(super) keep: bool,
+    pub(super) step: Step,
+    pub(super) file: Option<File>,
+    pub(super) found: Option<Found>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) wanted: Vec<Wanted>,
+    /// Its `vector_boot`, where that is another than the one that runs: its digest, and the question.
+    pub(super) init: Option<String>,
+    pub(super) asked: Option<Question>,
 }
 
 /// Services on their way from one package to the other.
-struct Run {
+pub(super) struct Run {
     machine: Upgrade,
     /// Services of the old and of the new package, by their place in the table of both.
     sides: [Vec<Option<Entry>>; 2],
@@ -114,9 +120,11 @@ struct Run {
 }
 
 #[derive(Default)]
-enum Stage {
+pub(super) enum Stage {
     #[default]
     Idle,
+    /// The PID 1 before this one left it to this one, which has to catch up first.
+    Arrived,
     Preparing(Box<Preparing>),
     Running(Box<Run>),
     Settling(Box<Run>, Side),
@@ -126,29 +134,39 @@ enum Stage {
 /// Upgrades of this boot.
 #[derive(Default)]
 pub struct Upgrades {
-    stage: Stage,
+    pub(super) stage: Stage,
     /// What `rollback` goes to.
-    before: Option<Release>,
+    pub(super) before: Option<Release>,
+    /// The `vector_boot` that belongs to it, where that is another.
+    pub(super) before_init: Option<(OwnedFd, Running)>,
     /// What services did.
-    seen: Deque<(Index, Phase, Phase), SEEN_MAX>,
+    pub(super) seen: Deque<(Index, Phase, Phase), SEEN_MAX>,
     /// What cannot be started.
-    unfit: u32,
+    pub(super) unfit: u32,
     /// Digest of the package that the next boot finds, where that is known.
-    on_device: Option<String>,
+    pub(super) on_device: Option<String>,
     /// The device that it lies on.
-    device: Option<String>,
+    pub(super) device: Option<String>,
     /// The PID 1 before this one was in the middle of one.
-    cut_off: bool,
-    to: String,
-    end: Option<End>,
-    reason: String,
-    count: u32,
+    pub(super) cut_off: bool,
+    pub(super) to: String,
+    pub(super) end: Option<End>,
+    pub(super) reason: String,
+    pub(super) count: u32,
 }
 
 impl Upgrades {
     /// Whether services are being replaced.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Running(_) | Stage::Settling(..))
+    }
+
+    /// The program that was asked whether it can be PID 1.
+    pub(super) fn asked(&self) -> Option<&Child> {
+        match &self.stage {
+            Stage::Preparing(preparing) => preparing.asked.as_ref().map(Question::child),
+            _ => None,
+        }
     }
 }
 
@@ -166,7 +184,7 @@ fn refused<'a>(
     }
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     text.chars().take(DETAIL_CHARS_MAX).collect()
 }
 
@@ -221,6 +239,8 @@ impl Heart {
             found: None,
             manifest: None,
             wanted: Vec::new(),
+            init: None,
+            asked: None,
         }));
         match found {
             Some((path, folder)) => {
@@ -250,8 +270,13 @@ impl Heart {
             ),
         );
         self.upgrades.to = before.name.clone();
-        self.replace_all(before, false);
-        self.reply(slot, id, &Done { count: 0 })
+        // Another program is there at once, so the answer goes first.
+        let goes_on = self.reply(slot, id, &Done { count: 0 });
+        match self.upgrades.before_init.take() {
+            Some(init) => self.return_to(before, init),
+            None => self.replace_all(before, false),
+        }
+        goes_on
     }
 
     /// Answers how it stands.
@@ -260,6 +285,7 @@ impl Heart {
         let ups = &self.upgrades;
         let (step, unit, left_ns) = match &ups.stage {
             Stage::Idle => (Step::Idle, None, 0),
+            Stage::Arrived => (self.step_of_passage(), None, 0),
             Stage::Preparing(p) => (p.step, None, 0),
             Stage::Running(run) => run.machine.progress(now),
             Stage::Settling(_, Side::New) => (Step::Watching, None, 0),
@@ -310,7 +336,7 @@ impl Heart {
     }
 
     /// The device that the next boot finds its package on.
-    fn kept_on(&self) -> Option<String> {
+    pub(super) fn kept_on(&self) -> Option<String> {
         let noted = self.upgrades.device.clone();
         let place = || self.package_name.split(' ').next().map(str::to_owned);
         noted
@@ -346,7 +372,7 @@ impl Heart {
 
     // --- the package ---------------------------------------------------------------------------
 
-    fn preparing(&mut self) -> Option<&mut Preparing> {
+    pub(super) fn preparing(&mut self) -> Option<&mut Preparing> {
         match &mut self.upgrades.stage {
             Stage::Preparing(preparing) => Some(preparing),
             _ => None,
@@ -369,7 +395,7 @@ impl Heart {
         file.as_fd().try_clone_to_owned().ok()
     }
 
-    fn inspect(&mut self) {
+    pub(super) fn inspect(&mut self) {
         let keys: String = self
             .trust
             .keys
@@ -460,6 +486,10 @@ impl Heart {
             Ok(found) => preparing.found = Some(found),
             Err(e) => return self.refuse_package(Reason::UpgradeRefused, &e),
         }
+        if self.held.passage.is_some() {
+            // All of it was hashed by the PID 1 before; what is loaded is hashed anyway.
+            return self.choose_images();
+        }
         if let Some(handle) = self.its_handle() {
             self.ask_of_upgrade(Ask::Verify, &Task::VerifyPackage, Some(handle));
         }
@@ -523,8 +553,7 @@ impl Heart {
         }
         let other = digest_of("vector_boot").filter(|init| self.is_other_init(init));
         if let Some(init) = other {
-            let why = format!("vector_boot {}: not the one that runs", short(init));
-            return self.refuse_package(Reason::NeedsReboot, &why);
+            return self.load_init(init.clone());
         }
         wanted.retain(|w| {
             let is_it = |image: &Image| {
@@ -541,14 +570,7 @@ impl Heart {
         self.load_from(0);
     }
 
-    /// Whether that is another `vector_boot` than the one that runs, and one that would be run.
-    fn is_other_init(&self, digest: &str) -> bool {
-        self.setup.is_appliance()
-            && self.params.get("vb.init") == "auto"
-            && digest != self.running.digest
-    }
-
-    fn load_from(&mut self, place: usize) {
+    pub(super) fn load_from(&mut self, place: usize) {
         let handle = self.its_handle();
         let wanted = self
             .preparing()
@@ -562,6 +584,7 @@ impl Heart {
                 };
                 self.ask_of_upgrade(Ask::Load(place), &task, handle);
             }
+            None if self.preparing().is_some_and(|p| p.init.is_some()) => self.ask_init(),
             None => self.provision(),
         }
     }
@@ -667,7 +690,10 @@ impl Heart {
     }
 
     /// Refuses a package before anything was touched.
-    fn refuse_package(&mut self, reason: Reason, detail: &str) {
+    pub(super) fn refuse_package(&mut self, reason: Reason, detail: &str) {
+        if self.held.passage.is_some() {
+            return self.lose_passage(reason, detail);
+        }
         self.upgrades.stage = Stage::Idle;
         self.upgrades.end = Some(End::Refused);
         let detail = cut(detail);
@@ -695,6 +721,8 @@ impl Heart {
     /// What is wrong with a machine whose PID 1 begins again now: it does not know what it was at.
     pub(super) fn upgrade_cut_off(&self) -> Option<String> {
         match &self.upgrades.stage {
+            // The program before comes back, and knows.
+            Stage::Running(_) if self.is_on_trial() => None,
             Stage::Running(run) => Some(format!(
                 "{CUT_OFF}{}: services of two packages run, limit those of one: upgrade again",
                 cut(&run.to)
@@ -728,7 +756,7 @@ impl Heart {
     // --- the services --------------------------------------------------------------------------
 
     /// Replaces what differs between the package that runs and this one, one by one.
-    fn replace_all(&mut self, mut new: Release, keep: bool) {
+    pub(super) fn replace_all(&mut self, mut new: Release, keep: bool) {
         if self.upgrades.on_device.is_none() {
             self.upgrades.on_device = self.found.as_ref().map(|f| f.digest.clone());
             self.upgrades.device = self.kept_on();
@@ -758,6 +786,11 @@ impl Heart {
             olds.push(before);
             news.push(after);
         }
+        // Comes back from a package that did not prove itself: the one that is taken is the old one.
+        let back = self.is_way_back();
+        if back {
+            sides.reverse();
+        }
         if table.len() > UNITS_MAX {
             let why = format!(
                 "services: {} of both packages, limit {UNITS_MAX}",
@@ -768,11 +801,14 @@ impl Heart {
         let watch_ns = self.watch_of(&new.manifest);
         let model_differs = !self.has_model_of(&new);
         let plan = Plan {
-            services: order_of(&sides, model_differs),
-            becomes: false,
+            services: order_of(&sides, model_differs, self.held.passage.is_some()),
+            becomes: self.is_on_trial(),
             watch_ns,
         };
-        let (from, to) = (self.package_name.clone(), new.name.clone());
+        let (from, to) = match self.held.passage.as_ref().filter(|_| back) {
+            Some(passage) => (new.name.clone(), passage.back.1.clone()),
+            None => (self.package_name.clone(), new.name.clone()),
+        };
         self.journal.say(
             Level::Info,
             format_args!(
@@ -783,19 +819,22 @@ impl Heart {
                 watch_ns / 1_000_000_000
             ),
         );
-        self.journal.event(
-            Weight::Important,
-            ["upgrade_started", "machine", ""],
-            format_args!(
-                "\"from\":\"{}\",\"to\":\"{}\",\"services\":{},\"keep\":{keep}",
-                Json(&cut(&from)),
-                Json(&cut(&to)),
-                plan.services.len()
-            ),
-        );
+        if !back {
+            self.journal.event(
+                Weight::Important,
+                ["upgrade_started", "machine", ""],
+                format_args!(
+                    "\"from\":\"{}\",\"to\":\"{}\",\"services\":{},\"keep\":{keep}",
+                    Json(&cut(&from)),
+                    Json(&cut(&to)),
+                    plan.services.len()
+                ),
+            );
+        }
         self.arrange(table);
         let wanted = (0..self.units.len())
-            .filter(|i| self.supervisor.phase(*i) != Phase::Stopped)
+            // Who was being replaced when a crash led back had been stopped.
+            .filter(|i| back || self.supervisor.phase(*i) != Phase::Stopped)
             .fold(0, |mask, i| mask | bit(i));
         self.exchange(&mut new);
         // What was swapped out is the old package; its services are known from the table.
@@ -805,14 +844,14 @@ impl Heart {
             ..new
         };
         let mut actions = Actions::new();
-        let machine = Upgrade::begin(sys::clock::monotonic_ns(), plan, &mut actions);
+        let machine = self.begin_machine(plan, &mut actions);
         self.upgrades.seen.clear();
         self.upgrades.unfit = 0;
         self.upgrades.stage = Stage::Running(Box::new(Run {
             machine,
             sides,
             other,
-            counts: Side::New,
+            counts: if back { Side::Old } else { Side::New },
             from,
             to,
             keep,
@@ -943,8 +982,9 @@ impl Heart {
     /// Goes on: once a turn of the loop.
     pub(super) fn go_on_upgrading(&mut self) {
         self.mend_cut_off();
+        self.go_on_with_passage();
         match self.upgrades.stage {
-            Stage::Idle | Stage::Preparing(_) | Stage::Keeping => return,
+            Stage::Idle | Stage::Arrived | Stage::Preparing(_) | Stage::Keeping => return,
             Stage::Settling(..) => return self.settle_upgrade(),
             Stage::Running(_) => {}
         }
@@ -1005,7 +1045,7 @@ impl Heart {
         );
     }
 
-    fn tell_upgrade(&mut self, input: Input) {
+    pub(super) fn tell_upgrade(&mut self, input: Input) {
         let Stage::Running(run) = &mut self.upgrades.stage else {
             return;
         };
@@ -1052,7 +1092,8 @@ impl Heart {
             match action {
                 Action::Install(i, side) => self.install(i, side),
                 Action::Stop(i) => self.leave(i),
-                Action::Become(_) => self.tell_upgrade(Input::NotBecame),
+                Action::Become(Side::Old) => self.give_back(),
+                Action::Become(Side::New) => self.tell_upgrade(Input::NotBecame),
                 Action::Over(side) => {
                     if let Stage::Running(run) = std::mem::take(&mut self.upgrades.stage) {
                         self.upgrades.stage = Stage::Settling(run, side);
@@ -1168,6 +1209,7 @@ impl Heart {
             Side::Old => old,
             Side::New => new,
         };
+        let init = self.end_passage(side);
         // Whatever was cut off before, everything is of one package now.
         self.degraded.retain(|text| !text.starts_with(CUT_OFF));
         // In the union's order, which begins with the new manifest's.
@@ -1175,6 +1217,7 @@ impl Heart {
         match side {
             Side::New => {
                 self.upgrades.before = Some(other);
+                self.upgrades.before_init = init;
                 self.upgrades.count = self.upgrades.count.saturating_add(1);
                 self.upgrades.end = Some(End::UntilReboot);
                 self.upgrades.reason.clear();
@@ -1225,6 +1268,12 @@ impl Heart {
                 || self.units.iter().any(|u| u.image == i)
                 || before.clone().any(|entry| entry.image == i);
             if let Some(image) = self.images.get_mut(i).filter(|_| !used) {
+                if let Held::Yes(fd) = &image.held {
+                    self.journal.state.unlist(fd.as_fd());
+                }
+                if let Some(fd) = &image.fallback {
+                    self.journal.state.unlist(fd.as_fd());
+                }
                 *image = Image {
                     name: String::new(),
                     digest: String::new(),
@@ -1290,7 +1339,7 @@ impl Heart {
 }
 
 /// How the sentence begins that a crash in the middle leaves.
-const CUT_OFF: &str = "upgrade cut off on the way to ";
+pub(super) const CUT_OFF: &str = "upgrade cut off on the way to ";
 /// The default window.
 const WATCH_S: u64 = 30;
 /// The longest one.
@@ -1319,6 +1368,7 @@ fn has_same_cell(a: &Service, b: &Service) -> bool {
 fn order_of(
     [old, new]: &[Vec<Option<Entry>>; 2],
     model_differs: bool,
+    init_differs: bool,
 ) -> heapless::Vec<Planned, UNITS_MAX> {
     let mut services = heapless::Vec::new();
     let mut done: Vec<&str> = Vec::new();
@@ -1336,7 +1386,13 @@ fn order_of(
             let maps = entry.service.pass.iter().any(|p| matches!(p, Pass::Rts));
             let change = match before {
                 None => Change::Add,
-                Some(before) if !is_same(before, entry) || model_differs && maps => Change::Replace,
+                Some(before)
+                    if !is_same(before, entry)
+                        || model_differs && maps
+                        || init_differs && entry.image == VECTOR_BOOT =>
+                {
+                    Change::Replace
+                }
                 Some(_) => continue,
             };
             // There are never more than places.
