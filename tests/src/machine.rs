@@ -293,6 +293,23 @@ impl Machine {
         self.meet_the_next_console();
     }
 
+    /// Sends a command that puts another package in place, console and all, waits until the serial console greets
+    /// again, and then until the upgrade has ended as the `count`th.
+    pub fn run_and_be_upgraded(&mut self, command: &str, count: u64) {
+        let greetings = |text: &str| text.matches("Vector Boot ").count();
+        let before = greetings(&self.serial.tail());
+        self.send(command);
+        self.serial
+            .wait_for("another greeting", BOOT_LIMIT, |text| {
+                (greetings(text) > before).then_some(())
+            });
+        self.meet_the_next_console();
+        self.until("upgrade --json", |text| {
+            let value: Value = serde_json::from_str(text.trim()).ok()?;
+            (value["step"] == "idle" && value["count"] == count).then_some(())
+        });
+    }
+
     fn meet_the_next_console(&mut self) {
         // What the console before said, if it came to answer, is not the next one's answer.
         set_patience(&self.console, KNOCK);

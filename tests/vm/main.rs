@@ -16,6 +16,7 @@ mod other;
 mod packages;
 mod services;
 mod trust;
+mod upgrades;
 mod why;
 
 use std::path::Path;
