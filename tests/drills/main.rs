@@ -7,6 +7,7 @@ mod crashes;
 mod dhcp;
 mod figures;
 mod kills;
+mod upgrades;
 
 use std::process::{Command, ExitCode};
 
@@ -26,6 +27,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "crashes",
         "60 crashes of PID 1 and 500 (or as many as the next word says) of SIGKILL and SIGSTOP to services: nothing is lost",
         crashes::drill,
+    ),
+    (
+        "upgrades",
+        "100 upgrades and rollbacks in turn, PID 1 with its services, under a client: no call fails, nothing is lost",
+        upgrades::drill,
     ),
     (
         "simulator",

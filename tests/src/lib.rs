@@ -16,6 +16,7 @@ pub mod process;
 pub mod program;
 pub mod qmp;
 pub mod screen;
+pub mod upgrades;
 
 use std::process::{Command, Output};
 

@@ -1,0 +1,71 @@
+//! Upgrades of PID 1 and its services in a virtual machine, under a client that never stops calling.
+//!
+//! Start with [`there_and_back`].
+
+use std::path::Path;
+
+use crate::crashes::{Client, check_ids, count, own_bytes};
+use crate::inputs::inputs;
+use crate::machine::{Machine, Options};
+use crate::package;
+
+/// By so much PID 1's own memory may differ between two quiet moments: queues that were long once.
+const SPARE_BYTES: u64 = 128 << 10;
+
+/// So many upgrades and rollbacks in turn, to a package with another `vector_boot` and back: no call fails, no
+/// event is lost or doubled, and PID 1's memory does not grow.
+pub fn there_and_back(folder: &Path, rounds: u64) {
+    let share = folder.join("share");
+    std::fs::create_dir(&share).expect("a folder to share");
+    // The same with a few bytes behind its end, which nobody reads.
+    let mut other = std::fs::read(inputs().vector_boot()).expect("vector_boot");
+    other.extend_from_slice(b"another");
+    let init = folder.join("other");
+    std::fs::write(&init, other).expect("another vector_boot");
+    package::pack_binary(&init, &share, "other.rts", &[]);
+    let mut machine = Machine::ready(&Options {
+        package: Some(package::pack_default(folder, "app.rts", &[])),
+        share: Some(share),
+        data: folder.join("data.img"),
+        append: "vb.upgrade_watch_s=0".to_owned(),
+        ..Options::default()
+    });
+    let client = Client::of(&machine);
+    let mut own = u64::MAX;
+    for round in 1..=rounds {
+        let there = round % 2 == 1;
+        let command = if there {
+            "upgrade share/other.rts"
+        } else {
+            "rollback"
+        };
+        machine.run_and_be_upgraded(command, round);
+        let now = own_bytes(&mut machine);
+        println!("round {round}: {command}: {now} bytes");
+        // The first ones make what is kept from then on.
+        if round > 2 {
+            assert!(
+                now <= own.saturating_add(SPARE_BYTES),
+                "{now} bytes, {own} before"
+            );
+            own = own.min(now);
+        }
+    }
+    assert!(client.end() > 0);
+    assert_eq!(machine.run("ready 60").code, 0);
+    let events = machine.events();
+    let rounds = usize::try_from(rounds).expect("a small number");
+    for (kind, wanted) in [
+        ("init_upgraded", rounds),
+        ("upgrade_done", rounds),
+        ("rolled_back", 0),
+        ("machine_degraded", 0),
+        ("init_resumed", 0),
+    ] {
+        assert_eq!(count(&events, kind), wanted, "{kind}");
+    }
+    check_ids(&events);
+    assert_eq!(machine.json("ledger verify")["holds"], true);
+    machine.assert_no_call_was_refused();
+    machine.power_off();
+}
