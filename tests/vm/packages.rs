@@ -157,7 +157,7 @@ fn a_flipped_bit_is_named_wherever_it_is_and_what_runs_is_whole() {
     let behind = (field(24) + field(32)) as usize;
     let magic = bytes[behind..]
         .windows(4)
-        .position(|window| window == b"VBM\x02");
+        .position(|window| *window == rts::manifest::MANIFEST_MAGIC);
     let manifest = (behind + magic.expect("a manifest")) as u64;
     let services = offset_of(&good, "vb-services");
     for (name, at, named) in [

@@ -57,7 +57,9 @@ fn pack_another(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
 /// Overwrites the first byte behind the manifest's magic number.
 fn tamper(package: &Path) {
     let mut bytes = std::fs::read(package).unwrap();
-    let at = bytes.windows(4).rposition(|four| four == b"VBM\x02");
+    let at = bytes
+        .windows(4)
+        .rposition(|four| *four == rts::manifest::MANIFEST_MAGIC);
     bytes[at.expect("a manifest") + 8] ^= 1;
     std::fs::write(package, bytes).unwrap();
 }
@@ -123,14 +125,15 @@ fn a_signed_package_brings_its_own_pid_1_which_gives_way_when_it_crashes() {
     assert_eq!(payload["signer"], hex, "{payload}");
     assert_eq!(payload["init"], status["init"]["digest"], "{payload}");
 
-    machine.run_and_lose_pid_1("signal init SEGV", "vector_boot crashed: signal 11");
+    machine.run_and_lose_pid_1("signal init SEGV", "vector_boot crashed: signal SEGV");
     let ready = machine.run("ready 60");
     assert_eq!(ready.code, 1, "{}", ready.text);
     let status = machine.json("status");
     assert_eq!(status["init"]["from"], "initramfs", "{status}");
     let reason = status["reason"].as_str().unwrap();
     assert!(
-        reason.contains("package's vector_boot crashed: signal 11, the initramfs's own runs"),
+        reason
+            .contains("package's vector_boot crashed: signal SEGV (11), the initramfs's own runs"),
         "{status}"
     );
     assert_eq!(status["services_up"], status["services"], "{status}");
