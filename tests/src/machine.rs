@@ -280,9 +280,9 @@ impl Machine {
         self.meet_the_next_console();
     }
 
-    /// Sends a command that resets the whole machine, waits until the serial console greets again, and then until
-    /// that boot's console answers.
-    pub fn run_and_be_reset(&mut self, command: &str) {
+    /// Sends a command after which the serial console greets again, as after a reset of the machine or from another
+    /// package, and waits for that and until the console that comes answers.
+    pub fn run_and_be_greeted(&mut self, command: &str) {
         let greetings = |text: &str| text.matches("Vector Boot ").count();
         let before = greetings(&self.serial.tail());
         self.send(command);
@@ -296,14 +296,7 @@ impl Machine {
     /// Sends a command that puts another package in place, console and all, waits until the serial console greets
     /// again, and then until the upgrade has ended as the `count`th.
     pub fn run_and_be_upgraded(&mut self, command: &str, count: u64) {
-        let greetings = |text: &str| text.matches("Vector Boot ").count();
-        let before = greetings(&self.serial.tail());
-        self.send(command);
-        self.serial
-            .wait_for("another greeting", BOOT_LIMIT, |text| {
-                (greetings(text) > before).then_some(())
-            });
-        self.meet_the_next_console();
+        self.run_and_be_greeted(command);
         self.until("upgrade --json", |text| {
             let value: Value = serde_json::from_str(text.trim()).ok()?;
             (value["step"] == "idle" && value["count"] == count).then_some(())

@@ -66,23 +66,15 @@ fn until_events(process: &Process, kind: &str, wanted: usize) {
     }
 }
 
-#[test]
-fn packages_take_each_others_place_and_no_connection_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = program::compile("ticker", folder.path());
-    let plain = manifest(folder.path(), "first", 0, "");
-    let first = pack(folder.path(), "first", &plain, &app);
-    let other = with_service(folder.path(), "ticker", 0, "notify = false");
-    let second = pack(folder.path(), "second", &other, &app);
-    let words = ["--rts", first.to_str().unwrap()];
-    let process = Process::ready(&folder.path().join("state"), &words);
+/// What is done while a client calls without a pause, and the events of its calls, none of which may fail.
+fn under_a_client(process: &Process, act: impl FnOnce()) -> Vec<u64> {
     let token = process.json(&["gateway", "token"])["token"]
         .as_str()
         .unwrap()
         .to_owned();
     let call = json!({"tool": "fs_read", "params": {"root": "work", "path": "welcome.txt"}});
     let done = AtomicBool::new(false);
-    let calls = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let ends = Ends(&done);
         let client = scope.spawn(|| {
             let mut events = Vec::new();
@@ -93,6 +85,23 @@ fn packages_take_each_others_place_and_no_connection_is_refused() {
             }
             events
         });
+        act();
+        drop(ends);
+        client.join().expect("the client")
+    })
+}
+
+#[test]
+fn packages_take_each_others_place_and_no_connection_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = program::compile("ticker", folder.path());
+    let plain = manifest(folder.path(), "first", 0, "");
+    let first = pack(folder.path(), "first", &plain, &app);
+    let other = with_service(folder.path(), "ticker", 0, "notify = false");
+    let second = pack(folder.path(), "second", &other, &app);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    let calls = under_a_client(&process, || {
         let pid = process.service("net")["pid"].clone();
         for round in 0..3 {
             let (well, said) = upgrade(&process, &["upgrade", second.to_str().unwrap()]);
@@ -117,8 +126,6 @@ fn packages_take_each_others_place_and_no_connection_is_refused() {
         }
         // Neither its program nor its entry differs between the two.
         assert_eq!(process.service("net")["pid"], pid);
-        drop(ends);
-        client.join().expect("the client")
     });
     assert!(calls.len() > 3, "{calls:?}");
     assert!(calls.windows(2).all(|pair| pair[0] < pair[1]), "{calls:?}");
@@ -229,23 +236,7 @@ fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
     let words = ["--rts", first.to_str().unwrap()];
     let process = Process::ready(&folder.path().join("state"), &words);
     let before = process.json(&["status"])["package"].clone();
-    let token = process.json(&["gateway", "token"])["token"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let call = json!({"tool": "fs_read", "params": {"root": "work", "path": "welcome.txt"}});
-    let done = AtomicBool::new(false);
-    let calls = std::thread::scope(|scope| {
-        let ends = Ends(&done);
-        let client = scope.spawn(|| {
-            let mut events = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                let reply = process.call(Some(&token), &call);
-                assert_eq!(reply.status, 200, "{}", reply.body);
-                events.push(reply.body["event_id"].as_u64().expect("an event id"));
-            }
-            events
-        });
+    let calls = under_a_client(&process, || {
         for round in 0..3 {
             let (well, said) = upgrade(&process, &["upgrade", second.to_str().unwrap()]);
             assert!(well && said["end"] == "until reboot", "{said}");
@@ -259,8 +250,6 @@ fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
             );
             assert!(!runs_from_memory(&process), "round {round}");
         }
-        drop(ends);
-        client.join().expect("the client")
     });
     assert!(calls.len() > 3, "{calls:?}");
     assert!(calls.windows(2).all(|pair| pair[0] < pair[1]), "{calls:?}");

@@ -65,7 +65,7 @@ fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
     crash(&mut machine, "SEGV", 6);
     crash(&mut machine, "ABRT", 7);
     let mut machine = if options.resets {
-        machine.run_and_be_reset("signal init BUS");
+        machine.run_and_be_greeted("signal init BUS");
         machine
     } else {
         machine.ok("signal init BUS");

@@ -175,7 +175,7 @@ fn every_end_is_explained_and_a_failing_disk_takes_nothing_along() {
 
     // The watchdog ends it: PID 1 beats no more.
     let mut machine = if options.resets {
-        machine.run_and_be_reset("signal init STOP");
+        machine.run_and_be_greeted("signal init STOP");
         machine
     } else {
         machine.ok("signal init STOP");
