@@ -105,6 +105,12 @@ impl Refusal {
         }
     }
 
+    /// Whether it says that the ledger stops: what was asked is good, and its successor's to do.
+    #[must_use]
+    pub fn is_of_a_stop(&self) -> bool {
+        *self == closing()
+    }
+
     /// What is wrong, for people.
     #[must_use]
     pub fn reason(&self) -> String {

@@ -33,6 +33,9 @@ enum Answer {
     LastTime(u64, LastTime),
     LastBoot(u64, Box<Ended>),
     Refused(u64, Refusal),
+    /// None, to this or any later question: the ledger stops. Who asked sees the connection end and
+    /// asks its successor, where an origin makes the repeat harmless.
+    None,
 }
 
 /// Answers on their way to the writer, each with its permit: the queue is never longer than there are.
@@ -206,6 +209,7 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
                     Ok(None) => {
                         Answer::Refused(id, Refusal::new("INTERNAL", "events", "0", "one receipt"))
                     }
+                    Err(refusal) if refusal.is_of_a_stop() => Answer::None,
                     Err(refusal) => Answer::Refused(id, refusal),
                 };
                 answer(&answers, what, permit);
@@ -306,12 +310,13 @@ fn write_answers(socket: &PacketSocket, answers: &Receiver<(Answer, Permit)>) {
                 };
                 send(socket, *id, &body, &mut buf)
             }
+            Answer::None => false,
         };
         if !sent {
             break;
         }
     }
-    // Wakes the reader, if the peer stopped taking answers; what it waits for at the gate comes below.
+    // Wakes the reader, if the peer stopped taking answers or gets none; what it waits for at the gate comes below.
     socket.shutdown();
     for _unwanted in answers {}
 }
