@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crashes;
+pub mod initramfs;
 pub mod inputs;
 pub mod lan;
 pub mod machine;

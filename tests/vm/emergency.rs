@@ -1,8 +1,8 @@
 //! Nothing to boot with: the machine says why, answers a person and a program, and ends as it was told.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use system_tests::initramfs;
 use system_tests::inputs::inputs;
 use system_tests::machine::{BOOT_LIMIT, Machine, Options, STEP_LIMIT, Watched};
 
@@ -23,38 +23,7 @@ fn garbage_services(folder: &Path) -> PathBuf {
 
 /// An initramfs in which `/run` is a file, so that PID 1 has no place for its sockets.
 fn without_run(folder: &Path) -> PathBuf {
-    let out = folder.join("initramfs.cpio");
-    let modules = inputs().kernel.parent().unwrap().join("../lib/modules");
-    let release = std::fs::read_dir(modules).unwrap().flatten().next();
-    let mut build = Command::new(inputs().vector_boot());
-    build
-        .args(["initramfs", "--init"])
-        .arg(inputs().vector_boot());
-    build.arg("--services").arg(inputs().services());
-    build.arg("--modules").arg(release.expect("modules").path());
-    system_tests::stdout_of(build.arg("--out").arg(&out));
-    let mut archive = std::fs::read(&out).unwrap();
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    archive.extend(cpio_entry("run", 0o100_644, b"no folder\n"));
-    archive.extend(cpio_entry("TRAILER!!!", 0, b""));
-    std::fs::write(&out, archive).unwrap();
-    out
-}
-
-/// One entry of a newc archive, as the kernel's `initramfs-buffer-format` has it.
-fn cpio_entry(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
-    let mut fields = [0u32; 13];
-    (fields[1], fields[4]) = (mode, 1);
-    (fields[6], fields[11]) = (content.len() as u32, name.len() as u32 + 1);
-    let mut entry = b"070701".to_vec();
-    for field in fields {
-        entry.extend(format!("{field:08x}").bytes());
-    }
-    for part in [format!("{name}\0").as_bytes(), content] {
-        entry.extend(part);
-        entry.resize(entry.len().next_multiple_of(4), 0);
-    }
-    entry
+    initramfs::with_file(folder, "run", b"no folder\n")
 }
 
 fn without_package(folder: &Path) -> Options {

@@ -9,6 +9,7 @@ mod crashes;
 mod disk;
 mod emergency;
 mod first_line;
+mod foreign;
 mod gateway;
 mod hostile;
 mod network;
