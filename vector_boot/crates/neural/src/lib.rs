@@ -13,11 +13,15 @@
 )]
 
 pub mod dequant;
+pub mod journal;
+pub mod math;
 mod model;
+pub mod policy;
 pub mod registers;
 mod runtime;
 pub mod sample;
 mod sensors;
+pub mod system_model;
 
 pub use model::default_model;
 pub use runtime::{BeatInput, Runtime, ServiceSample, StatsOf, TURNS};

@@ -175,6 +175,9 @@ fn net(role: Role) -> bool {
 fn console_or_gateway(role: Role) -> bool {
     matches!(role, Role::Console | Role::Gateway)
 }
+fn console_or_cortex(role: Role) -> bool {
+    matches!(role, Role::Console | Role::Cortex)
+}
 
 kinds! {
     /// [`Hello`]: the first frame each way.
@@ -238,6 +241,14 @@ kinds! {
     UpgradeGet = 0x0133 by console_or_gateway;
     /// [`crate::upgrade::UpgradeStatus`].
     UpgradeStatus = 0x0134 by operator;
+    /// [`crate::neural::JournalGet`].
+    JournalGet = 0x0141 by console_or_cortex;
+    /// [`crate::neural::JournalRow`].
+    JournalRow = 0x0142 by operator;
+    /// [`crate::neural::InterruptsGet`].
+    InterruptsGet = 0x0143 by console;
+    /// [`crate::neural::Interrupt`].
+    Interrupt = 0x0144 by operator;
 
     /// [`crate::helper::Task`], PID 1 to its helper over a socketpair.
     HelperTask = 0x0201 by operator;

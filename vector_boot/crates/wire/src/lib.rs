@@ -23,6 +23,7 @@ pub mod capacity;
 pub mod control;
 pub mod helper;
 pub mod ledger;
+pub mod neural;
 pub mod sensors;
 pub mod stats;
 pub mod upgrade;

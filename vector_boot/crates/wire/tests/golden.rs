@@ -14,6 +14,7 @@ use wire::capacity::{self, Knob, Want, Write};
 use wire::control::{self, LATENESS_BUCKETS, MachineState, Power, ServiceState, Verb};
 use wire::helper::{Cell, Outcome, Task};
 use wire::ledger::{self, Origin};
+use wire::neural;
 use wire::upgrade;
 use wire::why;
 use wire::{Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused};
@@ -265,6 +266,22 @@ fn machine(golden: &mut Golden) {
         before: "/dev/vdb 0011223344556677 signed",
         count: 3,
         until_reboot: true,
+    });
+    golden.kind(&neural::JournalGet {
+        after: BIG,
+        rows: neural::ROWS_MAX,
+    });
+    golden.kind(&neural::JournalRow { row: &BOOT_ID });
+    golden.kind(&neural::InterruptsGet);
+    golden.kind(&neural::Interrupt {
+        register: 19,
+        above: true,
+        threshold: 10.0,
+        hysteresis: 5.0,
+        raised: true,
+        count: 3,
+        changed_ns: BIG,
+        handler: "reclaim",
     });
 }
 
