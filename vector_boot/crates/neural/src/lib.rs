@@ -5,7 +5,8 @@
 //! ([`dequant`]).
 //!
 //! Never here: heavy mathematics, network, another room. Start with [`Runtime`].
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "candle"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![cfg_attr(
     test,
@@ -13,10 +14,18 @@
 )]
 
 pub mod dequant;
+<<<<<<< HEAD
 pub mod journal;
 pub mod math;
 mod model;
 pub mod policy;
+=======
+#[cfg(feature = "candle")]
+pub mod mapped;
+pub mod matvec;
+mod model;
+pub mod pixels;
+>>>>>>> 5e4b674 (neural: pixel programs, and candle's kernels over the mapping)
 pub mod registers;
 mod runtime;
 pub mod sample;
