@@ -14,18 +14,14 @@
 )]
 
 pub mod dequant;
-<<<<<<< HEAD
 pub mod journal;
-pub mod math;
-mod model;
-pub mod policy;
-=======
 #[cfg(feature = "candle")]
 pub mod mapped;
+pub mod math;
 pub mod matvec;
 mod model;
 pub mod pixels;
->>>>>>> 5e4b674 (neural: pixel programs, and candle's kernels over the mapping)
+pub mod policy;
 pub mod registers;
 mod runtime;
 pub mod sample;
