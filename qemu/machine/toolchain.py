@@ -143,7 +143,8 @@ def build(arch: Architecture, profile: str = "quick") -> Executables:
     """
     tools = find(arch.target)
     words = [str(tools.cargo), "build", "--locked", "--profile", profile, "--target", arch.target]
-    words += ["--package", "vector_boot", "--features", "standalone", "--bins"]
+    # Without the C ABI, whose matrix products bring unsafe code and a tree of crates that no executable needs.
+    words += ["--package", "vector_boot", "--no-default-features", "--features", "standalone", "--bins"]
     with phase(f"build {arch.name}"):
         _run_cargo(words, environment(tools, arch))
     return Executables.of(build_folder() / arch.target / profile, arch)
