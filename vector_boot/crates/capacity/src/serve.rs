@@ -212,9 +212,19 @@ impl Server {
         while self.turn()? {}
         report("STOPPING=1");
         log::info!("capacity stops");
+        self.say_stopping();
         self.settle();
         self.outbox.flush(FLUSH);
         Ok(())
+    }
+
+    /// Tells gateways that a successor follows: calls wait for it.
+    fn say_stopping(&mut self) {
+        let gateways = self.connections.iter_mut().flatten();
+        for connection in gateways.filter(|c| c.greeted && c.served.role == Role::Gateway) {
+            // One that does not read its answers learns it by the connection's end.
+            let _ = connection.reply(0, &wire::STOPPING, &mut self.answer);
+        }
     }
 
     /// Waits once and handles what came; `false` when it is time to end.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use sys::packet::{Mode, PacketSocket};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use wire::{Frame, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, WireError};
 
 /// Between two tries to connect, and between two probes of a peer that is not up.
@@ -26,6 +26,11 @@ const RETRY_PERIOD: Duration = Duration::from_millis(100);
 const STALL_MAX: Duration = Duration::from_secs(5);
 /// Time for the peer's hello.
 const HELLO_MAX: Duration = Duration::from_secs(1);
+/// How long a question may wait for the successor of a peer that said that it stops: two and a half times the
+/// longest start and stop of the default manifest, on a machine that is busy.
+const SUCCESSOR_MAX: Duration = Duration::from_secs(30);
+/// For the answer of the successor, once it is up: what waited is asked again.
+const SETTLED_MAX: Duration = Duration::from_secs(2);
 /// Id of the probe; questions count up from 1 and never get here.
 const PROBE_ID: u64 = u64::MAX;
 
@@ -98,6 +103,8 @@ struct Queue {
     waiting: BTreeMap<u64, Question>,
     unsent: VecDeque<u64>,
     buf: Box<[u8]>,
+    /// A peer that said that it stops has a successor: until then it is waited for.
+    successor_until: Option<Instant>,
 }
 
 struct Shared {
@@ -124,6 +131,7 @@ impl Link {
             waiting: BTreeMap::new(),
             unsent: VecDeque::new(),
             buf: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
+            successor_until: None,
         };
         Self(Arc::new(Shared {
             name,
@@ -141,7 +149,7 @@ impl Link {
         self.0.up.subscribe()
     }
 
-    /// Waits until the peer is up.
+    /// Waits until the peer is up, beyond the limit only for a successor that was announced.
     ///
     /// # Errors
     /// [`LinkError::Timeout`].
@@ -150,8 +158,8 @@ impl Link {
             return Ok(());
         }
         let mut up = self.up();
-        match timeout(limit, up.wait_for(|up| *up)).await {
-            Ok(Ok(_)) => Ok(()),
+        match self.0.within(limit, up.wait_for(|up| *up)).await {
+            Some(Ok(_)) => Ok(()),
             _ => Err(LinkError::Timeout),
         }
     }
@@ -168,7 +176,8 @@ impl Link {
         self.0.queue().waiting.len()
     }
 
-    /// Asks one question, made for the id that it will have, and waits for its answer.
+    /// Asks one question, made for the id that it will have, and waits for its answer, beyond the limit only for
+    /// that of a successor that was announced.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -181,8 +190,8 @@ impl Link {
         let (id, answer) = self.0.queue().push(abandoned, make)?;
         self.0.wake.notify_one();
         let _forget = Forget(&self.0, id);
-        match timeout(limit, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
+        match self.0.within(limit, answer).await {
+            Some(Ok(answer)) => Ok(answer),
             _ => Err(LinkError::Timeout),
         }
     }
@@ -254,6 +263,16 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics under this lock; were it so, the queue is whole all the same.
         self.queue.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Waits for so long, and on for the successor of a peer that said that it stops.
+    async fn within<T>(&self, limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+        let mut what = std::pin::pin!(what);
+        if let Ok(done) = timeout(limit, &mut what).await {
+            return Some(done);
+        }
+        let until = self.queue().successor_until?;
+        timeout_at(until, what).await.ok()
     }
 
     async fn connect(&self) -> io::Result<AsyncFd<PacketSocket>> {
@@ -347,6 +366,10 @@ impl Shared {
                 self.probed(frame);
                 continue;
             }
+            if is_farewell(frame) {
+                self.queue().successor_until = Some(Instant::now() + SUCCESSOR_MAX);
+                return Err("it stops".to_owned());
+            }
             // No question of this id: its asker gave up.
             if let Some(question) = self.queue().waiting.remove(&frame.id) {
                 let _ = question.reply.send(Answer(packet.into()));
@@ -357,6 +380,9 @@ impl Shared {
     fn probed(&self, frame: Frame<'_>) {
         let up = (self.probe.up)(frame);
         if up && !self.up.send_replace(true) {
+            let settled = Instant::now() + SETTLED_MAX;
+            let mut queue = self.queue();
+            queue.successor_until = queue.successor_until.map(|until| until.min(settled));
             log::info!("peer up: peer={}", self.name);
         }
         if let (Kind::Refused, Ok(r)) = (frame.kind, frame.body::<Refused<'_>>()) {
@@ -372,6 +398,12 @@ impl Shared {
             .next()
             .is_some_and(|q| q.asked.elapsed() > STALL_MAX)
     }
+}
+
+/// Whether a peer says that it stops.
+fn is_farewell(frame: Frame<'_>) -> bool {
+    let code = |r: Refused<'_>| r.code == wire::STOPPING.code;
+    frame.id == 0 && frame.kind == Kind::Refused && frame.body().is_ok_and(code)
 }
 
 /// Registers an owned descriptor with the reactor.

@@ -10,7 +10,8 @@ use wire::capacity::{Check, Checked, Identify, Identity, State, StateGet, Verdic
 use wire::ledger::{Append, Appended, Head, HeadGet, Origin};
 use wire::{Frame, Kind, Refused, WireError};
 
-/// How long a call waits for a peer that restarts, and for its answer. Then 503: fail closed.
+/// How long a call waits for a peer that restarts, and for its answer, unless the peer announced its successor.
+/// Then 503: fail closed.
 pub const PEER_WAIT: Duration = Duration::from_secs(2);
 
 /// Rows that may wait for the ledger: it recognises the latest 512 sequences of a producer, so any

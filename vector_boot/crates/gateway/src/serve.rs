@@ -42,11 +42,11 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 /// How long PID 1 is kept waiting for the peers.
 const READY_WAIT: Duration = Duration::from_secs(2);
-/// How long calls under way are waited for at the end.
-const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How long calls under way are waited for at the end; the manifest gives a second more until SIGKILL.
+const STOP_WAIT: Duration = Duration::from_secs(4);
 /// How long a client that was let in just before the end may take for its first byte: what connects is to be
-/// answered, by us or by who follows.
-const FIRST_BYTE_WAIT: Duration = Duration::from_millis(250);
+/// answered, by us or by who follows, also where the client's host is busy.
+const FIRST_BYTE_WAIT: Duration = Duration::from_millis(1500);
 /// Between two looks at the end.
 const STOP_STEP: Duration = Duration::from_millis(5);
 /// How often the stats page and the watchdog are fed.

@@ -186,6 +186,7 @@ fn serve(
                 Some(TOKEN_SIGNAL) => {
                     if let Some((signal, pid)) = signals.take() {
                         ::log::info!("stopping: signal={signal} from={pid}");
+                        visitors.say_stopping();
                         return Ok(());
                     }
                 }

@@ -4,7 +4,9 @@
 
 use ipc::Served;
 use ipc::door::{Complaints, Limits};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use sys::packet::PacketSocket;
 use wire::Role;
 
 /// Connections of both sockets together; each has two threads, a subscription one more.
@@ -15,9 +17,14 @@ pub const LIMITS: Limits = Limits {
     of_uid: 4,
 };
 
+/// For a peer that does not read what it is told at the end.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 struct Inside {
     roles: Vec<Role>,
+    /// Gateways, who are told when the ledger stops.
+    gateways: Vec<Weak<PacketSocket>>,
     complaints: Complaints,
 }
 
@@ -59,6 +66,21 @@ impl Visitors {
         self.inside().roles.len()
     }
 
+    /// Tells gateways that a successor follows: calls wait for it.
+    pub fn say_stopping(&self) {
+        let gateways = std::mem::take(&mut self.inside().gateways);
+        let mut buf = [0; 256];
+        for socket in gateways.iter().filter_map(Weak::upgrade) {
+            // One that cannot be told learns it by the connection's end.
+            if let (Ok(()), Ok(packet)) = (
+                socket.set_timeout(FAREWELL_LIMIT),
+                wire::encode(0, &wire::STOPPING, &mut buf),
+            ) {
+                let _ = socket.send(packet, None);
+            }
+        }
+    }
+
     /// Says what a peer did wrong, once a minute a uid.
     pub fn complain(&self, served: Served, what: &str) {
         let second = sys::clock::monotonic_ns() / 1_000_000_000;
@@ -85,6 +107,15 @@ impl Visit {
     #[must_use]
     pub fn served(&self) -> Served {
         self.served
+    }
+
+    /// Notes the socket of one that is told when the ledger stops.
+    pub fn tell_at_end(&self, socket: &Arc<PacketSocket>) {
+        if self.served.role == Role::Gateway {
+            let mut inside = self.visitors.inside();
+            inside.gateways.retain(|gone| gone.strong_count() > 0);
+            inside.gateways.push(Arc::downgrade(socket));
+        }
     }
 
     /// See [`Visitors::complain`].

@@ -54,6 +54,8 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
     let (Ok(()), Ok(writing)) = (unbounded_reads, socket.try_clone()) else {
         return;
     };
+    let writing = Arc::new(writing);
+    visit.tell_at_end(&writing);
     let (answers, to_write) = unbounded();
     let writer = std::thread::Builder::new()
         .name("wire-answers".to_owned())

@@ -351,6 +351,14 @@ impl Message for Refused<'_> {
     const KIND: Kind = Kind::Refused;
 }
 
+/// What a service says unasked, under id 0, to a gateway before it stops in order: calls wait for its successor.
+pub const STOPPING: Refused<'static> = Refused {
+    code: "STOPPING",
+    field: "service",
+    value: "",
+    limit: "its successor at the same socket",
+};
+
 /// The end of an answer, with how many frames came before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {

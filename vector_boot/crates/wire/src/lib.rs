@@ -30,8 +30,8 @@ pub mod upgrade;
 pub mod why;
 
 pub use frame::{
-    Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, VERSION, WireError,
-    encode,
+    Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, STOPPING, VERSION,
+    WireError, encode,
 };
 pub use role::Role;
 

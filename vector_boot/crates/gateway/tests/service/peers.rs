@@ -76,6 +76,17 @@ impl Peer {
         self.end();
     }
 
+    /// Ends it in order: it says that a successor follows.
+    pub fn stop(mut self) {
+        let mut out = [0; 256];
+        let packet = wire::encode(0, &wire::STOPPING, &mut out).unwrap();
+        for socket in self.sockets.lock().unwrap().iter() {
+            // A connection that is over has nobody to tell.
+            let _ = socket.send(packet, None);
+        }
+        self.end();
+    }
+
     fn end(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;

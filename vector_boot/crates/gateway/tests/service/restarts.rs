@@ -62,6 +62,36 @@ fn a_ledger_that_restarts_loses_and_doubles_no_row() {
 }
 
 #[test]
+fn a_successor_that_was_announced_is_waited_for_longer_than_one_that_was_not() {
+    let mut house = House::new();
+    for which in ["ledger", "capacity"] {
+        let peer = match which {
+            "ledger" => house.ledger.take(),
+            _ => house.capacity.take(),
+        };
+        peer.unwrap().stop();
+        let got = std::thread::scope(|scope| {
+            let call = scope.spawn(|| house.tool("fs_read", json!({"path": "welcome.txt"})));
+            std::thread::sleep(gateway::peers::PEER_WAIT + Duration::from_millis(500));
+            (
+                call.is_finished(),
+                match which {
+                    "ledger" => peers::ledger(&house.run(), house.log.clone()),
+                    _ => peers::capacity(&house.run(), house.rules.clone()),
+                },
+                call.join().unwrap(),
+            )
+        });
+        let (finished, successor, got) = got;
+        match which {
+            "ledger" => house.ledger = Some(successor),
+            _ => house.capacity = Some(successor),
+        }
+        assert_eq!((finished, got.status), (false, 200), "{which}: {got:?}");
+    }
+}
+
+#[test]
 fn without_a_peer_calls_fail_closed_and_recover_by_themselves() {
     let mut house = House::new();
     let read = |house: &House| house.tool("fs_read", json!({"path": "welcome.txt"}));
