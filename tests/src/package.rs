@@ -39,13 +39,34 @@ pub fn pack_default_for(arch: Arch, folder: &Path, name: &str, words: &[&str]) -
 
 /// Packs another `vector_boot` beside the tested `vb-services` and the small model.
 pub fn pack_binary(binary: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+    pack_binaries([binary, &inputs().services()], folder, name, words)
+}
+
+/// The same with another `vb-services` too.
+pub fn pack_binaries(
+    [binary, services]: [&Path; 2],
+    folder: &Path,
+    name: &str,
+    words: &[&str],
+) -> PathBuf {
     let out = folder.join(name);
     let mut pack = Command::new(inputs().vector_boot());
     pack.args(["rts", "pack", "--binary"]).arg(binary);
-    pack.arg("--services").arg(inputs().services());
+    pack.arg("--services").arg(services);
     pack.arg("--model").arg(default_model(folder));
     crate::stdout_of(pack.arg("--out").arg(&out).args(words));
     out
+}
+
+/// Another executable that does the same: with a few bytes behind its end, which nobody reads.
+pub fn another(executable: &Path, folder: &Path, name: &str) -> PathBuf {
+    let mut bytes = std::fs::read(executable)
+        .unwrap_or_else(|error| panic!("read {}: {error}", executable.display()));
+    bytes.extend_from_slice(name.as_bytes());
+    let path = folder.join(name);
+    std::fs::write(&path, bytes)
+        .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    path
 }
 
 /// Writes the product's own small model.

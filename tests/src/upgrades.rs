@@ -12,17 +12,14 @@ use crate::package;
 /// By so much PID 1's own memory may differ between two quiet moments: queues that were long once.
 const SPARE_BYTES: u64 = 128 << 10;
 
-/// So many upgrades and rollbacks in turn, to a package with another `vector_boot` and back: no call fails, no
-/// event is lost or doubled, and PID 1's memory does not grow.
+/// So many upgrades and rollbacks in turn, to a package with other executables and back: no call fails, no event is
+/// lost or doubled, and PID 1's memory does not grow.
 pub fn there_and_back(folder: &Path, rounds: u64) {
     let share = folder.join("share");
     std::fs::create_dir(&share).expect("a folder to share");
-    // The same with a few bytes behind its end, which nobody reads.
-    let mut other = std::fs::read(inputs().vector_boot()).expect("vector_boot");
-    other.extend_from_slice(b"another");
-    let init = folder.join("other");
-    std::fs::write(&init, other).expect("another vector_boot");
-    package::pack_binary(&init, &share, "other.rts", &[]);
+    let init = package::another(&inputs().vector_boot(), folder, "another-init");
+    let services = package::another(&inputs().services(), folder, "other-services");
+    package::pack_binaries([&init, &services], &share, "other.rts", &[]);
     let mut machine = Machine::ready(&Options {
         package: Some(package::pack_default(folder, "app.rts", &[])),
         share: Some(share),

@@ -91,6 +91,16 @@ fn under_a_client(process: &Process, act: impl FnOnce()) -> Vec<u64> {
     })
 }
 
+/// The pid of every service but those named.
+fn pids_but(process: &Process, but: &[&str]) -> Vec<(Value, Value)> {
+    let services = process.json(&["services"]);
+    let rows = services["services"].as_array().expect("services").iter();
+    let other = |row: &&Value| !but.contains(&row["name"].as_str().unwrap_or_default());
+    rows.filter(other)
+        .map(|row| (row["name"].clone(), row["pid"].clone()))
+        .collect()
+}
+
 #[test]
 fn packages_take_each_others_place_and_no_connection_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +108,11 @@ fn packages_take_each_others_place_and_no_connection_is_refused() {
     let plain = manifest(folder.path(), "first", 0, "");
     let first = pack(folder.path(), "first", &plain, &app);
     let other = with_service(folder.path(), "ticker", 0, "notify = false");
-    let second = pack(folder.path(), "second", &other, &app);
+    let services = package::another(&inputs().services(), folder.path(), "other-services");
+    let add = format!("app={}", app.display());
+    let words = ["--manifest", other.to_str().unwrap(), "--add", &add];
+    let binaries = [&*inputs().vector_boot(), &*services];
+    let second = package::pack_binaries(binaries, folder.path(), "second.rts", &words);
     let words = ["--rts", first.to_str().unwrap()];
     let process = Process::ready(&folder.path().join("state"), &words);
     let calls = under_a_client(&process, || {
@@ -206,15 +220,6 @@ fn what_does_not_stay_up_leads_back_and_what_may_not_run_is_refused() {
     assert!(process.end().success());
 }
 
-/// Another `vector_boot`: the same with a few bytes behind its end, which nobody reads.
-fn other_init(folder: &Path, name: &str) -> PathBuf {
-    let mut bytes = std::fs::read(inputs().vector_boot()).expect("vector_boot");
-    bytes.extend_from_slice(name.as_bytes());
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).expect("another vector_boot");
-    path
-}
-
 fn pack_init(folder: &Path, name: &str, init: &Path, manifest: &Path) -> PathBuf {
     let words = ["--manifest", manifest.to_str().unwrap()];
     package::pack_binary(init, folder, &format!("{name}.rts"), &words)
@@ -231,11 +236,12 @@ fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
     let folder = tempfile::tempdir().unwrap();
     let plain = manifest(folder.path(), "plain", 0, "");
     let first = pack_init(folder.path(), "first", &inputs().vector_boot(), &plain);
-    let other = other_init(folder.path(), "other");
+    let other = package::another(&inputs().vector_boot(), folder.path(), "other");
     let second = pack_init(folder.path(), "second", &other, &plain);
     let words = ["--rts", first.to_str().unwrap()];
     let process = Process::ready(&folder.path().join("state"), &words);
     let before = process.json(&["status"])["package"].clone();
+    let pids = pids_but(&process, &["net"]);
     let calls = under_a_client(&process, || {
         for round in 0..3 {
             let (well, said) = upgrade(&process, &["upgrade", second.to_str().unwrap()]);
@@ -250,6 +256,8 @@ fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
             );
             assert!(!runs_from_memory(&process), "round {round}");
         }
+        // Their `vb-services` is the same in both packages.
+        assert_eq!(pids_but(&process, &["net"]), pids);
     });
     assert!(calls.len() > 3, "{calls:?}");
     assert!(calls.windows(2).all(|pair| pair[0] < pair[1]), "{calls:?}");
@@ -260,12 +268,36 @@ fn pid_1_becomes_the_packages_program_and_the_one_before_again() {
     assert!(process.end().success());
 }
 
+/// Waits until services of both packages run.
+fn until_watching(process: &Process) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_watching = || {
+        let output = process.ctl(&["upgrade", "--json"]);
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        value["step"] == "watching"
+    };
+    while !is_watching() {
+        assert!(
+            Instant::now() < deadline,
+            "never watched: {}",
+            process.said()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn crash(process: &Process) {
+    let pid = process.pid().to_string();
+    let mut kill = std::process::Command::new("kill");
+    assert!(kill.args(["-s", "SEGV", &pid]).status().unwrap().success());
+}
+
 #[test]
 fn a_program_that_crashes_or_hangs_as_pid_1_is_given_up_for_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     let plain = manifest(folder.path(), "plain", 0, "");
     let first = pack_init(folder.path(), "first", &inputs().vector_boot(), &plain);
-    let other = other_init(folder.path(), "other");
+    let other = package::another(&inputs().vector_boot(), folder.path(), "other");
     let slow = manifest(folder.path(), "slow", 600, "");
     let second = pack_init(folder.path(), "second", &other, &slow);
     let quits = program::compile("quits", folder.path());
@@ -276,16 +308,15 @@ fn a_program_that_crashes_or_hangs_as_pid_1_is_given_up_for_the_one_before() {
     let words = ["--rts", first.to_str().unwrap()];
     let process = Process::ready(&folder.path().join("state"), &words);
     let before = process.json(&["status"])["package"].clone();
-    let crash: fn(&Process) = |process| {
-        let pid = process.pid().to_string();
-        let mut kill = std::process::Command::new("kill");
-        assert!(kill.args(["-s", "SEGV", &pid]).status().unwrap().success());
-    };
     let hang: fn(&Process) = |process| {
         process.ok(&["signal", "init", "STOP"]);
     };
     let ways = [
-        (&second, Some(crash), "init_crash: signal SEGV"),
+        (
+            &second,
+            Some(crash as fn(&Process)),
+            "init_crash: signal SEGV",
+        ),
         (&second, Some(hang), "init_hang: "),
         (&third, None, "dies: exit code 3"),
     ];
@@ -293,17 +324,7 @@ fn a_program_that_crashes_or_hangs_as_pid_1_is_given_up_for_the_one_before() {
         let (well, said) = std::thread::scope(|scope| {
             let asked = scope.spawn(|| upgrade(&process, &["upgrade", package.to_str().unwrap()]));
             if let Some(does) = does {
-                let deadline = Instant::now() + Duration::from_secs(60);
-                // Services of both packages run when it happens.
-                let is_watching = || {
-                    let output = process.ctl(&["upgrade", "--json"]);
-                    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-                    value["step"] == "watching"
-                };
-                while !is_watching() {
-                    assert!(Instant::now() < deadline, "never watched: {reason}");
-                    std::thread::sleep(Duration::from_millis(50));
-                }
+                until_watching(&process);
                 assert!(runs_from_memory(&process), "{reason}");
                 does(&process);
             }
@@ -343,5 +364,66 @@ fn a_program_that_cannot_be_pid_1_here_is_refused_before_anything_is_touched() {
     }
     until_events(&process, "upgrade_refused", 2);
     until_events(&process, "upgrade_started", 0);
+    assert!(process.end().success());
+}
+
+#[test]
+fn a_crash_of_pid_1_between_two_packages_leads_back_and_one_behind_them_forgets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = program::compile("ticker", folder.path());
+    let plain = manifest(folder.path(), "plain", 0, "");
+    let first = pack(folder.path(), "first", &plain, &app);
+    // Every service has another entry, and the first one is watched for as long as the test needs.
+    let all = folder.path().join("all.toml");
+    let params = "\n[params]\n\"vb.upgrade_watch_s\" = 600\n";
+    let lines = package::manifest_with("stop_timeout_ms = 6000");
+    std::fs::write(&all, lines + params).unwrap();
+    let other = pack(folder.path(), "other", &all, &app);
+    let more = with_service(folder.path(), "ticker", 0, "notify = false");
+    let more = pack(folder.path(), "more", &more, &app);
+    let words = ["--rts", first.to_str().unwrap()];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    let before = process.json(&["status"])["package"].clone();
+    under_a_client(&process, || {
+        let pids = pids_but(&process, &["ledger"]);
+        let (well, said) = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| upgrade(&process, &["upgrade", other.to_str().unwrap()]));
+            until_watching(&process);
+            crash(&process);
+            asked.join().expect("ctl")
+        });
+        assert!(!well && said["end"] == "rolled back", "{said}");
+        let reason = said["reason"].as_str().unwrap();
+        assert!(reason.contains("init_crash: signal SEGV"), "{said}");
+        process.ok(&["ready", "60"]);
+        let status = process.json(&["status"]);
+        assert_eq!(
+            (&status["package"], &status["state"]),
+            (&before, &json!("ready"))
+        );
+        // Whom the upgrade had not come to goes on.
+        assert_eq!(pids_but(&process, &["ledger"]), pids);
+        until_events(&process, "rolled_back", 1);
+
+        let (well, said) = upgrade(&process, &["upgrade", more.to_str().unwrap()]);
+        assert!(well && said["until_reboot"] == true, "{said}");
+        crash(&process);
+        until_events(&process, "init_resumed", 2);
+        let status = process.json(&["status"]);
+        let package = status["package"].as_str().unwrap();
+        assert!(package.ends_with("until reboot"), "{status}");
+        assert_eq!(process.service("ticker")["state"], "up");
+        let (well, said) = upgrade(&process, &["rollback"]);
+        assert!(well && said["until_reboot"] == false, "{said}");
+        assert_eq!(said["count"], 2, "{said}");
+        assert_eq!(pids_but(&process, &["ledger"]), pids);
+    });
+    process.ok(&["ready", "60"]);
+    let status = process.json(&["status"]);
+    assert_eq!(
+        (&status["package"], &status["state"]),
+        (&before, &json!("ready"))
+    );
+    assert_eq!(process.json(&["ledger", "verify"])["holds"], true);
     assert!(process.end().success());
 }

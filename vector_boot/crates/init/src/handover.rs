@@ -20,7 +20,7 @@ use sys::handover::{LastWords, Next};
 /// What a record begins with, the version of what follows behind it.
 const MAGIC: [u8; 8] = *b"VBHANDOV";
 /// Versions are not compatible: the first PID 1 asks before it hands over.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// Longest record: a manifest is the most of it (80 KiB), then keys.
 const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// A trusted key is one line of 83 bytes; what is longer is no key, and is told by its beginning.
@@ -31,8 +31,10 @@ const COMPLAINTS_MAX: usize = 64;
 const DIGESTS_MAX: usize = 8;
 /// Executables of two packages.
 const IMAGES_MAX: usize = crate::resume::IMAGES_MAX;
+/// Services of both packages.
+const STOPPED_MAX: usize = crate::supervisor::UNITS_MAX;
 /// Names of [`Holdings::descriptors`].
-const DESCRIPTORS_MAX: usize = 8;
+const DESCRIPTORS_MAX: usize = 9;
 /// Bytes of last words that are kept: one line.
 const WORDS_BYTES_MAX: usize = 200;
 
@@ -62,14 +64,76 @@ pub struct PassageFacts {
     pub keep: bool,
     /// Why it leads back; empty on the way on, and where a crash led back.
     pub reason: String,
-    /// Upgrades of this boot that came to their end.
+    /// Services that did not run when it began: they are not started by a way back.
+    pub stopped: Vec<String>,
+}
+
+/// Upgrades of this boot that came to their end, as far as the next image is to know of them.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// How many.
     pub count: u32,
     /// Digest of the package that the next boot finds, where that is known.
     pub on_device: Option<String>,
     /// The device that it lies on.
     pub device: Option<String>,
+    /// Whether the package that runs is being written to it.
+    pub keeping: bool,
     /// BLAKE3 of the executables in hand, by their place in the table: what is the same need not be replaced.
     pub images: Vec<String>,
+    /// The package that `rollback` goes to, and what it is called.
+    pub before: Option<(File, String)>,
+}
+
+/// The same in a [`Record`].
+#[derive(Debug, Serialize, Deserialize)]
+struct PastRow<'a> {
+    count: u32,
+    on_device: Option<&'a str>,
+    device: Option<&'a str>,
+    keeping: bool,
+    #[serde(borrow)]
+    images: Bounded<&'a str, IMAGES_MAX>,
+    before_name: &'a str,
+}
+
+impl Past {
+    /// As `dup(2)`.
+    fn try_clone(&self) -> io::Result<Self> {
+        let before = self.before.as_ref();
+        let before =
+            before.map(|(file, name)| Ok::<_, io::Error>((file.try_clone()?, name.clone())));
+        Ok(Self {
+            count: self.count,
+            on_device: self.on_device.clone(),
+            device: self.device.clone(),
+            keeping: self.keeping,
+            images: self.images.clone(),
+            before: before.transpose()?,
+        })
+    }
+
+    fn row(&self) -> PastRow<'_> {
+        PastRow {
+            count: self.count,
+            on_device: self.on_device.as_deref(),
+            device: self.device.as_deref(),
+            keeping: self.keeping,
+            images: first(self.images.iter().map(String::as_str)),
+            before_name: self.before.as_ref().map_or("", |(_, name)| name),
+        }
+    }
+
+    fn of(row: &PastRow<'_>, before: Option<OwnedFd>) -> Self {
+        Self {
+            count: row.count,
+            on_device: row.on_device.map(str::to_owned),
+            device: row.device.map(str::to_owned),
+            keeping: row.keeping,
+            images: row.images.iter().map(|hex| (*hex).to_owned()).collect(),
+            before: before.map(|fd| (fd.into(), row.before_name.to_owned())),
+        }
+    }
 }
 
 /// The same in a [`Record`].
@@ -77,11 +141,8 @@ pub struct PassageFacts {
 struct PassageRow<'a> {
     keep: bool,
     reason: &'a str,
-    count: u32,
-    on_device: Option<&'a str>,
-    device: Option<&'a str>,
     #[serde(borrow)]
-    images: Bounded<&'a str, IMAGES_MAX>,
+    stopped: Bounded<&'a str, STOPPED_MAX>,
     left_digest: &'a str,
     left_from: &'a str,
     goal_place: &'a str,
@@ -104,10 +165,7 @@ impl Passage {
         PassageRow {
             keep: facts.keep,
             reason: &facts.reason,
-            count: facts.count,
-            on_device: facts.on_device.as_deref(),
-            device: facts.device.as_deref(),
-            images: first(facts.images.iter().map(String::as_str)),
+            stopped: first(facts.stopped.iter().map(String::as_str)),
             left_digest: &self.left.1.digest,
             left_from: &self.left.1.from,
             goal_place: &self.goal.1,
@@ -127,10 +185,7 @@ impl Passage {
             facts: PassageFacts {
                 keep: row.keep,
                 reason: row.reason.to_owned(),
-                count: row.count,
-                on_device: row.on_device.map(str::to_owned),
-                device: row.device.map(str::to_owned),
-                images: row.images.iter().map(|hex| (*hex).to_owned()).collect(),
+                stopped: row.stopped.iter().map(|name| (*name).to_owned()).collect(),
             },
         })
     }
@@ -216,6 +271,10 @@ pub struct Holdings {
     pub along: Option<Along>,
     /// The upgrade that is under way over the exec.
     pub passage: Option<Passage>,
+    /// The way back from an upgrade in which PID 1 stays the same program: what a crash in it leads to.
+    pub retreat: Option<Passage>,
+    /// The upgrades before it.
+    pub past: Past,
 }
 
 /// What a PID 1 that goes on finds beside the record's content.
@@ -257,6 +316,8 @@ struct Record<'a> {
     model_name: &'a str,
     tensors: u32,
     tensor_bytes: u64,
+    #[serde(borrow)]
+    past: PastRow<'a>,
     #[serde(borrow)]
     passage: Option<PassageRow<'a>>,
     #[serde(borrow)]
@@ -383,6 +444,8 @@ impl Holdings {
             },
             along: None,
             passage,
+            retreat: None,
+            past: Past::of(&record.past, fd("before")),
         })
     }
 
@@ -412,13 +475,17 @@ impl Holdings {
             ("last-words", last_words),
         ];
         let passage = self.passage.as_ref();
-        let of_passage = [
+        let of_upgrades = [
             ("goal", passage.map(|p| p.goal.0.as_fd())),
             ("left", passage.map(|p| p.left.0.as_fd())),
             ("back", passage.map(|p| p.back.0.as_fd())),
+            (
+                "before",
+                self.past.before.as_ref().map(|(file, _)| file.as_fd()),
+            ),
         ];
         // The last words stay last: a PID 1 that goes on finds them there.
-        for (name, fd) in of_passage.into_iter().chain(all) {
+        for (name, fd) in of_upgrades.into_iter().chain(all) {
             if let Some(fd) = fd {
                 descriptors.push(fd.try_clone_to_owned()?);
                 // There are fewer names than places.
@@ -459,6 +526,7 @@ impl Holdings {
             model_name: &self.standing.model.name,
             tensors: self.standing.model.tensors,
             tensor_bytes: self.standing.model.bytes,
+            past: self.past.row(),
             passage: passage.map(Passage::row),
             descriptors: names,
         };
@@ -543,7 +611,12 @@ impl Holdings {
                 along.last_words.try_clone()?,
                 Some(state),
             ),
-            _ => self.copy(Cause::Crash)?.arm(Some(state)),
+            _ => {
+                let mut theirs = self.copy(Cause::Crash)?;
+                let way = self.retreat.as_ref().or(self.passage.as_ref());
+                theirs.passage = way.map(Passage::try_clone).transpose()?;
+                theirs.arm(Some(state))
+            }
         }
     }
 
@@ -631,6 +704,8 @@ impl Holdings {
             standing: self.standing.clone(),
             along: None,
             passage: None,
+            retreat: None,
+            past: self.past.try_clone()?,
         })
     }
 }
@@ -754,12 +829,18 @@ mod tests {
                 facts: PassageFacts {
                     keep: true,
                     reason: "exit: net".to_owned(),
-                    count: 5,
-                    on_device: Some("99".to_owned()),
-                    device: None,
-                    images: vec!["77".to_owned(), String::new()],
+                    stopped: vec!["net".to_owned()],
                 },
             }),
+            retreat: None,
+            past: Past {
+                count: 5,
+                on_device: Some("99".to_owned()),
+                device: None,
+                keeping: true,
+                images: vec!["77".to_owned(), String::new()],
+                before: Some((memory("before").into(), "/dev/vdb 88 signed".to_owned())),
+            },
         }
     }
 
@@ -800,6 +881,18 @@ mod tests {
         let (theirs, ours) = (taken.passage.unwrap(), given.passage.unwrap());
         assert_eq!(theirs.facts, ours.facts);
         assert_eq!((theirs.left.1, theirs.goal.1), (ours.left.1, ours.goal.1));
+        let (past, given) = (taken.past, given.past);
+        assert_eq!((past.count, past.keeping), (given.count, given.keeping));
+        assert_eq!(
+            (past.on_device, past.device),
+            (given.on_device, given.device)
+        );
+        assert_eq!(past.images, given.images);
+        let (before, name) = past.before.unwrap();
+        assert_eq!(
+            (text(before.into()).as_str(), name.as_str()),
+            ("before", "/dev/vdb 88 signed")
+        );
         let (goal, back) = (theirs.goal.0.into(), theirs.back.0.into());
         assert_eq!(
             [goal, theirs.left.0, back].map(text),
@@ -827,6 +920,7 @@ mod tests {
         given.package = None;
         given.initramfs.services = None;
         given.passage = None;
+        given.past.before = None;
         let (bytes, descriptors) = given.encode(None).unwrap();
         assert_eq!(descriptors.len(), 1);
         let taken = Holdings::decode(&bytes, descriptors).unwrap();
@@ -851,7 +945,7 @@ mod tests {
         }
         let mut other = bytes.clone();
         other[8] = 1;
-        assert_eq!(refusal(&other, whole().1), "handover: version: 1, limit 3");
+        assert_eq!(refusal(&other, whole().1), "handover: version: 1, limit 4");
         other[0] = b'X';
         assert_eq!(refusal(&other, whole().1), "handover: magic: not a record");
         let mut longer = bytes.clone();

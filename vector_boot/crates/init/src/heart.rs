@@ -659,6 +659,12 @@ impl Heart {
         }
         self.stand();
         self.list_all();
+        self.rearm();
+    }
+
+    /// What the next image is to find is other than it was.
+    pub(super) fn rearm(&mut self) {
+        self.note_past();
         // On trial the initramfs's own begins anew with the package that it finds.
         if self.held.cause != Cause::Package || self.beat.count >= TRIAL_BEATS {
             sys::handover::disarm();
@@ -733,6 +739,7 @@ impl Heart {
         let now = sys::clock::monotonic_ns();
         self.beat.count += 1;
         if self.beat.count == TRIAL_BEATS && self.held.cause == Cause::Package {
+            self.note_past();
             // Stood the test: from here on it comes back itself.
             sys::handover::disarm();
             self.arm();

@@ -142,6 +142,7 @@ pub fn resume(setup: &Setup, held: &mut Holdings, line: &str) -> Result<Box<Hear
     })
     .map_err(|e| Lost::Refused(format!("poller: {e}")))?;
     heart.held.passage = held.passage.take();
+    heart.take_up_past();
     heart.rts = own.package;
     heart.token = own.token;
     heart.model = held.standing.model.clone();

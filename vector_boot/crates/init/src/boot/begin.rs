@@ -1,7 +1,7 @@
 //! The first steps, up to where the package is looked for: taken once, or found done by the PID 1 before us.
 
 use crate::early::{self, Initramfs, Report};
-use crate::handover::{Cause, Holdings, Running, Standing};
+use crate::handover::{Cause, Holdings, Past, Running, Standing};
 use crate::params::{CommandLine, Params};
 use crate::{Mode, Setup};
 use std::fs::{self, File};
@@ -82,6 +82,8 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
         standing: Standing::default(),
         along: None,
         passage: None,
+        retreat: None,
+        past: Past::default(),
     };
     (held, line)
 }
@@ -149,5 +151,7 @@ fn of_process(setup: &Setup, handoff_ns: u64) -> Holdings {
         standing: Standing::default(),
         along: None,
         passage: None,
+        retreat: None,
+        past: Past::default(),
     }
 }

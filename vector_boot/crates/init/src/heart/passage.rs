@@ -4,12 +4,13 @@
 //! everything is of the new package, a crash or a hang of the new program makes it the old one again, which puts
 //! the services back. `docs/upgrade.md` is the same in prose. Start with [`Heart::load_init`].
 
-use super::upgrading::{CUT_OFF, Preparing, Release, Stage, Wanted, cut};
+use super::upgrading::{Before, CUT_OFF, Preparing, Release, Stage, Wanted, cut, place_of};
 use super::{Heart, Held, VECTOR_BOOT};
-use crate::handover::{Cause, Passage, PassageFacts, Running};
+use crate::handover::{Cause, Passage, PassageFacts, Past, Running};
 use crate::state::Level;
 use crate::state::descriptors::Kind;
 use crate::succession::Question;
+use crate::supervisor::Phase;
 use crate::upgrade::{Actions, Failure, Input, Plan, Side, Upgrade};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -30,15 +31,25 @@ impl Heart {
         if self.params.get("vb.init") != "auto" || self.held.passage.is_some() {
             return false;
         }
-        if self.running.digest.is_empty() {
-            // An ordinary process has not been told.
-            let image = self.held.initramfs.vector_boot.as_ref();
-            let bytes = image.and_then(|fd| Mapping::of_whole_fd(fd).ok());
-            self.running.digest =
-                bytes.map_or_else(String::new, |bytes| rts::Digest::of(&bytes).to_string());
+        digest != self.running.digest
+    }
+
+    /// Hashes what runs and nobody has hashed: the executables of an ordinary process, and those that stand in for
+    /// a package's that do not hold. What is the same by its content is not replaced.
+    pub(super) fn learn_digests(&mut self) {
+        for image in self.images.iter_mut().filter(|i| i.digest.is_empty()) {
+            if let Held::Yes(fd) = &image.held
+                && let Ok(bytes) = Mapping::of_whole_fd(fd)
+            {
+                image.digest = rts::Digest::of(&bytes).to_string();
+            }
+        }
+        if self.running.digest.is_empty()
+            && let Some(own) = self.images.get(VECTOR_BOOT)
+        {
+            self.running.digest.clone_from(&own.digest);
             self.held.running = self.running.clone();
         }
-        digest != self.running.digest
     }
 
     /// The package has another `vector_boot`: that is loaded alone, the rest is for it to do.
@@ -125,7 +136,7 @@ impl Heart {
 
     /// Back to the package before, whose `vector_boot` ran here.
     pub(super) fn return_to(&mut self, before: Release, init: (OwnedFd, Running)) {
-        let place = before.name.split(' ').next().unwrap_or_default().to_owned();
+        let place = place_of(&before.name).to_owned();
         match before.found {
             Some(found) => self.leave_for((found.file, place), init, false),
             None => self.refuse_package(Reason::NeedsReboot, "package: not there any more"),
@@ -142,12 +153,10 @@ impl Heart {
             self.upgrades.on_device = self.found.as_ref().map(|f| f.digest.clone());
             self.upgrades.device = self.kept_on();
         }
+        self.note_past();
         let facts = PassageFacts {
             keep,
-            count: self.upgrades.count,
-            on_device: self.upgrades.on_device.clone(),
-            device: self.upgrades.device.clone(),
-            images: self.images.iter().map(|i| i.digest.clone()).collect(),
+            stopped: self.names_of_stopped(),
             ..PassageFacts::default()
         };
         let own = self.held.initramfs.vector_boot.as_ref();
@@ -202,15 +211,9 @@ impl Heart {
             return;
         };
         let facts = &passage.facts;
-        self.upgrades.count = facts.count;
-        self.upgrades.on_device.clone_from(&facts.on_device);
-        self.upgrades.device.clone_from(&facts.device);
-        let others = self.images.iter_mut().zip(&facts.images);
-        for (image, digest) in others.skip(VECTOR_BOOT + 1) {
-            image.digest.clone_from(digest);
-        }
+        self.upgrades.stopped.clone_from(&facts.stopped);
         self.upgrades.reason = match facts.reason.as_str() {
-            "" if self.held.cause != Cause::Rollback => String::new(),
+            "" if !self.is_way_back() => String::new(),
             "" => {
                 let hangs = last_words == sys::handover::HANG_WORDS;
                 let reason = if hangs {
@@ -222,7 +225,7 @@ impl Heart {
             }
             reason => reason.to_owned(),
         };
-        let to = if self.held.cause == Cause::Rollback {
+        let to = if self.is_way_back() {
             &passage.back.1
         } else {
             &passage.goal.1
@@ -239,7 +242,13 @@ impl Heart {
         if let Some(asked) = self.preparing().and_then(|p| p.asked.as_ref()) {
             asked.look();
         }
-        if !matches!(self.upgrades.stage, Stage::Arrived) || self.behind.is_some() {
+        if self.behind.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.upgrades.keep_again) {
+            return self.keep_package();
+        }
+        if !matches!(self.upgrades.stage, Stage::Arrived) {
             return;
         }
         let Some(passage) = &self.held.passage else {
@@ -248,17 +257,7 @@ impl Heart {
         let (place, keep) = (passage.goal.1.clone(), passage.facts.keep);
         let file = passage.goal.0.try_clone().ok();
         let step = self.step_of_passage();
-        self.upgrades.stage = Stage::Preparing(Box::new(Preparing {
-            place,
-            keep,
-            step,
-            file,
-            found: None,
-            manifest: None,
-            wanted: Vec::new(),
-            init: None,
-            asked: None,
-        }));
+        self.prepare(file, place, keep, step);
         self.inspect();
     }
 
@@ -270,9 +269,17 @@ impl Heart {
         }
     }
 
-    /// Whether this program came because another did not prove itself, and puts the services back.
+    /// Whether this program came because another did not prove itself, or crashed between two packages, and puts
+    /// the services back.
     pub(super) fn is_way_back(&self) -> bool {
-        self.held.passage.is_some() && self.held.cause == Cause::Rollback
+        let comes_back = matches!(self.held.cause, Cause::Rollback | Cause::Crash);
+        self.held.passage.is_some() && comes_back
+    }
+
+    /// Whether the services that run this program's file were started from another one.
+    pub(super) fn was_another_program(&self) -> bool {
+        let left = self.held.passage.as_ref().map(|p| &p.left.1.digest);
+        left.is_some_and(|left| *left != self.running.digest)
     }
 
     /// Whether this program has yet to prove itself: the one before comes back if it does not.
@@ -305,7 +312,75 @@ impl Heart {
         machine
     }
 
-    /// Everything is of one side; gives the program that belongs to the other one.
+    /// What a crash leads to while services are replaced by a program that stays what it is: the package that runs.
+    pub(super) fn way_back_in_place(&self, new: &Release) -> Option<Passage> {
+        if self.held.passage.is_some() {
+            // It has its own.
+            return None;
+        }
+        let runs = self.found.as_ref().filter(|found| !found.plain)?;
+        let goal = runs.file.try_clone().ok()?;
+        let back = new.found.as_ref()?.file.try_clone().ok()?;
+        let own = self.held.initramfs.vector_boot.as_ref()?.try_clone().ok()?;
+        Some(Passage {
+            goal: (goal, place_of(&self.package_name).to_owned()),
+            left: (own, self.running.clone()),
+            back: (back, place_of(&new.name).to_owned()),
+            facts: PassageFacts {
+                stopped: self.names_of_stopped(),
+                ..PassageFacts::default()
+            },
+        })
+    }
+
+    fn names_of_stopped(&self) -> Vec<String> {
+        let units = self.units.iter().enumerate();
+        units
+            .filter(|(i, _)| self.supervisor.phase(*i) == Phase::Stopped)
+            .map(|(_, unit)| unit.name().to_owned())
+            .collect()
+    }
+
+    // --- what the next image is to know --------------------------------------------------------
+
+    /// Notes the upgrades so far.
+    pub(super) fn note_past(&mut self) {
+        let before = match &self.upgrades.before {
+            Some(Before::Whole(release)) => {
+                let found = release.found.as_ref().filter(|found| !found.plain);
+                found.map(|found| (found.file.try_clone(), release.name.clone()))
+            }
+            Some(Before::File(file, name)) => Some((file.try_clone(), name.clone())),
+            None => None,
+        };
+        let ups = &self.upgrades;
+        self.held.past = Past {
+            count: ups.count,
+            on_device: ups.on_device.clone(),
+            device: ups.device.clone(),
+            keeping: matches!(ups.stage, Stage::Keeping),
+            images: self.images.iter().map(|i| i.digest.clone()).collect(),
+            before: before.and_then(|(file, name)| Some((file.ok()?, name))),
+        };
+    }
+
+    /// Takes up what the image before noted.
+    pub(crate) fn take_up_past(&mut self) {
+        let past = std::mem::take(&mut self.held.past);
+        self.upgrades.count = past.count;
+        self.upgrades.on_device = past.on_device;
+        self.upgrades.device = past.device;
+        self.upgrades.before = past.before.map(|(file, name)| Before::File(file, name));
+        for (image, digest) in self.images.iter_mut().zip(past.images) {
+            image.digest = digest;
+        }
+        if past.keeping {
+            self.upgrades.keep_again = true;
+            self.upgrades.stage = Stage::Keeping;
+        }
+    }
+
+    /// Everything is of one side; gives the program that belongs to the other one, where that is another.
     pub(super) fn end_passage(&mut self, side: Side) -> Option<(OwnedFd, Running)> {
         let passage = self.held.passage.take()?;
         // Without an alarm there is nothing to take back.

@@ -119,6 +119,31 @@ pub(super) struct Run {
     leaving: Option<Index>,
 }
 
+/// What `rollback` goes to.
+pub(super) enum Before {
+    /// A package that can take over at once.
+    Whole(Box<Release>),
+    /// What is left of it over a crash: the package and what it is called. It is looked at as any that is new.
+    File(File, String),
+}
+
+impl Before {
+    /// As `status` names packages.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Whole(release) => &release.name,
+            Self::File(_, name) => name,
+        }
+    }
+
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Whole(release) => &release.entries,
+            Self::File(..) => &[],
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) enum Stage {
     #[default]
@@ -136,7 +161,7 @@ pub(super) enum Stage {
 pub struct Upgrades {
     pub(super) stage: Stage,
     /// What `rollback` goes to.
-    pub(super) before: Option<Release>,
+    pub(super) before: Option<Before>,
     /// The `vector_boot` that belongs to it, where that is another.
     pub(super) before_init: Option<(OwnedFd, Running)>,
     /// What services did.
@@ -147,8 +172,12 @@ pub struct Upgrades {
     pub(super) on_device: Option<String>,
     /// The device that it lies on.
     pub(super) device: Option<String>,
-    /// The PID 1 before this one was in the middle of one.
+    /// The PID 1 before this one was in the middle of one: what it had stopped is to be started.
     pub(super) cut_off: bool,
+    /// But for these services, which did not run when it began.
+    pub(super) stopped: Vec<String>,
+    /// The PID 1 before this one was writing the package to its device, which is begun again.
+    pub(super) keep_again: bool,
     pub(super) to: String,
     pub(super) end: Option<End>,
     pub(super) reason: String,
@@ -231,17 +260,8 @@ impl Heart {
             ),
         );
         self.upgrades.to = place.to_owned();
-        self.upgrades.stage = Stage::Preparing(Box::new(Preparing {
-            place: place.to_owned(),
-            keep: ask.keep,
-            step: Step::Checking,
-            file: file.map(File::from),
-            found: None,
-            manifest: None,
-            wanted: Vec::new(),
-            init: None,
-            asked: None,
-        }));
+        let file = file.map(File::from);
+        self.prepare(file, place.to_owned(), ask.keep, Step::Checking);
         match found {
             Some((path, folder)) => {
                 let task = Task::OpenPackage { path: &path };
@@ -266,15 +286,20 @@ impl Heart {
             ["command", "machine", crate::control::actor_of(role)],
             format_args!(
                 "\"verb\":\"rollback\",\"to\":\"{}\"",
-                Json(&cut(&before.name))
+                Json(&cut(before.name()))
             ),
         );
-        self.upgrades.to = before.name.clone();
+        before.name().clone_into(&mut self.upgrades.to);
         // Another program is there at once, so the answer goes first.
         let goes_on = self.reply(slot, id, &Done { count: 0 });
-        match self.upgrades.before_init.take() {
-            Some(init) => self.return_to(before, init),
-            None => self.replace_all(before, false),
+        match (before, self.upgrades.before_init.take()) {
+            (Before::Whole(before), Some(init)) => self.return_to(*before, init),
+            (Before::Whole(before), None) => self.replace_all(*before, false),
+            (Before::File(file, name), _) => {
+                let place = place_of(&name).to_owned();
+                self.prepare(Some(file), place, false, Step::Checking);
+                self.inspect();
+            }
         }
         goes_on
     }
@@ -309,7 +334,7 @@ impl Heart {
             before: &ups
                 .before
                 .as_ref()
-                .map_or_else(String::new, |b| b.name.clone()),
+                .map_or_else(String::new, |b| b.name().to_owned()),
             count: ups.count,
             until_reboot: self.is_until_reboot(),
         };
@@ -338,9 +363,8 @@ impl Heart {
     /// The device that the next boot finds its package on.
     pub(super) fn kept_on(&self) -> Option<String> {
         let noted = self.upgrades.device.clone();
-        let place = || self.package_name.split(' ').next().map(str::to_owned);
         noted
-            .or_else(place)
+            .or_else(|| Some(place_of(&self.package_name).to_owned()))
             .filter(|place| place.starts_with("/dev/") && self.setup.is_appliance())
     }
 
@@ -371,6 +395,21 @@ impl Heart {
     }
 
     // --- the package ---------------------------------------------------------------------------
+
+    /// Begins with a package, or with nothing but its place.
+    pub(super) fn prepare(&mut self, file: Option<File>, place: String, keep: bool, step: Step) {
+        self.upgrades.stage = Stage::Preparing(Box::new(Preparing {
+            place,
+            keep,
+            step,
+            file,
+            found: None,
+            manifest: None,
+            wanted: Vec::new(),
+            init: None,
+            asked: None,
+        }));
+    }
 
     pub(super) fn preparing(&mut self) -> Option<&mut Preparing> {
         match &mut self.upgrades.stage {
@@ -508,6 +547,7 @@ impl Heart {
 
     /// Decides what the manifest needs beside what is in hand.
     fn choose_images(&mut self) {
+        self.learn_digests();
         let found = self.preparing().and_then(|p| p.found.as_ref());
         let Some((packed, theirs)) = found.map(|f| (f.images.clone(), f.manifest.clone())) else {
             return;
@@ -721,8 +761,8 @@ impl Heart {
     /// What is wrong with a machine whose PID 1 begins again now: it does not know what it was at.
     pub(super) fn upgrade_cut_off(&self) -> Option<String> {
         match &self.upgrades.stage {
-            // The program before comes back, and knows.
-            Stage::Running(_) if self.is_on_trial() => None,
+            // Who comes finds the way back.
+            Stage::Running(_) if self.held.passage.is_some() || self.held.retreat.is_some() => None,
             Stage::Running(run) => Some(format!(
                 "{CUT_OFF}{}: services of two packages run, limit those of one: upgrade again",
                 cut(&run.to)
@@ -744,6 +784,16 @@ impl Heart {
         let mut settled = true;
         for i in 0..self.units.len() {
             let phase = self.supervisor.phase(i);
+            let name = self.units.get(i).map(|unit| unit.name());
+            if phase == Phase::Stopped
+                && self
+                    .upgrades
+                    .stopped
+                    .iter()
+                    .any(|n| Some(n.as_str()) == name)
+            {
+                continue;
+            }
             settled &= !matches!(phase, Phase::Stopped | Phase::Stopping | Phase::Waiting);
             if phase == Phase::Stopped {
                 self.unblock(i);
@@ -801,7 +851,7 @@ impl Heart {
         let watch_ns = self.watch_of(&new.manifest);
         let model_differs = !self.has_model_of(&new);
         let plan = Plan {
-            services: order_of(&sides, model_differs, self.held.passage.is_some()),
+            services: order_of(&sides, model_differs, self.was_another_program()),
             becomes: self.is_on_trial(),
             watch_ns,
         };
@@ -831,10 +881,14 @@ impl Heart {
                 ),
             );
         }
+        self.held.retreat = self.way_back_in_place(&new);
         self.arrange(table);
         let wanted = (0..self.units.len())
-            // Who was being replaced when a crash led back had been stopped.
-            .filter(|i| back || self.supervisor.phase(*i) != Phase::Stopped)
+            .filter(|i| match self.units.get(*i) {
+                // Who was being replaced when a crash led back had been stopped.
+                Some(unit) if back => !self.upgrades.stopped.iter().any(|n| n == unit.name()),
+                _ => self.supervisor.phase(*i) != Phase::Stopped,
+            })
             .fold(0, |mask, i| mask | bit(i));
         self.exchange(&mut new);
         // What was swapped out is the old package; its services are known from the table.
@@ -1209,14 +1263,16 @@ impl Heart {
             Side::Old => old,
             Side::New => new,
         };
+        let came_back = self.is_way_back();
         let init = self.end_passage(side);
+        self.held.retreat = None;
         // Whatever was cut off before, everything is of one package now.
         self.degraded.retain(|text| !text.starts_with(CUT_OFF));
         // In the union's order, which begins with the new manifest's.
         self.arrange(entries.into_iter().flatten().collect());
         match side {
             Side::New => {
-                self.upgrades.before = Some(other);
+                self.upgrades.before = Some(Before::Whole(Box::new(other)));
                 self.upgrades.before_init = init;
                 self.upgrades.count = self.upgrades.count.saturating_add(1);
                 self.upgrades.end = Some(End::UntilReboot);
@@ -1237,6 +1293,8 @@ impl Heart {
             }
             Side::Old => {
                 self.upgrades.end = Some(End::RolledBack);
+                // Who had been stopped, and is the same in both packages, was not put back.
+                self.upgrades.cut_off = came_back;
                 let reason = self.upgrades.reason.clone();
                 self.journal.say(
                     Level::Warn,
@@ -1258,12 +1316,13 @@ impl Heart {
         if side == Side::New && keep {
             self.keep_package();
         }
+        self.rearm();
     }
 
     /// Lets executables go that neither the running package nor the one before needs.
     fn release_images(&mut self) {
         for i in 0..self.images.len() {
-            let before = self.upgrades.before.iter().flat_map(|b| &b.entries);
+            let before = self.upgrades.before.iter().flat_map(Before::entries);
             let used = i <= super::VB_SERVICES
                 || self.units.iter().any(|u| u.image == i)
                 || before.clone().any(|entry| entry.image == i);
@@ -1284,7 +1343,7 @@ impl Heart {
         }
     }
 
-    fn keep_package(&mut self) {
+    pub(super) fn keep_package(&mut self) {
         let handle = self
             .found
             .as_ref()
@@ -1303,13 +1362,18 @@ impl Heart {
 
     fn kept(&mut self, result: &Result<u64, String>) {
         self.upgrades.stage = Stage::Idle;
+        self.note_kept(result);
+        self.rearm();
+    }
+
+    fn note_kept(&mut self, result: &Result<u64, String>) {
         match result {
             Ok(bytes) => {
                 self.upgrades.end = Some(End::Kept);
                 self.upgrades.on_device = self.found.as_ref().map(|f| f.digest.clone());
                 // Its tensors lay where the new ones are now.
                 let device = self.kept_on().unwrap_or_default();
-                let overwritten = |b: &Release| b.name.starts_with(&device);
+                let overwritten = |b: &Before| place_of(b.name()) == device;
                 if self.upgrades.before.as_ref().is_some_and(overwritten) {
                     self.upgrades.before = None;
                     self.release_images();
@@ -1336,6 +1400,11 @@ impl Heart {
             }
         }
     }
+}
+
+/// Where a package lies, by its name.
+pub(super) fn place_of(name: &str) -> &str {
+    name.split(' ').next().unwrap_or_default()
 }
 
 /// How the sentence begins that a crash in the middle leaves.
