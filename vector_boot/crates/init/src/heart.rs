@@ -351,7 +351,9 @@ pub struct Heart {
     /// The health gate restarts nothing any more.
     given_up: bool,
     buttons: Option<Vec<Option<PowerButton>>>,
-    machine_strain: memory::Strain,
+    /// Those of the image before, until they are watched.
+    pub(crate) buttons_of_before: Vec<PowerButton>,
+    pub(crate) machine_strain: memory::Strain,
     memory_turn_ns: u64,
     power: Power,
     /// Folder that is unmounted at the end.
@@ -516,6 +518,7 @@ impl Heart {
             health_reboots: 0,
             given_up: false,
             buttons: None,
+            buttons_of_before: Vec::new(),
             machine_strain: memory::Strain::default(),
             memory_turn_ns: 0,
             power: Power::Poweroff,

@@ -7,6 +7,7 @@
 use crate::boot::{Open, table_of_names, table_of_policies, table_of_units};
 use crate::cgroup::Leaf;
 use crate::handover::{Cause, Holdings};
+use crate::heart::memory::Strain;
 use crate::heart::{Heart, Held, Image, Parts, place_of};
 use crate::journal::Journal;
 use crate::params::{CommandLine, Params};
@@ -21,6 +22,7 @@ use rts::manifest::Manifest;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::packet::PacketListener;
+use sys::power_button::PowerButton;
 use sys::release::Releaser;
 use sys::spawn::Child;
 
@@ -145,6 +147,8 @@ pub fn resume(setup: &Setup, held: &mut Holdings, line: &str) -> Result<Box<Hear
     heart.take_up_past();
     heart.rts = own.package;
     heart.token = own.token;
+    heart.machine_strain = own.strain;
+    heart.buttons_of_before = own.buttons;
     heart.model = held.standing.model.clone();
     if let Err(e) = armed {
         heart.degrade(format!("no resume after the next crash: {e}"));
@@ -210,6 +214,8 @@ struct Own {
     kmsg: Option<File>,
     terminal: Option<File>,
     helper: Option<Child>,
+    strain: Strain,
+    buttons: Vec<PowerButton>,
     open: Open,
 }
 
@@ -235,6 +241,8 @@ fn distribute(taken: Taken, images: &mut Vec<Image>, units: &mut [Unit]) -> Resu
                 own.helper = name.parse().ok().map(|pid| Child { pid, pidfd: fd });
             }
             Kind::Root => own.open.roots.push((name, fd)),
+            Kind::MachinePressure => own.strain = Strain::with(fd),
+            Kind::Button => own.buttons.push(PowerButton::adopt(fd)),
             Kind::Image | Kind::ImageFallback => {
                 // An upgrade may have added some behind those of the manifest.
                 while images.len() <= index && images.len() < IMAGES_MAX {
@@ -264,6 +272,7 @@ fn distribute(taken: Taken, images: &mut Vec<Image>, units: &mut [Unit]) -> Resu
                     Kind::Output => unit.output = Some(fd.into()),
                     Kind::Notify => unit.hear(fd),
                     Kind::Leaf => unit.leaf = Some(Leaf::over(fd)),
+                    Kind::Pressure => unit.strain = Strain::with(fd),
                     Kind::Listener => unit.listeners.push((name, fd)),
                     Kind::Passed => unit.passed.push((name, fd)),
                     Kind::Cell => {

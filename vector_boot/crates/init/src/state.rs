@@ -931,8 +931,9 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(refusal(file.into()).starts_with("state: seals: 0x0"));
         let fd = left(full());
-        change(&fd, AT_VERSION, |_| 3);
-        assert_eq!(refusal(fd), "state: version: 3, limit 2");
+        change(&fd, AT_VERSION, |version| version + 1);
+        let (next, own) = (VERSION + 1, VERSION);
+        assert_eq!(refusal(fd), format!("state: version: {next}, limit {own}"));
     }
 
     #[test]

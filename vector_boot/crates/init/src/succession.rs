@@ -203,7 +203,7 @@ mod tests {
         let refusal = ask(program("echo").as_fd()).unwrap_err();
         assert_eq!(
             refusal,
-            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 4 state 2\""
+            "asked which handover it takes: answer \"handover\", exit code 0, limit \"vector_boot handover 4 state 3\""
         );
         let refusal = ask(program("false").as_fd()).unwrap_err();
         assert!(refusal.contains("answer \"\", exit code 1"), "{refusal}");
@@ -215,11 +215,11 @@ mod tests {
     #[test]
     fn only_the_whole_answer_counts() {
         let exit = Exit::Code(0);
-        assert_eq!(judge(b"vector_boot handover 4 state 2\n", exit), Ok(()));
+        assert_eq!(judge(b"vector_boot handover 4 state 3\n", exit), Ok(()));
         for other in [
-            "vector_boot handover 4 state 22\n",
+            "vector_boot handover 4 state 33\n",
             "vector_boot handover\n",
-            "\nvector_boot handover 4 state 2\n",
+            "\nvector_boot handover 4 state 3\n",
             "",
         ] {
             judge(other.as_bytes(), exit).unwrap_err();

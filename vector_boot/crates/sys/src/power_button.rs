@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -55,6 +55,12 @@ impl PowerButton {
             }
         }
         found
+    }
+
+    /// One that an earlier image of this process opened.
+    #[must_use]
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self(fd.into())
     }
 
     fn open(path: &Path) -> io::Result<Self> {

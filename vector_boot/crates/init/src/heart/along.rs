@@ -12,11 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use sys::spawn::{NAMESPACES_MAX, PASSED_MAX};
 use wire::control::Power;
 
-/// Descriptors of one service beside its process and output: notify socket, folder, cell, and what it gets.
-const OF_UNIT_MAX: usize = 2 + NAMESPACES_MAX + PASSED_MAX;
-const OF_UNIT: [Kind; 5] = [
+/// Descriptors of one service beside its process and output: notify socket, folder, trigger, cell, and what it
+/// gets.
+const OF_UNIT_MAX: usize = 3 + NAMESPACES_MAX + PASSED_MAX;
+const OF_UNIT: [Kind; 6] = [
     Kind::Notify,
     Kind::Leaf,
+    Kind::Pressure,
     Kind::Cell,
     Kind::Listener,
     Kind::Passed,
@@ -33,6 +35,8 @@ impl Heart {
             self.list_process(i);
             self.write_row(i);
         }
+        let state = &mut self.journal.state;
+        state.unlist_units_from(self.units.len());
         self.list_machine();
         self.write_texts();
         self.write_machine();
@@ -60,6 +64,12 @@ impl Heart {
                 state.list(kind, 0, "", fd.as_fd());
             }
         }
+        if let Some(trigger) = self.machine_strain.trigger() {
+            state.list(Kind::MachinePressure, 0, "", trigger);
+        }
+        for (i, button) in self.buttons.iter().flatten().flatten().enumerate() {
+            state.list(Kind::Button, i, "", button.as_fd());
+        }
         if let Some(dog) = self.watchdog.dog() {
             state.list(Kind::Watchdog, 0, "", dog.as_fd());
         }
@@ -85,6 +95,7 @@ impl Heart {
         let own = [
             (Kind::Notify, unit.notify()),
             (Kind::Leaf, unit.leaf.as_ref().map(|l| l.folder.as_fd())),
+            (Kind::Pressure, unit.strain.trigger()),
         ];
         all.extend(
             own.into_iter()

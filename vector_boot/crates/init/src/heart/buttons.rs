@@ -9,7 +9,8 @@ use wire::control::Power;
 use wire::why::Reason;
 
 impl Heart {
-    /// Finds the machine's buttons and watches them, once for each image of PID 1.
+    /// Finds the machine's buttons and watches them, once for each image of PID 1. They go along into the next:
+    /// to close one waits for a grace period of RCU.
     pub(super) fn watch_buttons(&mut self) {
         if self.buttons.is_some() {
             return;
@@ -19,7 +20,13 @@ impl Heart {
             self.buttons = Some(watched);
             return;
         }
-        for (i, button) in PowerButton::all().into_iter().enumerate() {
+        let came: Vec<_> = self.buttons_of_before.drain(..).collect();
+        let all = if came.is_empty() {
+            PowerButton::all()
+        } else {
+            came
+        };
+        for (i, button) in all.into_iter().enumerate() {
             let token = Watch::Button(i).token();
             let added = self.poller.add(button.as_fd(), token, Interest::Read);
             if let Err(e) = &added {
@@ -29,6 +36,7 @@ impl Heart {
             watched.push(added.is_ok().then_some(button));
         }
         self.buttons = Some(watched);
+        self.list_machine();
     }
 
     pub(super) fn read_button(&mut self, i: usize) {
@@ -41,7 +49,12 @@ impl Heart {
             }
             Some(Ok(false)) | None => {}
             // Gone; closing it takes it out of the poller.
-            Some(Err(_)) => *place = None,
+            Some(Err(_)) => {
+                if let Some(button) = place.as_ref() {
+                    self.journal.state.unlist(button.as_fd());
+                }
+                *place = None;
+            }
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Set up when all services are up, one a second, so that no start pays for it: each trigger is a thread of the
 //! kernel's. Each watch rests until the next second once it fired, so that none can keep the loop busy.
+//! Triggers go along into the next image: to close one waits for a grace period of RCU, some ten milliseconds.
 
 use super::{Heart, Watch};
 use crate::cgroup;
 use crate::state::Level;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use sys::events::Interest;
 use sys::folder::Folder;
@@ -40,6 +41,19 @@ pub struct Strain {
 }
 
 impl Strain {
+    /// With a trigger that an earlier image made.
+    pub fn with(trigger: OwnedFd) -> Self {
+        Self {
+            trigger: Some(trigger.into()),
+            ..Self::default()
+        }
+    }
+
+    /// The trigger, once there is one.
+    pub fn trigger(&self) -> Option<BorrowedFd<'_>> {
+        self.trigger.as_ref().map(AsFd::as_fd)
+    }
+
     fn stalled(&mut self, now: u64) -> bool {
         self.stalls = self.stalls.saturating_add(1);
         self.stalled_ns = now;
@@ -64,10 +78,13 @@ impl Heart {
         }
         if !self.machine_strain.set_up {
             self.machine_strain.set_up = true;
-            let folder = Folder::open(Path::new(MACHINE_FOLDER));
-            let trigger = folder.and_then(|f| cgroup::trigger(&f, MACHINE_FILE));
-            self.machine_strain.trigger = trigger.ok();
+            if self.machine_strain.trigger.is_none() {
+                let folder = Folder::open(Path::new(MACHINE_FOLDER));
+                let trigger = folder.and_then(|f| cgroup::trigger(&f, MACHINE_FILE));
+                self.machine_strain.trigger = trigger.ok();
+            }
             self.add_trigger(MACHINE);
+            self.list_machine();
         } else if std::mem::take(&mut self.machine_strain.resting) != [false; 2]
             && let Some(trigger) = &self.machine_strain.trigger
         {
@@ -106,14 +123,17 @@ impl Heart {
             // Unwatched, its limits are still told by the post-mortem.
             let _ = self.poller.add(events, token, Interest::PriorityOnce);
         }
-        unit.strain.trigger = leaf.pressure_trigger().ok();
+        if unit.strain.trigger.is_none() {
+            unit.strain.trigger = leaf.pressure_trigger().ok();
+        }
         self.add_trigger(i);
+        self.list_unit(i);
     }
 
     fn add_trigger(&self, i: usize) {
         if let Some(trigger) = self.strain(i).and_then(|s| s.trigger.as_ref()) {
             let token = Watch::Pressure(i).token();
-            // Without it the pressure is still there to be asked for.
+            // Without it the pressure is still there to be asked for. One that was there before is watched already.
             let _ = self
                 .poller
                 .add(trigger.as_fd(), token, Interest::PriorityOnce);

@@ -48,6 +48,10 @@ pub enum Kind {
     ImageFallback = 14,
     /// A root of the gateway, by its name.
     Root = 15,
+    /// The trigger on the machine's memory pressure: closing one waits for a grace period of RCU.
+    MachinePressure = 16,
+    /// A power button, which closes as slowly.
+    Button = 17,
     /// The pidfd of a service's process.
     Process = 32,
     /// Read end of its output.
@@ -66,10 +70,12 @@ pub enum Kind {
     Stored = 39,
     /// The same, and it is kept when its other end is gone.
     StoredUnpolled = 40,
+    /// The trigger on its memory pressure.
+    Pressure = 41,
 }
 
 impl Kind {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 27] = [
         Self::Control,
         Self::Log,
         Self::Tty,
@@ -85,6 +91,8 @@ impl Kind {
         Self::Image,
         Self::ImageFallback,
         Self::Root,
+        Self::MachinePressure,
+        Self::Button,
         Self::Process,
         Self::Output,
         Self::Notify,
@@ -94,7 +102,13 @@ impl Kind {
         Self::Passed,
         Self::Stored,
         Self::StoredUnpolled,
+        Self::Pressure,
     ];
+
+    /// Whether the index beside it is a service's.
+    fn is_of_unit(self) -> bool {
+        self as u16 >= Self::Process as u16
+    }
 
     fn of(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u16 == number)
@@ -185,6 +199,11 @@ impl State {
         for (kind, name, fd) in all {
             self.list(*kind, index, name, *fd);
         }
+    }
+
+    /// Takes out what belongs to services that the table of services does not have any more.
+    pub fn unlist_units_from(&mut self, units: usize) {
+        self.unlist_where(|row| row.kind.is_of_unit() && usize::from(row.index) >= units);
     }
 
     fn unlist_where(&mut self, which: impl Fn(&Listed<'_>) -> bool) {
@@ -278,6 +297,18 @@ mod tests {
             rows(&state),
             [(Kind::Process, 5, String::new(), a.as_raw_fd())]
         );
+    }
+
+    #[test]
+    fn a_service_that_is_gone_has_no_descriptors() {
+        let mut state = State::new([0; 16]).unwrap();
+        let files: Vec<File> = (0..3).map(|_| File::open("/").unwrap()).collect();
+        assert!(state.list(Kind::Listener, 1, "http", files[0].as_fd()));
+        assert!(state.list(Kind::Pressure, 2, "", files[1].as_fd()));
+        assert!(state.list(Kind::Image, 2, "added", files[2].as_fd()));
+        state.unlist_units_from(2);
+        let kinds: Vec<Kind> = rows(&state).into_iter().map(|row| row.0).collect();
+        assert_eq!(kinds, [Kind::Listener, Kind::Image]);
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 /// What the memfd begins with.
 pub const MAGIC: [u8; 8] = *b"VB-STATE";
 /// Of this layout.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 pub const AT_VERSION: usize = 8;
 pub const AT_SIZE: usize = 12;
@@ -121,8 +121,8 @@ mod tests {
 
     /// `docs/state-memfd.md` has these numbers.
     #[test]
-    fn the_layout_is_that_of_version_2() {
-        assert_eq!(VERSION, 2, "another version has another test");
+    fn the_layout_is_that_of_version_3() {
+        assert_eq!(VERSION, 3, "another version has another test");
         let begins = [
             COUNTERS.at,
             BEAT.at,
