@@ -14,6 +14,7 @@
 )]
 
 pub mod dequant;
+pub mod evolution;
 pub mod journal;
 #[cfg(feature = "candle")]
 pub mod mapped;

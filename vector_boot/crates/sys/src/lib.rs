@@ -29,6 +29,7 @@ pub mod region;
 pub mod release;
 pub mod seccomp;
 pub mod seqlock;
+pub mod shared;
 pub mod space;
 pub mod spawn;
 pub mod terminal;

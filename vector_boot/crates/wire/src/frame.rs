@@ -169,6 +169,16 @@ fn capacity(role: Role) -> bool {
 fn ledger(role: Role) -> bool {
     role == Role::Ledger
 }
+fn cortex(role: Role) -> bool {
+    role == Role::Cortex
+}
+fn cortex_or_console(role: Role) -> bool {
+    matches!(role, Role::Cortex | Role::Console)
+}
+/// Programs that may change the machine's tensors: users' services that were given the socket.
+fn proposer(role: Role) -> bool {
+    matches!(role, Role::User(_))
+}
 fn net(role: Role) -> bool {
     role == Role::Net
 }
@@ -250,6 +260,13 @@ kinds! {
     /// [`crate::neural::Interrupt`].
     Interrupt = 0x0144 by operator;
 
+    /// [`crate::evolution::Generation`], to PID 1.
+    Generation = 0x0151 by cortex;
+    /// [`crate::evolution::GenerationGet`], to PID 1.
+    GenerationGet = 0x0152 by cortex_or_console;
+    /// [`crate::evolution::GenerationStatus`].
+    GenerationStatus = 0x0153 by operator;
+
     /// [`crate::helper::Task`], PID 1 to its helper over a socketpair.
     HelperTask = 0x0201 by operator;
     /// [`crate::helper::Outcome`], the helper's answer.
@@ -304,6 +321,21 @@ kinds! {
     CgroupPlan = 0x0501 by capacity;
     /// [`crate::capacity::CgroupReadback`], PID 1's answer.
     CgroupReadback = 0x0502 by operator;
+
+    /// [`crate::evolution::EvolutionOpen`].
+    EvolutionOpen = 0x0601 by proposer;
+    /// [`crate::evolution::EvolutionChannel`].
+    EvolutionChannel = 0x0602 by cortex;
+    /// [`crate::evolution::EvolutionGet`].
+    EvolutionGet = 0x0603 by known;
+    /// [`crate::evolution::EvolutionStatus`].
+    EvolutionStatus = 0x0604 by cortex;
+    /// [`crate::evolution::MutationsGet`].
+    MutationsGet = 0x0605 by console;
+    /// [`crate::evolution::Mutation`].
+    Mutation = 0x0606 by cortex;
+    /// [`crate::evolution::MutationsRollback`].
+    MutationsRollback = 0x0607 by console;
 }
 
 /// First frame each way: the versions a peer speaks. The server answers with its own.

@@ -21,6 +21,7 @@ mod role;
 
 pub mod capacity;
 pub mod control;
+pub mod evolution;
 pub mod helper;
 pub mod ledger;
 pub mod neural;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use wire::capacity::{self, Knob, Want, Write};
 use wire::control::{self, LATENESS_BUCKETS, MachineState, Power, ServiceState, Verb};
+use wire::evolution::{self, Misbehaviour, Verdict};
 use wire::helper::{Cell, Outcome, Task};
 use wire::ledger::{self, Origin};
 use wire::neural;
@@ -106,6 +107,7 @@ fn examples(golden: &mut Golden) {
     of_ledger(golden);
     of_capacity(golden);
     plans(golden);
+    of_evolution(golden);
 }
 
 fn general(golden: &mut Golden) {
@@ -553,6 +555,50 @@ fn plans(golden: &mut Golden) {
         epoch: 9,
         applied: false,
         detail: "no cgroups",
+    });
+}
+
+fn of_evolution(golden: &mut Golden) {
+    golden.kind(&evolution::EvolutionOpen);
+    golden.kind(&evolution::EvolutionChannel {
+        version: 1,
+        bytes: 544_768,
+        generation: 0,
+    });
+    golden.kind(&evolution::EvolutionGet);
+    golden.kind(&evolution::EvolutionStatus {
+        generation: 300,
+        oldest: 12,
+        base: [0xba; 32],
+        content: [0xc0; 32],
+        accepted: 301,
+        refused: BIG,
+        rolled_back: 2,
+        proposers: 1,
+        durable: true,
+    });
+    golden.kind(&evolution::MutationsGet { count: 20 });
+    golden.kind(&evolution::Mutation {
+        wall_ns: BIG,
+        verdict: Verdict::OldHashDiffers,
+        generation: 300,
+        restored: 0,
+        uid: 30_007,
+        count: 5,
+        id: ID,
+        tensor: "policy.w1",
+        offset: 256,
+        length: 128,
+        confidence: 0.875,
+    });
+    golden.kind(&evolution::MutationsRollback { generation: 299 });
+    golden.kind(&evolution::Generation { number: 301 });
+    golden.kind(&evolution::GenerationGet);
+    golden.kind(&evolution::GenerationStatus {
+        number: 300,
+        trial_beats_left: 42,
+        given_up: 299,
+        why: Misbehaviour::Clamped,
     });
 }
 
