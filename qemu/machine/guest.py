@@ -51,6 +51,10 @@ class Parts:
     wire: Path | None = None
     resets: bool = False
     nbd: Path | None = None
+    # One processor whose time is the count of its instructions, idle time skipped; for tests too.
+    icount: bool = False
+    # The table that shows the chipset's watchdog to the kernel.
+    watchdog: Path | None = None
     held: list[IO[bytes]] = field(default_factory=list)
 
 
@@ -69,13 +73,18 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     """QEMU's words for these parts."""
     arch = parts.arch
     words = [arch.qemu, "-name", "vector-boot", "-M", arch.machine, "-accel", accelerator]
-    words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu, "-smp", str(min(2, os.cpu_count() or 1))]
+    words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu]
+    words += ["-smp", str(1 if parts.icount else min(2, os.cpu_count() or 1))]
+    words += ["-icount", "shift=0,sleep=off"] if parts.icount else []
     words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none"]
     words += [] if parts.resets else ["-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
     kept = KEPT_MEMORY if parts.resets else ""
     words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {kept}{parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
+    if parts.watchdog:
+        words += ["-acpitable", f"sig=WDAT,data={parts.watchdog}", "-global", "ICH9-LPC.noreboot=false"]
+        words += ["-watchdog-action", "reset"]
     if parts.package:
         words += _disk("package", parts.package, ",readonly=on")
     # The image is locked by us; QEMU writes what the guest flushed.

@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from . import accelerator, architecture, cache, disks, guest, initramfs, kernel, model, package, toolchain
+from . import accelerator, architecture, cache, disks, guest, initramfs, kernel, model, package, toolchain, watchdog
 from .console import Answer, Console, ConsoleClosed, ConsoleLate
 from .report import HostError, say
 
@@ -71,11 +71,13 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--modules", metavar="DIR", help="with --kernel: its folder of modules")
     add("--initramfs", type=Path, metavar="FILE", help="another initramfs")
     add("--trust", type=Path, action="append", default=[], metavar="KEY.pub", help="boot only packages signed by this key")
+    add("--watchdog", action="store_true", help="show the kernel the chipset's watchdog (x86_64)")
     add("--bin", type=Path, metavar="DIR", help="executables from this folder, instead of building")
     add("--machine", type=Path, metavar="SOCKET", help="put the machine console's socket here and leave it to others")
     add("--qmp", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
     add("--wire", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     add("--resets", action="store_true", help=argparse.SUPPRESS)
+    add("--icount", action="store_true", help=argparse.SUPPRESS)
     add("--nbd", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -97,6 +99,8 @@ def check(args: argparse.Namespace) -> None:
             raise HostError(f"--timeout {args.timeout:g}: only with --exec")
         if math.isnan(args.timeout) or not 0 < args.timeout <= TIMEOUT_SECONDS_MAX:
             raise HostError(f"--timeout {args.timeout:g}: above 0, up to {TIMEOUT_SECONDS_MAX} seconds")
+    if args.watchdog and arch != architecture.X86_64:
+        raise HostError(f"--watchdog: only with --arch {architecture.X86_64.name}, QEMU's machine for {arch.name} has none")
     if args.modules and not args.kernel:
         raise HostError(f"--modules {args.modules}: only with --kernel")
     if args.trust and args.initramfs:
@@ -124,7 +128,8 @@ def main() -> int:
         args = arguments()
         check(args)
         parts = prepare(args, scratch, token)
-        return boot(args, parts, accelerator.choose(args.accel, parts.arch))
+        # Nothing but the emulator counts instructions.
+        return boot(args, parts, accelerator.choose("tcg" if args.icount else args.accel, parts.arch))
     except HostError as error:
         say(f"qemu/run: {error}")
         return EXIT_HOST
@@ -160,6 +165,10 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
             archive = initramfs.own(contents, tool, scratch) if alone else initramfs.cached(contents, tool, arch)
         if weights:
             boots = package.packed(weights, executables, tool, arch)
+    table = None
+    if args.watchdog:
+        table = scratch / "watchdog.acpi"
+        table.write_bytes(watchdog.table())
     make_token(token)
     return guest.Parts(
         arch=arch,
@@ -179,6 +188,8 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
         wire=args.wire,
         resets=args.resets,
         nbd=args.nbd,
+        watchdog=table,
+        icount=args.icount,
         held=[disk],
     )
 

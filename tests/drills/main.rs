@@ -6,8 +6,10 @@
 mod crashes;
 mod dhcp;
 mod figures;
+mod health;
 mod kills;
 mod upgrades;
+mod watchdog;
 
 use std::process::{Command, ExitCode};
 
@@ -32,6 +34,16 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "upgrades",
         "100 upgrades and rollbacks in turn, PID 1 with its services, under a client: no call fails, nothing is lost",
         upgrades::drill,
+    ),
+    (
+        "watchdog",
+        "the chipset's watchdog bites a machine whose PID 1 hangs, and the next boot says so",
+        watchdog::drill,
+    ),
+    (
+        "health",
+        "the health gate restarts a machine whose core service keeps failing, once as told, and then leaves it alone",
+        health::drill,
     ),
     (
         "simulator",

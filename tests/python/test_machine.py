@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qemu"))
 
 # pylint: disable=wrong-import-position
-from machine import accelerator, architecture, cache, disks, guest
+from machine import accelerator, architecture, cache, disks, guest, watchdog
 from machine import run as program
 from machine.console import Console, ConsoleClosed, ConsoleLate
 from machine.report import HostError
@@ -191,6 +191,15 @@ class HostTest(WithFolder):
         )
         words = guest.command(parts, "tcg")
         self.assertIn("if=none,id=package,format=raw,file=a,,readonly=off,readonly=on", words)
+
+    def test_a_watchdog_of_the_chipset_is_shown_by_its_table(self) -> None:
+        # ACPI's header is QEMU's; behind it 32 bytes, then 24 for each action.
+        table = watchdog.table()
+        self.assertEqual(len(table), 32 + 24 * len(watchdog.ENTRIES))
+        self.assertEqual(table[28:32], len(watchdog.ENTRIES).to_bytes(4, "little"))
+        args = program.arguments(["--watchdog", "--arch", "aarch64"])
+        with self.assertRaisesRegex(HostError, "--watchdog: only with --arch x86_64"):
+            program.check(args)
 
     def test_products_are_fresh_until_an_input_changes(self) -> None:
         source, product = self.folder / "source", self.folder / "product"

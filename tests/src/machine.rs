@@ -43,6 +43,10 @@ pub struct Options {
     pub wire: Option<PathBuf>,
     /// It starts again when it is reset, in the same memory; otherwise QEMU ends.
     pub resets: bool,
+    /// One processor, and its time is the count of its instructions.
+    pub icount: bool,
+    /// The kernel is shown the chipset's watchdog, which x86_64 alone has here.
+    pub watchdog: bool,
     /// Whoever serves the data disk's blocks, in place of the file.
     pub nbd: Option<PathBuf>,
     /// An archive in the initramfs's place.
@@ -149,6 +153,12 @@ fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen
     }
     if options.resets {
         command.arg("--resets");
+    }
+    if options.icount {
+        command.arg("--icount");
+    }
+    if options.watchdog {
+        command.arg("--watchdog");
     }
     if let Some(nbd) = &options.nbd {
         command.arg("--nbd").arg(nbd);

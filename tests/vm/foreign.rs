@@ -184,5 +184,10 @@ fn services_that_are_not_ours_are_watched_kept_and_brought_back_by_their_strateg
     }
     assert_eq!(machine.get("/").body["life"], 4);
     assert_eq!(machine.json("ledger verify")["holds"], true);
-    machine.power_off();
+
+    // SIGTERM restarts, in order; QEMU takes that for the end.
+    let shown = machine.serial().clone();
+    machine.ok("signal init TERM");
+    machine.wait_for_end();
+    shown.wait_for_line("vector_boot: rebooting", STEP_LIMIT);
 }

@@ -85,7 +85,12 @@ fn stop_start_and_restart_do_what_they_say() {
         is("up")(text).filter(|pid| *pid != started)
     });
     assert_eq!(machine.run("start no-such-service").code, 1);
-    machine.power_off();
+
+    // SIGUSR1 halts, in order: the processor stands still and QEMU goes on.
+    machine.ok("signal init USR1");
+    machine
+        .serial()
+        .wait_for_line("vector_boot: halted", system_tests::machine::STEP_LIMIT);
 }
 
 #[test]
