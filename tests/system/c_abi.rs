@@ -47,8 +47,8 @@ fn header() -> PathBuf {
 fn declared(header: &str) -> Vec<&str> {
     let mut names: Vec<&str> = header
         .lines()
-        .filter(|line| line.ends_with(");"))
-        .filter_map(|line| line.split('(').next()?.split([' ', '*']).next_back())
+        .filter(|line| !line.starts_with("//") && !line.starts_with(' '))
+        .filter_map(|line| line.split_once('(')?.0.split([' ', '*']).next_back())
         .filter(|word| word.starts_with("neural_"))
         .collect();
     names.sort_unstable();
@@ -67,7 +67,7 @@ fn the_library_exports_what_the_header_declares_and_nothing_else() {
     let mut exported: Vec<&str> = table.lines().collect();
     exported.sort_unstable();
     assert_eq!(exported, declared);
-    assert_eq!(declared.len(), 10);
+    assert!(declared.len() > 10, "only {declared:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The C ABI: models and packages, read from the process of a host such as Python.
 //!
-//! Owns: the exports, the table of open models, and the checks of what a caller hands over. `include/vector_boot.h`
-//! declares the same functions, `docs/c-abi.md` says what each side owes; a test keeps header and library equal.
+//! Owns: the exports, the table of open models, and the checks of what a caller hands over. `include/vector_boot.h` is
+//! made of the declarations here and in `runtime`, `docs/c-abi.md` says what each side owes; tests keep header, source
+//! and library equal.
 //! Every export checks its pointers and lengths, catches unwinding, may be called from any thread and answers with
 //! a code: nothing here ends the host.
 //!
@@ -28,6 +29,8 @@ mod failure;
 mod handles;
 mod json;
 mod model;
+mod registers;
+mod runtime;
 #[cfg(test)]
 mod tests;
 
@@ -36,16 +39,19 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::caller::{Buffer, Slot, text};
+use self::caller::{Buffer, Slot, lent, text};
 use self::failure::{Failure, guarded};
-use self::handles::Handles;
+use self::handles::{Handles, OPEN_MAX};
 use self::model::Model;
 
-pub use self::failure::Code;
+pub use self::failure::{
+    Code, NEURAL_ARGUMENT, NEURAL_FORMAT, NEURAL_HANDLE, NEURAL_INTERNAL, NEURAL_IO, NEURAL_LIMIT,
+    NEURAL_NOT_FOUND, NEURAL_OK, NEURAL_SHORT, NEURAL_STATE, NEURAL_TYPE,
+};
+pub use self::runtime::*;
 
-/// What the header calls `NEURAL_ABI_VERSION`: the high 16 bits change when a caller of before would break, the low
-/// 16 bits grow with every addition.
-pub const ABI_VERSION: u32 = 1 << 16;
+/// High 16 bits: changed where callers of before would break. Low 16 bits: grown with every addition.
+pub const NEURAL_ABI_VERSION: u32 = 0x0001_0001;
 /// Bytes of a path at most, as in `linux/limits.h` (PATH_MAX counts the NUL).
 const PATH_BYTES_MAX: usize = 4095;
 /// Bytes of a key or a tensor's name at most: the longest key of the format, and names are shorter.
@@ -54,7 +60,7 @@ const NAME_BYTES_MAX: usize = gguf::KEY_BYTES_MAX as usize;
 /// Every open model. Held for a look-up only, never while a file is read or a caller's memory is written.
 static MODELS: Mutex<Handles<Model>> = Mutex::new(Handles::new());
 
-/// One row of the tensor table; C's `NeuralTensorInfo`.
+/// One row of the tensor table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct NeuralTensorInfo {
@@ -75,15 +81,15 @@ pub struct NeuralTensorInfo {
     /// Bytes of the name, without its NUL.
     pub name_len: u32,
     /// ggml's name of the type, padded with NUL.
-    pub type_name: [u8; 12],
+    pub type_name: [c_char; 12],
     /// UTF-8, padded with NUL; there is always at least one.
-    pub name: [u8; 72],
+    pub name: [c_char; 72],
 }
 
-/// The library's [`ABI_VERSION`].
+/// The library's `NEURAL_ABI_VERSION`.
 #[unsafe(no_mangle)]
 pub extern "C" fn neural_abi_version() -> u32 {
-    ABI_VERSION
+    NEURAL_ABI_VERSION
 }
 
 /// Copies the message of this thread's last failed call; calls that succeed leave it as it is.
@@ -105,7 +111,7 @@ pub unsafe extern "C" fn neural_last_error(buf: *mut c_char, len: usize) -> i64 
 /// Maps a GGUF file, or the model of an RTS package, and checks its index; `*handle` is 0 on failure.
 ///
 /// No hash and no signature is checked: that is `vector_boot rts verify`. The file must not be shortened or written
-/// to until [`neural_close`]: a shortened file turns later reads into SIGBUS.
+/// to until `neural_close`: a shortened file turns later reads into SIGBUS.
 ///
 /// # Safety
 /// `path` is null or ends with a NUL; `handle` is null or one `u64` that nothing else uses during the call.
@@ -117,7 +123,9 @@ pub unsafe extern "C" fn neural_open(path: *const c_char, handle: *mut u64) -> i
         // SAFETY: the caller owes the NUL; `path` lives until this call returns, and so does the slice.
         let path = unsafe { text(path, "path", PATH_BYTES_MAX)? };
         let model = Arc::new(Model::open(OsStr::from_bytes(path).as_ref())?);
-        let opened = models().insert(model).ok_or_else(Failure::too_many)?;
+        let opened = models()
+            .insert(model)
+            .ok_or_else(|| Failure::limit("open models", OPEN_MAX))?;
         handle.set(opened);
         Ok(0)
     })
@@ -185,7 +193,7 @@ pub unsafe extern "C" fn neural_tensor_info(
 
 /// Gives the address and the length of a tensor's blocks as they lie in the file; nothing is copied.
 ///
-/// The bytes are read-only (writing ends the process) and stay until [`neural_close`] of this handle; using them
+/// The bytes are read-only (writing ends the process) and stay until `neural_close` of this handle; using them
 /// later is undefined. They begin at a multiple of the file's `general.alignment` from the model's beginning: that
 /// is aligned memory for GGUF files and packages with manifest, not always for plain packages.
 ///
@@ -253,6 +261,54 @@ pub unsafe extern "C" fn neural_dequantize(
     })
 }
 
+/// Writes the product of a tensor's matrix with the vector `x`, and returns how many values it has: one a row.
+///
+/// The tensor has one dimension (one row) or two, the row length first, and `x_len` is the row length. With a shorter
+/// `out` the first `len` values are written. Multiplied from where the blocks lie, in this thread alone; candle's
+/// kernels quantise `x` to eight bits first, for the types that they know.
+///
+/// # Safety
+/// `x` is `x_len` floats that nobody changes during the call; `out` is null with `len` 0, or `len` floats that nothing
+/// else uses during the call. The two may not overlap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn neural_matvec(
+    handle: u64,
+    index: u64,
+    x: *const f32,
+    x_len: usize,
+    out: *mut f32,
+    len: usize,
+) -> i64 {
+    guarded(|| {
+        // SAFETY: the caller owes what `lent` asks for; the slice does not outlive this call.
+        let x = unsafe { lent(x, x_len, "x")? };
+        // SAFETY: the caller owes what `Buffer::new` asks for.
+        let mut out = unsafe { Buffer::new(out, len, "out")? };
+        let model = model(handle)?;
+        let tensor = model.tensor(index)?;
+        let (name, data) = (tensor.name, model.data(&tensor)?);
+        let matrix = neural::matvec::Matrix::of(tensor.ggml_type, tensor.shape(), data);
+        let matrix = matrix.map_err(|error| match error {
+            neural::matvec::MatrixError::Unsupported(_) => Failure::unsupported(&tensor),
+            _ => Failure::shape(name, &error),
+        })?;
+        if x.len() != matrix.row_values() {
+            let text = format!("x of {} values; a row has {}", x.len(), matrix.row_values());
+            return Err(Failure::shape(name, &text));
+        }
+        if len > 0 {
+            // Written through memory of ours, since the caller's may be uninitialised.
+            let mut product = vec![0.0; matrix.rows()];
+            let done = matrix.multiply(x, &mut product);
+            done.map_err(|error| Failure::shape(name, &error))?;
+            out.push(&product);
+            return out.needed();
+        }
+        // A count of values of the format, below 2^63.
+        Ok(matrix.rows() as i64)
+    })
+}
+
 /// Writes the value of a key as JSON in UTF-8, without NUL, and returns its bytes in all.
 ///
 /// With a shorter `buf` the first `len` bytes are written.
@@ -276,6 +332,24 @@ pub unsafe extern "C" fn neural_metadata(
         let value = model.index().get(key);
         let value = value.ok_or_else(|| Failure::not_found("key", key))?;
         json::write(&value, &mut out).map_err(|_| Failure::argument("key", "value unreadable"))?;
+        out.needed()
+    })
+}
+
+/// Writes the keys of the metadata as a JSON array of strings, in the file's order, and returns its bytes in all.
+///
+/// With a shorter `buf` the first `len` bytes are written.
+///
+/// # Safety
+/// `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn neural_metadata_keys(handle: u64, buf: *mut c_char, len: usize) -> i64 {
+    guarded(|| {
+        // SAFETY: the caller owes what `Buffer::new` asks for.
+        let mut out = unsafe { Buffer::new(buf.cast::<u8>(), len, "buf")? };
+        let model = model(handle)?;
+        let keys = model.index().metadata().map(|(key, _)| key);
+        json::texts(keys, &mut out).map_err(|_| Failure::argument("buf", "keys unreadable"))?;
         out.needed()
     })
 }

@@ -119,3 +119,31 @@ pub unsafe fn text<'a>(
     // SAFETY: `len` bytes were just read; the caller vouches for their life.
     Ok(unsafe { std::slice::from_raw_parts(at.cast(), len) })
 }
+
+/// Values that the caller lends.
+///
+/// # Safety
+/// `at` is null, or `count` values that nobody changes for `'a`.
+pub unsafe fn lent<'a, T: Copy>(
+    at: *const T,
+    count: usize,
+    field: &'static str,
+) -> Result<&'a [T], Failure> {
+    // The checks of a buffer; nothing is written.
+    // SAFETY: nothing is pushed, so nothing is owed.
+    unsafe { Buffer::new(at.cast_mut(), count, field)? };
+    if count == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: not null, aligned, inside the address space by the checks; the caller vouches for the rest.
+    Ok(unsafe { std::slice::from_raw_parts(at, count) })
+}
+
+/// The pixels of a program.
+///
+/// # Safety
+/// As [`lent`].
+pub unsafe fn pixels<'a>(at: *const [u8; 3], count: usize) -> Result<&'a [[u8; 3]], Failure> {
+    // SAFETY: the caller owes the same.
+    unsafe { lent(at, count, "pixels") }
+}

@@ -10,33 +10,47 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::handles::OPEN_MAX;
-
 /// Bytes of a message at most; a path of 4 KiB is the longest part of any.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Done.
+pub const NEURAL_OK: i32 = 0;
+/// A pointer is null or not aligned, a length impossible or not the one that fits, a text not UTF-8 or too long.
+pub const NEURAL_ARGUMENT: i32 = -1;
+/// The handle was never given out, or is closed; the result was never handed out, or is freed.
+pub const NEURAL_HANDLE: i32 = -2;
+/// No tensor, key, register or result of this name or place.
+pub const NEURAL_NOT_FOUND: i32 = -3;
+/// A struct of the caller's is shorter than the library's.
+pub const NEURAL_SHORT: i32 = -4;
+/// The file cannot be opened or mapped; the machine does not answer.
+pub const NEURAL_IO: i32 = -5;
+/// The file is no model or package, or breaks a rule of its format.
+pub const NEURAL_FORMAT: i32 = -6;
+/// Values of this tensor type cannot be read.
+pub const NEURAL_TYPE: i32 = -7;
+/// Too many models are open (1,024), or results held (65,536).
+pub const NEURAL_LIMIT: i32 = -8;
+/// A defect of the library, caught.
+pub const NEURAL_INTERNAL: i32 = -9;
+/// The runtime is not started: neural_init.
+pub const NEURAL_STATE: i32 = -10;
 
 /// What a call returns in place of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
+#[allow(missing_docs, reason = "each is its constant")]
 pub enum Code {
-    /// A pointer is null or not aligned, a length impossible, a text not UTF-8 or too long.
-    Argument = -1,
-    /// The handle was never given out, or is closed.
-    Handle = -2,
-    /// No tensor or key of this name or place.
-    NotFound = -3,
-    /// A struct of the caller's is shorter than the one of the library.
-    Short = -4,
-    /// The file cannot be opened or mapped.
-    Io = -5,
-    /// The file is no model or package, or breaks a rule of its format.
-    Format = -6,
-    /// Values of this tensor type cannot be read.
-    Type = -7,
-    /// Too many models are open.
-    Limit = -8,
-    /// A defect of the library, caught.
-    Internal = -9,
+    Argument = NEURAL_ARGUMENT,
+    Handle = NEURAL_HANDLE,
+    NotFound = NEURAL_NOT_FOUND,
+    Short = NEURAL_SHORT,
+    Io = NEURAL_IO,
+    Format = NEURAL_FORMAT,
+    Type = NEURAL_TYPE,
+    Limit = NEURAL_LIMIT,
+    Internal = NEURAL_INTERNAL,
+    State = NEURAL_STATE,
 }
 
 /// A failed call.
@@ -87,9 +101,38 @@ impl Failure {
         Self::new(Code::Type, message)
     }
 
-    pub fn too_many() -> Self {
-        let message = format_args!("open models: {OPEN_MAX}; at most {OPEN_MAX}");
+    /// As many as there may be are there.
+    pub fn limit(what: &'static str, limit: usize) -> Self {
+        let message = format_args!("{what}: {limit}; at most {limit}");
         Self::new(Code::Limit, message)
+    }
+
+    pub fn not_started() -> Self {
+        Self::new(
+            Code::State,
+            format_args!("the runtime is not started: neural_init"),
+        )
+    }
+
+    pub fn never_given(address: usize) -> Self {
+        let message = format_args!("result {address:#x}: freed, or never handed out");
+        Self::new(Code::Handle, message)
+    }
+
+    /// Something of this machine, or of a running one, that cannot be had.
+    pub fn machine(what: impl fmt::Display, error: &dyn fmt::Display) -> Self {
+        Self::new(Code::Io, format_args!("{what}: {error}"))
+    }
+
+    /// Two lengths that have to fit.
+    pub fn shape(subject: impl fmt::Display, error: &dyn fmt::Display) -> Self {
+        Self::new(Code::Argument, format_args!("{subject}: {error}"))
+    }
+
+    /// Leaves the message with the thread, for an export whose codes are its own.
+    pub fn tell(self, code: i32) -> i32 {
+        keep(self.message);
+        code
     }
 
     fn internal(payload: &(dyn Any + Send)) -> Self {
@@ -109,6 +152,16 @@ pub fn guarded<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>) -> R {
     settle(body, keep)
 }
 
+/// The same for an export that returns a pointer: none on failure.
+pub fn guarded_pointer<T>(body: impl FnOnce() -> Result<*mut T, Failure>) -> Option<*mut T> {
+    let mut found = None;
+    let _code: i32 = guarded(|| {
+        found = Some(body()?);
+        Ok(0)
+    });
+    found
+}
+
 /// The same for the export that reads the message, which a failure then leaves as it is.
 pub fn quietly<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>) -> R {
     settle(body, |_| ())
@@ -125,7 +178,8 @@ fn settle<R: From<i32>>(body: impl FnOnce() -> Result<R, Failure>, keep: impl Fn
     })
 }
 
-fn keep(mut message: String) {
+/// Makes this the thread's message.
+pub fn keep(mut message: String) {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     // A thread whose end has begun has no place for messages any more; its codes still say what happened.
     let _ = MESSAGE.try_with(|place| {

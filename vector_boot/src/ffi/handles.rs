@@ -32,6 +32,12 @@ impl<T> Handles<T> {
         }
     }
 
+    /// How many values are open.
+    pub const fn len(&self) -> usize {
+        // A place that was used up is neither free nor filled, 2^32 openings later; the count is then one too high.
+        self.places.len().saturating_sub(self.free.len())
+    }
+
     /// Takes a value in; `None` where [`OPEN_MAX`] are open.
     pub fn insert(&mut self, value: Arc<T>) -> Option<u64> {
         if let Some(at) = self.free.pop() {

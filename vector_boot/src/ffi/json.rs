@@ -37,6 +37,18 @@ pub fn write(value: &Value<'_>, out: &mut impl Write) -> fmt::Result {
     }
 }
 
+/// Writes an array of strings.
+pub fn texts<'a>(texts: impl Iterator<Item = &'a str>, out: &mut impl Write) -> fmt::Result {
+    out.write_char('[')?;
+    for (place, text) in texts.enumerate() {
+        if place > 0 {
+            out.write_char(',')?;
+        }
+        string(Text(text.as_bytes()), out)?;
+    }
+    out.write_char(']')
+}
+
 /// JSON has no such numbers; these are the names that JavaScript and Python know them by, as strings.
 fn not_finite(n: f64) -> &'static str {
     match n {

@@ -4,6 +4,7 @@
 //! handles. Start with [`Model`].
 
 use gguf::{Index, Tensor};
+use std::ffi::c_char;
 use std::path::Path;
 use sys::mapping::Mapping;
 
@@ -26,6 +27,10 @@ impl Model {
     /// Maps the file and checks its index.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let mapping = Mapping::open_file(path).map_err(|error| Failure::io(path, &error))?;
+        Self::over(mapping, path)
+    }
+
+    fn over(mapping: Mapping, path: &Path) -> Result<Self, Failure> {
         let bytes: &[u8] = &mapping;
         // SAFETY: a mapping's pages stay where they are until its drop, also when the value that owns it moves. The
         // slice is seen by `index` alone, which lies in the same value, is dropped before the mapping, and is lent
@@ -46,6 +51,14 @@ impl Model {
             index,
             _mapping: mapping,
         })
+    }
+
+    /// The system model that every build carries.
+    pub fn of_default() -> Result<Self, Failure> {
+        let memory = sys::memfd::sealed("vectorland.gguf", &neural::default_model());
+        let mapping = memory.and_then(|memory| Mapping::of_whole_fd(&memory));
+        let mapping = mapping.map_err(|error| Failure::machine("default model", &error))?;
+        Self::over(mapping, Path::new("default model"))
     }
 
     /// The index, for as long as the model is held.
@@ -92,13 +105,14 @@ pub fn row(tensor: &Tensor<'_>) -> NeuralTensorInfo {
 }
 
 /// Text in a field that is longer than every text that the format allows.
-fn padded<const N: usize>(text: &str) -> [u8; N] {
+fn padded<const N: usize>(text: &str) -> [c_char; N] {
     const {
         assert!(N > 8);
     }
     let mut field = [0; N];
     for (to, from) in field.iter_mut().zip(text.bytes()) {
-        *to = from;
+        // The same bits: C's char has a sign on some processors.
+        *to = from as c_char;
     }
     field
 }

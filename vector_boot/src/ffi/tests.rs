@@ -140,8 +140,9 @@ fn a_model_is_read_through_its_handle() {
         (row.type_id, row.block_values, row.block_bytes),
         (3, 32, 20)
     );
-    assert_eq!(&row.type_name, b"Q4_1\0\0\0\0\0\0\0\0");
-    assert_eq!((&row.name[..10], row.name_len), (&b"quantised\0"[..], 9));
+    assert_eq!(row.type_name.map(|c| c as u8), *b"Q4_1\0\0\0\0\0\0\0\0");
+    let name = row.name.map(|c| c as u8);
+    assert_eq!((&name[..10], row.name_len), (&b"quantised\0"[..], 9));
     assert_eq!(
         metadata(handle, "general.architecture", 8),
         (8, b"\"vector\"".to_vec())
@@ -363,40 +364,212 @@ fn threads_open_read_and_close_side_by_side() {
     assert_eq!(neural_close(shared), 0);
 }
 
-/// `#define NAME value` of the header.
-fn defined(name: &str) -> i64 {
-    let header = include_str!("../../include/vector_boot.h");
-    let line = header
-        .lines()
-        .find(|line| line.starts_with(&format!("#define {name} ")));
-    let value = line
-        .and_then(|line| line.split_whitespace().nth(2))
-        .unwrap();
-    let value = value.trim_matches(['(', ')']);
-    match value.strip_prefix("0x") {
-        Some(hex) => i64::from_str_radix(hex, 16).unwrap(),
-        None => value.parse().unwrap(),
+/// The seed's example and its nine bytes.
+const HELLO: [Pixel; 4] = [
+    pixel(72, 101, 108),
+    pixel(101, 108, 108),
+    pixel(108, 111, 111),
+    pixel(250, 255, 0),
+];
+/// The runtime is one for the whole process, and so for all tests of this file.
+static RUNTIME_TESTS: Mutex<()> = Mutex::new(());
+
+const fn pixel(r: u8, g: u8, b: u8) -> Pixel {
+    Pixel { r, g, b }
+}
+
+fn execute(program: &[Pixel]) -> i32 {
+    // SAFETY: the slice is ours and as long as said.
+    unsafe { neural_execute_pixels(program.as_ptr(), program.len()) }
+}
+
+/// This thread's result through the caller's buffer.
+fn result() -> Result<Vec<u8>, i64> {
+    let mut out = vec![0; 64];
+    // SAFETY: the buffer is ours and as long as said.
+    let needed = unsafe { neural_read_result(out.as_mut_ptr(), out.len()) };
+    let len = usize::try_from(needed).map_err(|_| needed)?;
+    out.truncate(len);
+    Ok(out)
+}
+
+fn stats() -> Result<NeuralStats, i32> {
+    let mut stats = NeuralStats::default();
+    // SAFETY: the struct is ours and as long as said.
+    match unsafe { neural_get_stats(&mut stats, size_of_val(&stats)) } {
+        0 => Ok(stats),
+        code => Err(code),
     }
 }
 
 #[test]
-fn the_header_has_the_same_numbers() {
+fn the_runtime_has_a_beginning_and_an_end() {
+    let _alone = RUNTIME_TESTS.lock();
+    let state = Code::State as i32;
     assert_eq!(
-        defined("NEURAL_ABI_VERSION"),
-        i64::from(neural_abi_version())
+        (execute(&HELLO), message().contains("neural_init")),
+        (0, true)
     );
-    for (name, code) in [
-        ("NEURAL_ARGUMENT", Code::Argument),
-        ("NEURAL_HANDLE", Code::Handle),
-        ("NEURAL_NOT_FOUND", Code::NotFound),
-        ("NEURAL_SHORT", Code::Short),
-        ("NEURAL_IO", Code::Io),
-        ("NEURAL_FORMAT", Code::Format),
-        ("NEURAL_TYPE", Code::Type),
-        ("NEURAL_LIMIT", Code::Limit),
-        ("NEURAL_INTERNAL", Code::Internal),
-    ] {
-        assert_eq!(defined(name), code as i64, "{name}");
+    assert_eq!(result(), Err(i64::from(state)));
+    assert_eq!(stats(), Err(state));
+    assert_eq!(neural_use_model(0), state);
+    assert_eq!(neural_cleanup(), state);
+    assert_eq!((neural_init(), neural_init()), (1, 1));
+    assert_eq!(execute(&HELLO), 1);
+    assert_eq!(result(), Ok(b"Helellloo".to_vec()));
+    assert_eq!((neural_cleanup(), neural_cleanup()), (0, state));
+    assert_eq!(neural_init(), 1);
+    // A result does not outlive its runtime.
+    assert_eq!(result(), Err(i64::from(NOT_FOUND)));
+    assert_eq!(
+        stats(),
+        Ok(NeuralStats {
+            models_open: stats().unwrap().models_open,
+            ..NeuralStats::default()
+        })
+    );
+    assert_eq!(neural_cleanup(), 0);
+}
+
+#[test]
+fn programs_results_and_misuse() {
+    let _alone = RUNTIME_TESTS.lock();
+    assert_eq!(neural_init(), 1);
+    // SAFETY: null with and without a count; an impossible count.
+    unsafe {
+        assert_eq!(neural_execute_pixels(null(), 0), -1);
+        assert_eq!(neural_execute_pixels(null(), 1), 0);
+        assert_eq!(neural_execute_pixels(HELLO.as_ptr(), usize::MAX), 0);
     }
-    assert_eq!(defined("NEURAL_OK"), 0);
+    assert_eq!(execute(&[pixel(253, 0, 0)]), -2);
+    assert_eq!(message(), "pixel 0: (253,0,0) is reserved");
+    assert_eq!(result(), Err(i64::from(NOT_FOUND)));
+    assert_eq!(execute(&HELLO), 1);
+    assert_eq!(
+        std::thread::spawn(result).join().unwrap(),
+        Err(i64::from(NOT_FOUND))
+    );
+    let mut len = 0;
+    // SAFETY: the length is ours; what is handed out has as many bytes and is freed once.
+    unsafe {
+        assert!(neural_get_result(null_mut()).is_null());
+        let owned = neural_get_result(&mut len);
+        assert_eq!(std::slice::from_raw_parts(owned, len), b"Helellloo");
+        assert_eq!(stats().unwrap().results_held, 1);
+        assert_eq!(neural_free(owned.cast()), 0);
+        assert_eq!(neural_free(owned.cast()), HANDLE);
+        assert_eq!(neural_free(null_mut()), 0);
+        assert_eq!(neural_free(std::ptr::without_provenance_mut(7)), HANDLE);
+        assert_eq!(neural_read_result(null_mut(), 0), 9);
+        assert_eq!(neural_read_result(null_mut(), 1), i64::from(ARGUMENT));
+        assert_eq!(neural_get_stats(null_mut(), 1000), ARGUMENT);
+        assert_eq!(neural_get_stats(null_mut(), 8), Code::Short as i32);
+    }
+    let stats = stats().unwrap();
+    assert_eq!((stats.programs, stats.pixels, stats.bytes), (1, 4, 9));
+    assert_eq!((stats.refused, stats.results_held), (2, 0));
+    assert_eq!(neural_cleanup(), 0);
+}
+
+#[test]
+fn programs_see_the_chosen_model() {
+    let _alone = RUNTIME_TESTS.lock();
+    let site = Site::new();
+    assert_eq!(neural_init(), 1);
+    let read = |name: &[u8; 9]| {
+        let (name, _) = name.as_chunks::<3>();
+        let mut program: Vec<Pixel> = name.iter().map(|[r, g, b]| pixel(*r, *g, *b)).collect();
+        program.extend([pixel(251, 0, 0), pixel(252, 0, 4), pixel(250, 255, 0)]);
+        execute(&program)
+    };
+    assert_eq!((read(b"policy.w1"), read(b"quantised")), (1, -4));
+    let handle = site.model();
+    assert_eq!(neural_use_model(handle), 0);
+    assert_eq!(neural_close(handle), 0);
+    assert_eq!(neural_use_model(handle), HANDLE);
+    assert_eq!((read(b"policy.w1"), read(b"quantised")), (-4, 1));
+    assert_eq!(result(), Ok(q4_1_block()[..4].to_vec()));
+    assert_eq!(neural_use_model(0), 0);
+    assert_eq!(read(b"policy.w1"), 1);
+    assert_eq!(neural_cleanup(), 0);
+}
+
+#[test]
+fn a_product_is_that_of_the_dequantised_rows() {
+    let site = Site::new();
+    let handle = site.model();
+    let product = |index: u64, x: &[f32], room: usize| {
+        let mut out = vec![f32::NAN; room];
+        // SAFETY: both slices are ours and as long as said.
+        let needed =
+            unsafe { neural_matvec(handle, index, x.as_ptr(), x.len(), out.as_mut_ptr(), room) };
+        (needed, out)
+    };
+    assert_eq!(product(0, &[1.0, 1.0, 1.0, 0.0], 2), (2, vec![-1.5, 15.0]));
+    assert_eq!(product(0, &[1.0, 1.0, 1.0, 0.0], 1), (2, vec![-1.5]));
+    assert_eq!(product(0, &[1.0; 4], 0).0, 2);
+    let (needed, out) = product(1, &[1.0; 32], 3);
+    let (_, row) = values(handle, 1, 32);
+    assert_eq!((needed, out), (3, vec![row.iter().sum(); 3]));
+    assert_eq!(product(0, &[1.0; 3], 2).0, i64::from(ARGUMENT));
+    assert_eq!(message(), "plain: x of 3 values; a row has 4");
+    assert_eq!(product(2, &[1.0; 256], 1).0, i64::from(Code::Type as i32));
+    assert_eq!(product(9, &[1.0; 4], 1).0, i64::from(NOT_FOUND));
+    // SAFETY: null without a length, null with one, and an address that is not aligned.
+    unsafe {
+        let (x, mut out) = ([0f32; 4], [0f32; 4]);
+        assert_eq!(
+            neural_matvec(handle, 0, null(), 4, null_mut(), 0),
+            i64::from(ARGUMENT)
+        );
+        assert_eq!(
+            neural_matvec(handle, 0, null(), 0, null_mut(), 0),
+            i64::from(ARGUMENT)
+        );
+        assert_eq!(
+            neural_matvec(handle, 0, x.as_ptr(), 4, null_mut(), 2),
+            i64::from(ARGUMENT)
+        );
+        let odd = out.as_mut_ptr().byte_add(1);
+        assert_eq!(
+            neural_matvec(handle, 0, x.as_ptr(), 4, odd, 2),
+            i64::from(ARGUMENT)
+        );
+        assert_eq!(
+            neural_matvec(handle, 0, odd, 4, null_mut(), 0),
+            i64::from(ARGUMENT)
+        );
+    }
+    assert_eq!(neural_close(handle), 0);
+    assert_eq!(product(0, &[1.0; 4], 2).0, i64::from(HANDLE));
+}
+
+#[test]
+fn registers_are_sampled_and_named() {
+    let _alone = RUNTIME_TESTS.lock();
+    let snapshot = |run: Option<&str>, room: usize| {
+        let (mut out, mut beat) = (vec![0.0f32; room], 7);
+        let run = run.map(c);
+        let run = run.as_ref().map_or(null(), |run| run.as_ptr());
+        // SAFETY: text, buffer and number are ours.
+        let needed = unsafe { neural_mmio_snapshot(run, out.as_mut_ptr(), room, &mut beat) };
+        (needed, beat, out)
+    };
+    assert_eq!(snapshot(None, 64).0, i64::from(Code::State as i32));
+    assert_eq!(neural_init(), 1);
+    let (needed, beat, out) = snapshot(None, 64);
+    assert_eq!((needed, beat, out[0]), (64, 1, 1.0));
+    assert!(out[5] >= 0.0, "the host has a load");
+    assert_eq!((snapshot(None, 1).1, snapshot(None, 0).0), (2, 64));
+    let site = Site::new();
+    let nobody = snapshot(Some(site.folder.path().to_str().unwrap()), 64);
+    assert_eq!((nobody.0, nobody.1), (i64::from(Code::Io as i32), 0));
+    let mut name = [0u8; 16];
+    // SAFETY: the buffer is ours and as long as said.
+    let bytes = unsafe { neural_mmio_name(5, name.as_mut_ptr().cast(), name.len()) };
+    assert_eq!(&name[..usize::try_from(bytes).unwrap()], b"load.1m");
+    // SAFETY: as above.
+    let none = unsafe { neural_mmio_name(64, name.as_mut_ptr().cast(), name.len()) };
+    assert_eq!(none, i64::from(NOT_FOUND));
+    assert_eq!(neural_cleanup(), 0);
 }

@@ -48,8 +48,8 @@ macro_rules! blocks_of_candle {
             matches!(ggml_type, $(GgmlType::$ggml)|*)
         }
 
-        /// `out = W x` for a matrix of `out.len()` rows in `data`, each as long as `x`; `false` if candle lacks the type
-        /// or the bytes are not that matrix.
+        /// `out = W x` for a matrix of `out.len()` rows in `data`, each as long as `x`; `false` if candle lacks the type,
+        /// cannot have a row of this length, or the bytes are not that matrix.
         pub fn multiply(ggml_type: GgmlType, data: &[u8], x: &[f32], out: &mut [f32]) -> bool {
             match ggml_type {
                 $(GgmlType::$ggml => product::<$block>(data, x, out),)*
@@ -115,6 +115,14 @@ fn product<T: Block>(data: &[u8], x: &[f32], out: &mut [f32]) -> bool {
     use k_quants::GgmlType as Kernel;
     let row_blocks = x.len() / T::BLCK_SIZE;
     let row_bytes = row_blocks * size_of::<T>();
+    // Candle's debug asserts, and nothing else of it, want these types' blocks in pairs: all profiles do the same here.
+    let pairs_only = matches!(
+        T::DTYPE,
+        GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1
+    );
+    if pairs_only && !row_blocks.is_multiple_of(2) {
+        return false;
+    }
     let whole = x.len().is_multiple_of(T::BLCK_SIZE)
         && row_bytes > 0
         && data.len().checked_div(row_bytes) == Some(out.len())

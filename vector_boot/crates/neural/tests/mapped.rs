@@ -201,3 +201,24 @@ fn tensors_over_a_mapping_hold_no_memory_of_their_own() {
         heap.bytes_max
     );
 }
+
+#[test]
+fn a_single_block_a_row_is_multiplied_too() {
+    // Scale 1 and what else the type has zero: the product is a sum of small whole numbers.
+    for ggml_type in TYPES.iter().filter(|t| t.block_values() == 32) {
+        let bytes = ggml_type.block_bytes() as usize;
+        let mut block = vec![0x11; bytes];
+        block[..4].copy_from_slice(&[0, 0x3c, 0, 0]);
+        let mut values = vec![0.0; 32];
+        neural::dequant::dequantize(*ggml_type, &block, &mut values).unwrap();
+        let mut out = [f32::NAN];
+        let matrix = Matrix::of(*ggml_type, &[32, 1], &block).unwrap();
+        matrix.multiply(&[1.0; 32], &mut out).unwrap();
+        let sum: f32 = values.iter().sum();
+        assert!(
+            (out[0] - sum).abs() <= sum.abs() * 0.01,
+            "{ggml_type}: {} {sum}",
+            out[0]
+        );
+    }
+}
