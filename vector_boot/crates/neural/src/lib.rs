@@ -13,6 +13,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
 )]
 
+pub mod cortex;
 pub mod dequant;
 pub mod evolution;
 pub mod journal;

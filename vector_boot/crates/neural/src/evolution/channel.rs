@@ -304,6 +304,11 @@ impl Consumer {
         self.answered.ring();
     }
 
+    /// Wakes this end as if the proposer had rung: there was more than one turn takes.
+    pub fn again(&self) {
+        self.submitted.ring();
+    }
+
     /// Forgets that the proposer rang; call before looking with [`Self::take`].
     pub fn rest(&self) {
         self.submitted.take();

@@ -153,6 +153,21 @@ impl<'a> Generation<'a> {
     }
 }
 
+/// Ranges as they follow each other, to the end or the first that is none.
+pub fn ranges_of(bytes: &[u8]) -> impl Iterator<Item = Result<Range<'_>, GenerationError>> {
+    let mut rest = bytes;
+    let mut place = 0;
+    core::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let found = range(rest, place);
+        place += 1;
+        rest = found.map_or(&[], |(_, after)| after);
+        Some(found.map(|(found, _)| found))
+    })
+}
+
 fn range(bytes: &[u8], place: u32) -> Result<(Range<'_>, &[u8]), GenerationError> {
     let length = u32::from_le_bytes(get(bytes, NAME_BYTES + 8));
     let wrong = GenerationError::Length("range", u64::from(length));

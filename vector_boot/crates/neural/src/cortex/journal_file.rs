@@ -1,0 +1,135 @@
+//! `cortex.journal`: the rows of PID 1's ring and of this role in one chain, on the data disk.
+//!
+//! Verified when it is opened; what does not hold at its end is cut. Bounded: when it is full the older half is kept
+//! as `cortex.journal.before`. Without a folder nothing is written, and PID 1's ring stands alone.
+
+use crate::journal::{Chain, Entry, Kind, ROW_BYTES, Row};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Its name in the folder.
+const NAME: &str = "cortex.journal";
+/// The one before it.
+const BEFORE: &str = "cortex.journal.before";
+/// Rows of one file: 6 MiB.
+const ROWS_MAX: u64 = 32_768;
+
+/// The file, or nothing.
+pub(super) struct JournalFile {
+    file: Option<(File, PathBuf)>,
+    chain: Chain,
+    rows: u64,
+    waiting: Vec<u8>,
+    /// Number of the newest row of PID 1's ring that is here.
+    fetched: u64,
+}
+
+impl JournalFile {
+    /// Opens it and reads its chain; says what is wrong, and goes on without a file then.
+    pub(super) fn open(folder: Option<&Path>) -> Self {
+        let mut this = Self {
+            file: None,
+            chain: Chain::default(),
+            rows: 0,
+            waiting: Vec::new(),
+            fetched: 0,
+        };
+        if let Some(folder) = folder
+            && let Err(e) = this.read(folder)
+        {
+            eprintln!("<4>cortex: {NAME}: {e}");
+        }
+        this
+    }
+
+    fn read(&mut self, folder: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(folder.join(NAME))?;
+        let mut bytes = Vec::new();
+        let limit = ROWS_MAX * ROW_BYTES as u64;
+        (&mut file).take(limit).read_to_end(&mut bytes)?;
+        for row in bytes.chunks(ROW_BYTES) {
+            match self.chain.check(row) {
+                Ok(_) => self.rows += 1,
+                Err(e) => {
+                    eprintln!("<4>cortex: {NAME}: cut after row {}: {e}", self.rows);
+                    break;
+                }
+            }
+        }
+        file.set_len(self.rows * ROW_BYTES as u64)?;
+        self.file = Some((file, folder.to_owned()));
+        Ok(())
+    }
+
+    /// Adds a row of this role.
+    pub(super) fn push(&mut self, row: Row) {
+        if self.file.is_none() {
+            return;
+        }
+        if self.rows >= ROWS_MAX {
+            self.begin_anew();
+        }
+        let entry = self.chain.push(&row);
+        self.waiting.extend_from_slice(&entry.encode());
+        self.rows += 1;
+    }
+
+    /// Adds a row of PID 1's ring, under a number of this chain.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let Ok(Entry { seq, row, .. }) = Entry::decode(bytes) else {
+            return;
+        };
+        if seq > self.fetched + 1 && self.fetched > 0 {
+            let mut lost = Row::new(Kind::Lost, row.at_ns, row.beat);
+            lost.id = seq - self.fetched - 1;
+            self.push(lost);
+        }
+        self.fetched = seq;
+        self.push(Row { origin: seq, ..row });
+    }
+
+    /// Number of the newest row of PID 1's ring that is here.
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched
+    }
+
+    /// Writes what waits. A disk that does not take it is said once a try, and the rows wait.
+    pub(super) fn flush(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        if let Some((file, _)) = &mut self.file {
+            match file
+                .write_all(&self.waiting)
+                .and_then(|()| file.sync_data())
+            {
+                Ok(()) => self.waiting.clear(),
+                Err(e) => {
+                    eprintln!("<4>cortex: {NAME}: {e}");
+                    // What was written of it makes no chain any more: the next start cuts there.
+                    self.file = None;
+                    self.waiting.clear();
+                }
+            }
+        }
+    }
+
+    /// Puts the full file aside; the chain goes on in the new one from its beginning.
+    fn begin_anew(&mut self) {
+        self.flush();
+        let Some((_, folder)) = self.file.take() else {
+            return;
+        };
+        self.chain = Chain::default();
+        self.rows = 0;
+        let moved = fs::rename(folder.join(NAME), folder.join(BEFORE));
+        if let Err(e) = moved.and_then(|()| self.read(&folder)) {
+            eprintln!("<4>cortex: {NAME}: {e}");
+        }
+    }
+}
