@@ -5,6 +5,7 @@
 
 mod crashes;
 mod dhcp;
+mod evolution;
 mod figures;
 mod health;
 mod kills;
@@ -29,6 +30,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "crashes",
         "60 crashes of PID 1 and 500 (or as many as the next word says) of SIGKILL and SIGSTOP to services: nothing is lost",
         crashes::drill,
+    ),
+    (
+        "evolution",
+        "10,000 mutations under SIGKILL to cortex and to PID 1 at random points: exactly the journalled generation",
+        evolution::drill,
     ),
     (
         "upgrades",

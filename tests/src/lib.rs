@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod crashes;
+pub mod evolution;
+pub mod evolution_kills;
 pub mod initramfs;
 pub mod inputs;
 pub mod lan;

@@ -4,6 +4,7 @@
 mod attacks;
 mod c_abi;
 mod crashes;
+mod evolution;
 mod floods;
 mod frames;
 mod jail;

@@ -20,6 +20,7 @@ const ROLES: &[(&str, Role)] = &[
     (init::handover::WORD, init::handover::main),
     ("helper", init::helper::main),
     ("net", init::net::main),
+    ("cortex", neural::cortex::main),
     ("jail", jail::main),
     ("console", console::main),
     ("ctl", cli::ctl::main),

@@ -2,7 +2,7 @@
 //!
 //! Composition only: chooses the mode and joins the room `neural` to the beat of the room `init`.
 
-use init::{BeatFacts, BeatWork, Mode, Setup, Work};
+use init::{BeatFacts, BeatWork, Mode, PolicyValues, Setup, Work};
 use neural::{BeatInput, Runtime, ServiceSample, StatsOf};
 use std::ffi::OsString;
 use std::fs::File;
@@ -120,6 +120,11 @@ impl BeatWork for Beat {
 
     fn take_data(&mut self, folder: OwnedFd) {
         self.0.set_data(Some(folder));
+    }
+
+    fn take_policy(&mut self, _: u64, _: &PolicyValues) -> bool {
+        // Nothing in the beat decides by a policy yet: what is in force is what PID 1 holds.
+        true
     }
 
     fn beat(&mut self, facts: &BeatFacts<'_>) {

@@ -9,6 +9,7 @@ mod evidence;
 mod kernel;
 pub mod machine;
 pub mod model;
+mod mutations;
 mod network;
 pub mod services;
 mod traffic;
@@ -184,7 +185,7 @@ impl<'w> Out<'w> {
 
 /// Every command, group by group.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    let groups: [&'static [Command]; 9] = [
+    let groups: [&'static [Command]; 10] = [
         machine::COMMANDS,
         why::COMMANDS,
         kernel::COMMANDS,
@@ -193,6 +194,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         upgrade::COMMANDS,
         model::COMMANDS,
         evidence::COMMANDS,
+        mutations::COMMANDS,
         HELP,
     ];
     groups.into_iter().flatten()

@@ -160,6 +160,11 @@ impl Site {
         self.server("capacity", "capacity.sock")
     }
 
+    /// A conversation with the role `cortex`.
+    pub fn cortex(&self) -> Result<Server, Failure> {
+        self.server("cortex", neural::cortex::SOCKET_NAME)
+    }
+
     fn server(&self, who: &'static str, socket: &str) -> Result<Server, Failure> {
         let path = self.run.join(socket);
         match Connection::open(&path, ANSWER_LIMIT) {

@@ -17,6 +17,7 @@ use sys::packet::{Mode, PacketListener, PacketSocket};
 use tempfile::TempDir;
 use wire::capacity::{Gate, GateVerdict, Lease, State};
 use wire::control::*;
+use wire::evolution::{self, Verdict};
 use wire::why::{Pressure, Reason, Watchdog, Why, WhyGet};
 use wire::{Done, Frame, Kind, Message, Refused};
 
@@ -67,6 +68,11 @@ impl Fixture {
             &folder.path().join("capacity.sock"),
             &machine,
             answer_capacity,
+        );
+        serve_packets(
+            &folder.path().join("evolution.sock"),
+            &machine,
+            answer_cortex,
         );
         serve_lines(&folder.path().join("ledger.sock"), &machine);
         let mut site = Site::new(folder.path().to_owned(), Held::default());
@@ -223,6 +229,12 @@ fn answer_init(reply: &mut Reply<'_>, machine: &Shared) {
             before: "/dev/vdb 0011223344556677 signed",
             count: 1,
             until_reboot: true,
+        }),
+        Kind::GenerationGet => reply.item(&evolution::GenerationStatus {
+            number: 14,
+            trial_beats_left: 42,
+            given_up: 0,
+            why: evolution::Misbehaviour::None,
         }),
         Kind::Upgrade | Kind::Rollback => reply.item(&wire::Done { count: 0 }),
         Kind::BootGet => {
@@ -519,6 +531,56 @@ fn answer_capacity(reply: &mut Reply<'_>, _: &Shared) {
     }
 }
 
+fn answer_cortex(reply: &mut Reply<'_>, machine: &Shared) {
+    match reply.frame.kind {
+        Kind::EvolutionGet => reply.item(&evolution::EvolutionStatus {
+            generation: 14,
+            oldest: 3,
+            base: [0xba; 32],
+            content: [0xc0; 32],
+            accepted: 12,
+            refused: 40,
+            rolled_back: 1,
+            proposers: 1,
+            durable: true,
+        }),
+        Kind::MutationsGet => {
+            let mutation = |verdict, generation, restored, count, tensor| evolution::Mutation {
+                wall_ns: 1_700_000_000_000_000_000,
+                verdict,
+                generation,
+                restored,
+                uid: 30_000,
+                count,
+                id: 7,
+                tensor,
+                offset: 256,
+                length: 128,
+                confidence: 0.875,
+            };
+            reply.item(&mutation(Verdict::RolledBack, 14, 12, 1, ""));
+            reply.item(&mutation(
+                Verdict::TensorProtected,
+                13,
+                0,
+                40,
+                "kernel.limits",
+            ));
+            reply.item(&mutation(Verdict::Accepted, 13, 0, 1, "policy.w1"));
+            reply.done();
+        }
+        Kind::MutationsRollback => {
+            machine
+                .lock()
+                .unwrap()
+                .told
+                .push("MutationsRollback".to_owned());
+            reply.done();
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The ledger: three events, a check that takes a line of progress.
 fn serve_lines(path: &Path, machine: &Shared) {
     let listener = UnixListener::bind(path).unwrap();
@@ -697,6 +759,10 @@ const LINES: &[&str] = &[
     "ledger verify",
     "ledger head",
     "ledger burn",
+    "mutations",
+    "mutations rollback 12",
+    "mutations rollback",
+    "mutations burn",
     "capacity",
     "capacity leases",
     "capacity gates",
@@ -749,6 +815,7 @@ fn what_every_command_prints_is_what_the_golden_file_holds() {
             "Restart gateway",
             "Signal(9) gateway",
             "Signal(11) init",
+            "MutationsRollback",
             "Reboot",
             "Poweroff",
             "Halt"

@@ -5,10 +5,12 @@
 
 mod begin;
 mod equip;
+mod evolution;
 mod storage;
 mod tables;
 
 pub use equip::{equip_unit, prepare_unit};
+pub use evolution::add_cortex;
 pub use storage::{needs_storage, queue_storage, service_folder, take_root};
 use tables::{load_small_images, table_of_images};
 pub use tables::{policy_of, table_of_names, table_of_policies, table_of_units};
@@ -178,6 +180,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     let unsigned = hand == CommandLine::Tightens && found.is_none();
     let values = values.chain(unsigned.then_some(UNSIGNED_CONSOLE));
     let params = Params::new(values, &line, hand);
+    add_cortex(&mut manifest, &params);
     let mut boot_id = [0u8; 16];
     // No secret, so it does not wait for the pool.
     sys::random::fill_distinct(&mut boot_id)?;

@@ -19,6 +19,7 @@ use wire::control::{
     BeatGet, BootGet, ClockSet, Control, Descriptor, DescriptorGet, LogGet, LogLine, Param,
     ParamsGet, Power, Service, ServiceState, ServicesGet, Status, StatusGet, Verb,
 };
+use wire::evolution::{Generation, GenerationGet};
 use wire::helper::Task;
 use wire::upgrade::{Rollback, Upgrade, UpgradeGet};
 use wire::why::{PressureGet, Reason, WatchdogGet, WhyGet};
@@ -298,7 +299,7 @@ impl Heart {
         self.count_turn(slot);
     }
 
-    /// The one question that brings a descriptor, of a peer that may ask it.
+    /// A question that brings a descriptor, of a peer that may ask it.
     fn take_with_descriptor(
         &mut self,
         slot: usize,
@@ -309,9 +310,16 @@ impl Heart {
             return false;
         };
         let role = connection.served.role;
-        let asked = Frame::open(packet).and_then(|f| Ok((f.id, f.body::<Upgrade<'_>>()?)));
-        match asked {
-            Ok((id, ask)) => self.take_upgrade((slot, id, role), ask, descriptor),
+        let upgrade = |f: Frame<'_>| f.body::<Upgrade<'_>>().is_ok();
+        match Frame::open(packet) {
+            Ok(frame) if upgrade(frame) => match frame.body() {
+                Ok(ask) => self.take_upgrade((slot, frame.id, role), ask, descriptor),
+                Err(_) => self.refuse(slot, frame.id, &BAD_BODY),
+            },
+            Ok(frame) => match frame.body::<Generation>() {
+                Ok(ask) => self.take_generation((slot, frame.id), ask.number, descriptor),
+                Err(_) => self.refuse(slot, frame.id, &BAD_BODY),
+            },
             Err(_) => self.refuse(slot, 0, &BAD_BODY),
         }
     }
@@ -435,6 +443,14 @@ impl Heart {
             Kind::UpgradeGet if frame.body::<UpgradeGet>().is_ok() => {
                 self.send_upgrade_status(slot, id)
             }
+            Kind::GenerationGet if frame.body::<GenerationGet>().is_ok() => {
+                let status = self.generations.status();
+                self.reply(slot, id, &status)
+            }
+            Kind::Generation => match frame.body::<Generation>() {
+                Ok(ask) => self.take_generation((slot, id), ask.number, None),
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
+            },
             Kind::DescriptorGet => match frame.body::<DescriptorGet<'_>>() {
                 Ok(get) => self.send_descriptor(slot, id, get.name),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -959,8 +975,12 @@ fn may_carry(connection: &Connection, received: &Received, packet: &[u8]) -> boo
     connection.greeted
         && received.descriptors.len() == 1
         && !received.cut
-        && kind.is_some_and(|f| f.is_ok_and(|f| f.kind == Kind::Upgrade))
-        && Kind::Upgrade.allowed(connection.served.role)
+        && kind.is_some_and(|f| {
+            f.is_ok_and(|f| {
+                matches!(f.kind, Kind::Upgrade | Kind::Generation)
+                    && f.kind.allowed(connection.served.role)
+            })
+        })
 }
 
 /// The policy's phase in the words of the wire.

@@ -8,6 +8,7 @@ mod buttons;
 mod cells;
 mod drill;
 mod ending;
+mod generations;
 mod health;
 pub(crate) mod memory;
 mod passage;
@@ -283,6 +284,7 @@ pub struct Heart {
     /// Whose packages are taken.
     pub(crate) trust: rts::Trust,
     pub(crate) upgrades: upgrading::Upgrades,
+    pub(crate) generations: crate::generation::Generations,
     pub(crate) model: Model,
     pub(crate) hostname: String,
     pub(crate) unconfined: String,
@@ -501,6 +503,7 @@ impl Heart {
             data_writable: true,
             data_device: None,
             troubles: Vec::new(),
+            generations: crate::generation::Generations::default(),
             verified: false,
             switched: false,
             settled: false,
@@ -779,6 +782,7 @@ impl Heart {
         self.keep_memory_watch(now);
         self.at(Doing::BeatSample);
         self.sample(now, late);
+        self.try_generation();
         self.at(Doing::BeatEnd);
         self.journal.state.set_beat(&self.beat.row());
         self.write_machine();

@@ -18,6 +18,7 @@ mod early;
 mod emergency;
 mod fd_store;
 mod gate;
+mod generation;
 mod grow;
 pub mod handover;
 mod harden;
@@ -44,6 +45,7 @@ mod watchdog;
 mod why;
 
 pub use boot::run;
+pub use generation::{PolicyHealth, PolicyValues};
 pub use sys::handover::is_there as is_successor;
 
 use std::fs::File;
@@ -150,6 +152,16 @@ pub trait BeatWork {
     fn take_data(&mut self, folder: OwnedFd);
     /// One beat.
     fn beat(&mut self, facts: &BeatFacts<'_>);
+    /// From the next beat on this policy decides; `false` where nothing decides yet. May allocate.
+    fn take_policy(&mut self, _generation: u64, _values: &PolicyValues) -> bool {
+        false
+    }
+    /// From the next beat on the base's policy decides again.
+    fn leave_policy(&mut self) {}
+    /// How the policy did in the last beat.
+    fn policy_health(&self) -> PolicyHealth {
+        PolicyHealth::Good
+    }
 }
 
 /// A machine without sensors: what is left where the sensor page could not be made.

@@ -162,6 +162,13 @@ const KEYS: &[(&str, &str, Rule, Tighter)] = &[
         Rule::Number(0, 3600),
         Tighter::Nothing,
     ),
+    // Whether programs may change the machine's tensors.
+    (
+        "vb.evolution",
+        "off",
+        Rule::Word(&["off", "on"]),
+        Tighter::Only("off"),
+    ),
     // Only modules of the image are ever loaded.
     ("vb.modules", "auto", Rule::Text(256), Tighter::Any),
     (
@@ -628,6 +635,7 @@ mod tests {
             ("vb.require_signature", &["1"], &[], ""),
             ("vb.emergency", &["reboot", "halt"], &[], ""),
             ("vb.upgrade_watch_s", &[], &["0"], "30"),
+            ("vb.evolution", &[], &["on"], "off"),
             ("vb.modules", &["off", "virtio_blk"], &[], ""),
             ("vb.watchdog", &["10"], &["off"], "anything but off"),
         ];

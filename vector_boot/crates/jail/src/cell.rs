@@ -105,7 +105,12 @@ impl View {
             },
             // It shows the machine to a person, so it sees the machine; its powers are none.
             Profile::Console => View {
-                sockets: &["init.sock", "ledger.sock", "capacity.sock"],
+                sockets: &[
+                    "init.sock",
+                    "ledger.sock",
+                    "capacity.sock",
+                    "evolution.sock",
+                ],
                 proc: Proc::All,
                 sys: true,
                 network: Network::Machine,
@@ -116,6 +121,10 @@ impl View {
                 sockets: &["init.sock"],
                 network: Network::Machine,
                 names: Names::Writes,
+                ..EMPTY
+            },
+            Profile::Cortex => View {
+                sockets: &["ledger.wire", "init.sock"],
                 ..EMPTY
             },
             Profile::Foreign | Profile::ForeignOnline => View {

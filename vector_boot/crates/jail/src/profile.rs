@@ -13,6 +13,8 @@ pub enum Profile {
     Console,
     /// Owns links and addresses.
     Net,
+    /// Judges mutations.
+    Cortex,
     /// A program of the appliance's user, without a network.
     Foreign,
     /// The same with TCP and UDP.
@@ -26,6 +28,7 @@ const NAMES: &[(&str, Profile)] = &[
     ("gateway", Profile::Gateway),
     ("console", Profile::Console),
     ("net", Profile::Net),
+    ("cortex", Profile::Cortex),
     ("foreign", Profile::Foreign),
     ("foreign-online", Profile::ForeignOnline),
 ];

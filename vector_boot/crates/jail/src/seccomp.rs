@@ -36,8 +36,10 @@ pub fn filter(profile: Profile, exec: Exec) -> Result<usize, String> {
     let count = calls.len();
     let install =
         |program: &[_], log| sys::seccomp::install(program, log).map_err(|e| e.to_string());
+    let rules = calls.into_rules();
     let older = ABSENT
         .iter()
+        .filter(|number| !rules.contains_key(number))
         .filter_map(|number| Some((u32::try_from(*number).ok()?, Verdict::Always(ENOSYS))));
     let older = older.collect();
     install(
@@ -45,10 +47,7 @@ pub fn filter(profile: Profile, exec: Exec) -> Result<usize, String> {
         Log::Nothing,
     )?;
     // What the first one refuses stays refused: the kernel takes the strictest answer of all filters.
-    install(
-        &list(&calls.into_rules(), libc::SECCOMP_RET_ALLOW),
-        Log::Refused,
-    )?;
+    install(&list(&rules, libc::SECCOMP_RET_ALLOW), Log::Refused)?;
     Ok(count)
 }
 
@@ -65,7 +64,8 @@ pub(crate) fn list(calls: &BTreeMap<i64, Vec<Rule>>, absent: u32) -> Vec<Instruc
     let mut verdicts: BTreeMap<u32, Verdict> = listed.collect();
     for number in ABSENT {
         if let Ok(number) = u32::try_from(*number) {
-            verdicts.insert(number, Verdict::Always(absent));
+            // A list that names one has its reason.
+            verdicts.entry(number).or_insert(Verdict::Always(absent));
         }
     }
     compile::program(&verdicts, EPERM, NEWEST, absent)

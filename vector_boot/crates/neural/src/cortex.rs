@@ -42,6 +42,8 @@ pub const LIMITS: Limits = Limits {
 pub const RINGS_MAX: usize = 4;
 /// Longest wait for PID 1.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Rows of the journal for verdicts between two looks; what is over is one row. The log has every accepted one.
+const VERDICT_ROWS_MAX: u32 = 32;
 /// Between two looks at PID 1: what a generation does in its first beats, and rows of the journal.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,9 @@ struct Cortex {
     journal: JournalFile,
     events: LedgerEvents,
     looked_ns: u64,
+    /// Verdicts that have a row since the last look, and the sum of those that have none.
+    rows: u32,
+    unsaid: u64,
     status: String,
 }
 
@@ -127,6 +132,8 @@ impl Cortex {
             journal,
             events: LedgerEvents::start(run.join(ipc::ledger::SOCKET_NAME))?,
             looked_ns: 0,
+            rows: 0,
+            unsaid: 0,
             status: String::new(),
         })
     }
@@ -167,6 +174,7 @@ impl Cortex {
         if now.saturating_sub(self.looked_ns) >= LOOK.as_nanos() as u64 {
             self.looked_ns = now;
             self.look_at_init();
+            self.sum_verdicts();
             self.journal.flush();
             self.say_status();
         }
@@ -305,7 +313,12 @@ impl Cortex {
             if seen >= fresh {
                 break;
             }
+            if self.rows >= VERDICT_ROWS_MAX {
+                self.unsaid += fresh - seen;
+                break;
+            }
             seen += verdict.count;
+            self.rows += 1;
             let accepted = verdict.verdict == Verdict::Accepted;
             let kind = if accepted {
                 RowKind::Accepted
@@ -333,6 +346,19 @@ impl Cortex {
             counts.refused - before.refused,
             self.engine.history().newest().next(),
         );
+    }
+
+    /// One row for all verdicts that found no row of their own.
+    fn sum_verdicts(&mut self) {
+        self.rows = 0;
+        if self.unsaid > 0 {
+            let mut row = Row::new(RowKind::Refused, sys::clock::monotonic_ns(), 0);
+            row.generation = short(self.engine.generation());
+            row.code = Verdict::Unknown as u16;
+            row.subject = Subject::new("(more verdicts)");
+            row.id = std::mem::take(&mut self.unsaid);
+            self.journal.push(row);
+        }
     }
 
     fn roll_back(&mut self, to: u64, why: Verdict, uid: u32) -> Result<u64, RollbackError> {
@@ -391,6 +417,8 @@ impl Cortex {
                     eprintln!("<3>cortex: generation {generation} misbehaved: {e}");
                 }
             }
+            // Nothing older is left to go back to: PID 1 stays where it is.
+            Some(status) if status.given_up == generation && status.given_up > 0 => {}
             // It began anew, or did not answer when it was told.
             Some(status) if status.number != generation => self.publish(),
             _ => {}

@@ -28,6 +28,15 @@ pub fn seal(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this is a memfd of which neither content nor size can ever change.
+#[must_use]
+pub fn is_sealed(fd: &impl std::os::fd::AsFd) -> bool {
+    let wanted = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    // Anything but a memory file has no seals.
+    let bits = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).unwrap_or(0);
+    SealFlag::from_bits_truncate(bits).contains(wanted)
+}
+
 /// A second handle that only reads: a file that somebody has open for writing cannot be executed.
 ///
 /// # Errors
@@ -94,6 +103,7 @@ mod tests {
     #[test]
     fn sealed_content_stays() {
         let mut file = File::from(sealed("x", b"abc").unwrap());
+        assert!(is_sealed(&file) && !is_sealed(&shared("page", 4096).unwrap()));
         assert!(file.write_all(b"zzz").is_err());
         assert!(file.set_len(0).is_err());
         assert_eq!(read_small(&file, 3).unwrap(), b"abc");

@@ -316,6 +316,15 @@ pub fn take_packet(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Receive
     })
 }
 
+/// Looks at the next packet and leaves it, without waiting: how many bytes of it fit, 0 when the peer went.
+///
+/// # Errors
+/// As `recv(2)`; `WouldBlock` when there is none.
+pub fn peek(socket: &PacketSocket, buf: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buf, flags)?)
+}
+
 /// Lets the kernel attest the sender of every packet that comes from now on: unix(7), SO_PASSCRED.
 ///
 /// # Errors

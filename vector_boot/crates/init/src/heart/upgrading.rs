@@ -558,6 +558,7 @@ impl Heart {
             Some(theirs) if !named => *theirs,
             _ => self.manifest_of_table(),
         };
+        crate::boot::add_cortex(&mut manifest, &self.params);
         if manifest.roots != self.manifest.roots {
             let why = "roots: other than the running ones, limit those that are mounted";
             return self.refuse_package(Reason::NeedsReboot, why);

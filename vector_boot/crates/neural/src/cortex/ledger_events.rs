@@ -1,6 +1,6 @@
 //! Events for the ledger: mutations summed over a few seconds, rollbacks one by one.
 //!
-//! The service's loop only pushes; a thread of its own waits for the ledger. What finds no room is counted.
+//! The service's loop only counts and pushes; a thread of its own waits for the ledger.
 
 use crate::evolution::{Verdict, Verdicts};
 use ipc::IpcError;
@@ -8,7 +8,8 @@ use ipc::ledger::Client;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use wire::ledger::{Append, Origin};
 
 /// Events that wait at most.
@@ -22,35 +23,40 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Tries for one event before it is given up.
 const TRIES: u32 = 60;
 
-enum News {
-    Judged {
-        accepted: u64,
-        refused: u64,
-        last: &'static str,
-    },
-    Event(&'static str, String),
+/// What was judged and not yet told.
+#[derive(Default)]
+struct Sums {
+    accepted: u64,
+    refused: u64,
+    last: &'static str,
 }
 
+/// A rollback on its way.
+struct Event(&'static str, String);
+
 /// The pushing end.
-pub(super) struct LedgerEvents(SyncSender<News>);
+pub(super) struct LedgerEvents {
+    sums: Arc<Mutex<Sums>>,
+    events: SyncSender<Event>,
+}
 
 impl LedgerEvents {
     pub(super) fn start(path: PathBuf) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(WAITING_MAX);
+        let (events, receiver) = sync_channel(WAITING_MAX);
+        let sums = Arc::new(Mutex::new(Sums::default()));
+        let theirs = sums.clone();
         std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || run(&path, &receiver))?;
-        Ok(Self(sender))
+            .spawn(move || run(&path, &receiver, &theirs))?;
+        Ok(Self { sums, events })
     }
 
+    /// Counts verdicts; while the ledger is away the sums grow.
     pub(super) fn judged(&self, accepted: u64, refused: u64, last: Option<&Verdicts>) {
-        let last = last.map_or("", |verdict| verdict.verdict.as_str());
-        // A queue that is full has sums in it that are told soon: these are lost to the ledger, not to the log.
-        let _ = self.0.try_send(News::Judged {
-            accepted,
-            refused,
-            last,
-        });
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.accepted += accepted;
+        sums.refused += refused;
+        sums.last = last.map_or("", |verdict| verdict.verdict.as_str());
     }
 
     pub(super) fn rolled_back(&self, from: u64, to: u64, generation: u64, why: Verdict) {
@@ -58,38 +64,31 @@ impl LedgerEvents {
         let payload = format!(
             "{{\"from\":{from},\"to\":{to},\"generation\":{generation},\"reason\":\"{why}\"}}"
         );
-        let _ = self
-            .0
-            .try_send(News::Event("generation_rolled_back", payload));
+        let event = Event("generation_rolled_back", payload);
+        if self.events.try_send(event).is_err() {
+            eprintln!("<4>cortex: the ledger is away: a rollback is not told to it");
+        }
     }
 }
 
-fn run(path: &Path, news: &Receiver<News>) {
+fn run(path: &Path, events: &Receiver<Event>, sums: &Mutex<Sums>) {
     let mut sender = Sender::new(path);
-    let (mut accepted, mut refused, mut last) = (0u64, 0u64, "");
-    let mut since = None::<Instant>;
     loop {
-        let wait = since.map_or(Duration::from_secs(3600), |at| {
-            SUM.saturating_sub(at.elapsed())
-        });
-        match news.recv_timeout(wait) {
-            Ok(News::Judged {
-                accepted: a,
-                refused: r,
-                last: l,
-            }) => {
-                (accepted, refused, last) = (accepted + a, refused + r, l);
-                since = since.or_else(|| Some(Instant::now()));
-            }
-            Ok(News::Event(kind, payload)) => sender.send(kind, &payload),
+        match events.recv_timeout(SUM) {
+            Ok(Event(kind, payload)) => sender.send(kind, &payload),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if since.is_some_and(|at| at.elapsed() >= SUM) {
+        let told = std::mem::take(&mut *sums.lock().unwrap_or_else(PoisonError::into_inner));
+        let Sums {
+            accepted,
+            refused,
+            last,
+        } = told;
+        if accepted + refused > 0 {
             let payload =
                 format!("{{\"accepted\":{accepted},\"refused\":{refused},\"last\":\"{last}\"}}");
             sender.send("mutations_judged", &payload);
-            (accepted, refused, since) = (0, 0, None);
         }
     }
 }

@@ -1,0 +1,130 @@
+//! Mutations of a running machine: judged by `cortex`, in force in PID 1, undone, and there again after a kill.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use system_tests::evolution::{Draft, Proposer, bytes, place_of};
+use system_tests::process::Process;
+use wire::evolution::Verdict;
+
+const ON: [&str; 2] = ["--param", "vb.evolution=on"];
+/// Mutations of each round that ends with a kill.
+const ROUND: u64 = 120;
+
+/// A change of one bias that is right in every field.
+fn good<'a>(old: &'a [u8], new: &'a [u8], generation: u64) -> Draft<'a> {
+    Draft {
+        tensor: "policy.b1",
+        offset: 0,
+        old,
+        new,
+        generation,
+        confidence: 0.9,
+    }
+}
+
+/// Waits until PID 1 runs by this generation.
+fn until_in_force(process: &Process, generation: u64) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = process.json(&["mutations"]);
+        if told["in_force"] == generation {
+            return told;
+        }
+        assert!(Instant::now() < deadline, "not in force: {told}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let process = Process::ready(&state, &ON);
+    let mut proposer = Proposer::connect(process.run());
+    let base = proposer.current();
+    let first = place_of("policy.b1");
+    let old = bytes(&base.policy[first..first + 4]);
+    let (one, two) = (bytes(&[0.125; 4]), bytes(&[0.25; 4]));
+
+    let answer = proposer.propose(&good(&old, &one, 0));
+    assert_eq!((answer.verdict, answer.generation), (Verdict::Accepted, 1));
+    let after_one = proposer.current();
+    assert_eq!(after_one.policy[first..first + 4], [0.125; 4]);
+    let answer = proposer.propose(&good(&one, &two, 1));
+    assert_eq!((answer.verdict, answer.generation), (Verdict::Accepted, 2));
+
+    let limits = Draft {
+        tensor: "kernel.limits",
+        ..good(&two, &one, 2)
+    };
+    let unsure = Draft {
+        confidence: 0.8,
+        ..good(&two, &one, 2)
+    };
+    for (draft, verdict) in [
+        (limits, Verdict::TensorProtected),
+        (unsure, Verdict::ConfidenceTooLow),
+        (good(&one, &one, 2), Verdict::OldHashDiffers),
+        (good(&two, &one, 1), Verdict::GenerationStale),
+        (good(&two, &bytes(&[f32::NAN]), 2), Verdict::OldHashDiffers),
+        (good(&two[..4], &bytes(&[f32::NAN]), 2), Verdict::NotFinite),
+    ] {
+        assert_eq!(proposer.propose(&draft).verdict, verdict);
+    }
+    let told = until_in_force(&process, 2);
+    assert_eq!(
+        (&told["accepted"], &told["refused"]),
+        (&2.into(), &6.into()),
+        "{told}"
+    );
+    let words: Vec<&str> = told["mutations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|row| row["verdict"].as_str())
+        .collect();
+    for word in [
+        "tensor_protected",
+        "confidence_too_low",
+        "old_hash_differs",
+        "accepted",
+    ] {
+        assert!(words.contains(&word), "{word}: {told}");
+    }
+
+    process.ok(&["mutations", "rollback", "1"]);
+    let back = proposer.current();
+    assert_eq!((back.number, back.content), (3, after_one.content));
+    until_in_force(&process, 3);
+    let refused = process.ctl(&["mutations", "rollback", "99"]);
+    assert_eq!(refused.status.code(), Some(1));
+
+    process.ok(&["signal", "cortex", "KILL"]);
+    let again = Proposer::connect(process.run()).current();
+    assert_eq!((again.number, again.content), (3, after_one.content));
+    assert!(process.end().success());
+    let process = Process::ready(&state, &ON);
+    let again = Proposer::connect(process.run()).current();
+    assert_eq!((again.number, again.content), (3, after_one.content));
+    until_in_force(&process, 3);
+    assert!(process.end().success());
+}
+
+#[test]
+fn whatever_moment_cortex_is_killed_at_its_successor_has_exactly_a_journalled_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::ready(&folder.path().join("state"), &ON);
+    system_tests::evolution_kills::rounds(&process, 4, ROUND);
+    assert!(process.end().success());
+}
+
+#[test]
+fn a_machine_that_does_not_evolve_has_no_cortex() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::ready(&folder.path().join("state"), &[]);
+    assert!(!process.run().join("evolution.sock").exists());
+    let told = process.ctl(&["mutations"]);
+    assert_eq!(told.status.code(), Some(1));
+    assert!(process.end().success());
+}

@@ -1,0 +1,203 @@
+//! Which generation of the policy PID 1 runs by, and whether a new one behaves.
+//!
+//! A generation is on trial for its first beats, and the newest trusted one is kept until it has passed. Pure: what
+//! a beat showed comes in, what is to be run by comes out. Start with [`Generations::take`] and [`Generations::step`].
+
+use wire::evolution::generation::POLICY_VALUES;
+use wire::evolution::{GenerationStatus, Misbehaviour};
+
+/// Beats for which a generation is on trial.
+pub const TRIAL_BEATS: u32 = 100;
+/// Beats of a trial whose own work may take longer than the period. Work, not lateness: a busy host makes beats late.
+pub const LATE_MAX: u32 = 10;
+/// Beats of a trial in which a control may have to be clamped to what `kernel.limits` allow.
+pub const CLAMPED_MAX: u32 = 50;
+
+/// The policy's values, in the order of [`wire::evolution::generation::POLICY`].
+pub type PolicyValues = [f32; POLICY_VALUES];
+
+/// How the policy did in one beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PolicyHealth {
+    /// Well.
+    #[default]
+    Good,
+    /// A sum or a control was not finite.
+    NotFinite,
+    /// A control had to be clamped.
+    Clamped,
+}
+
+/// A generation in hand; without values the built-in policy, which is the base's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Held {
+    /// Its number.
+    pub number: u64,
+    /// Its policy.
+    pub values: Option<Box<PolicyValues>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    left: u32,
+    late: u32,
+    clamped: u32,
+}
+
+/// What there is of generations.
+#[derive(Debug, Default)]
+pub struct Generations {
+    current: Held,
+    /// The newest one that passed its trial; kept while another is on trial.
+    trusted: Held,
+    trial: Option<Trial>,
+    given_up: u64,
+    why: Option<Misbehaviour>,
+}
+
+impl Generations {
+    /// Whether this one was given up since PID 1 began.
+    #[must_use]
+    pub fn was_given_up(&self, number: u64) -> bool {
+        self.why.is_some() && self.given_up == number
+    }
+
+    /// A generation is run by from the next beat on.
+    pub fn take(&mut self, next: Held) {
+        // The one that is left was trusted if nothing tries it any more.
+        let left = std::mem::replace(&mut self.current, next);
+        if self.trial.is_none() {
+            self.trusted = left;
+        }
+        self.trial = Some(Trial {
+            left: TRIAL_BEATS,
+            late: 0,
+            clamped: 0,
+        });
+    }
+
+    /// What a beat showed; the generation to go back to, if this one misbehaves.
+    pub fn step(&mut self, health: PolicyHealth, late: bool) -> Option<(Held, Misbehaviour)> {
+        let trial = self.trial.as_mut()?;
+        trial.left = trial.left.saturating_sub(1);
+        trial.late += u32::from(late);
+        trial.clamped += u32::from(health == PolicyHealth::Clamped);
+        let why = if health == PolicyHealth::NotFinite {
+            Some(Misbehaviour::NotFinite)
+        } else if trial.late > LATE_MAX {
+            Some(Misbehaviour::Late)
+        } else if trial.clamped > CLAMPED_MAX {
+            Some(Misbehaviour::Clamped)
+        } else {
+            None
+        };
+        match why {
+            Some(why) => {
+                self.trial = None;
+                self.given_up = self.current.number;
+                self.why = Some(why);
+                self.current = self.trusted.clone();
+                Some((self.current.clone(), why))
+            }
+            None => {
+                if trial.left == 0 {
+                    self.trial = None;
+                    self.trusted = Held::default();
+                }
+                None
+            }
+        }
+    }
+
+    /// For the wire.
+    #[must_use]
+    pub fn status(&self) -> GenerationStatus {
+        GenerationStatus {
+            number: self.current.number,
+            trial_beats_left: self.trial.map_or(0, |trial| trial.left),
+            given_up: self.given_up,
+            why: self.why.unwrap_or(Misbehaviour::None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(number: u64) -> Held {
+        Held {
+            number,
+            values: Some(Box::new([number as f32; POLICY_VALUES])),
+        }
+    }
+
+    fn beats(
+        generations: &mut Generations,
+        health: PolicyHealth,
+        late: bool,
+        count: u32,
+    ) -> Option<u64> {
+        (0..count).find_map(|_| generations.step(health, late).map(|(back, _)| back.number))
+    }
+
+    #[test]
+    fn a_generation_that_behaves_for_its_trial_is_trusted() {
+        let mut generations = Generations::default();
+        generations.take(held(1));
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::Good, false, TRIAL_BEATS),
+            None
+        );
+        assert_eq!(generations.status().trial_beats_left, 0);
+        generations.take(held(2));
+        let back = generations.step(PolicyHealth::NotFinite, false).unwrap();
+        assert_eq!((back.0, back.1), (held(1), Misbehaviour::NotFinite));
+        assert!(generations.was_given_up(2) && !generations.was_given_up(1));
+        // What was trusted is not tried again.
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::NotFinite, true, 1000),
+            None
+        );
+        assert_eq!(generations.status().number, 1);
+    }
+
+    #[test]
+    fn each_bound_is_the_last_beat_that_is_allowed() {
+        let mut generations = Generations::default();
+        generations.take(held(1));
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::Good, true, LATE_MAX),
+            None
+        );
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::Good, true, 1),
+            Some(0)
+        );
+        assert_eq!(generations.status().why, Misbehaviour::Late);
+        generations.take(held(2));
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::Clamped, false, CLAMPED_MAX),
+            None
+        );
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::Clamped, false, 1),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn generations_in_quick_succession_go_back_to_the_last_that_was_trusted() {
+        let mut generations = Generations::default();
+        generations.take(held(1));
+        beats(&mut generations, PolicyHealth::Good, false, TRIAL_BEATS);
+        for number in 2..50 {
+            generations.take(held(number));
+            beats(&mut generations, PolicyHealth::Good, false, 3);
+        }
+        assert_eq!(
+            beats(&mut generations, PolicyHealth::NotFinite, false, 1),
+            Some(1)
+        );
+    }
+}
