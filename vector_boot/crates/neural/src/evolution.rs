@@ -11,6 +11,7 @@ mod blocks;
 mod canary;
 mod channel;
 mod engine;
+pub mod fuzz;
 mod history;
 pub mod log;
 mod overlay;

@@ -14,6 +14,8 @@ const NAME: &str = "cortex.journal";
 const BEFORE: &str = "cortex.journal.before";
 /// Rows of one file: 6 MiB.
 const ROWS_MAX: u64 = 32_768;
+/// Rows of PID 1's ring.
+const ROWS_MAX_OF_INIT: usize = wire::neural::ROWS_MAX as usize;
 
 /// The file, or nothing.
 pub(super) struct JournalFile {
@@ -23,6 +25,8 @@ pub(super) struct JournalFile {
     waiting: Vec<u8>,
     /// Number of the newest row of PID 1's ring that is here.
     fetched: u64,
+    /// Rows of PID 1's ring that a process before us took: number and time, which no two rows share.
+    before: Vec<(u64, u64)>,
 }
 
 impl JournalFile {
@@ -34,6 +38,7 @@ impl JournalFile {
             rows: 0,
             waiting: Vec::new(),
             fetched: 0,
+            before: Vec::new(),
         };
         if let Some(folder) = folder
             && let Err(e) = this.read(folder)
@@ -54,13 +59,20 @@ impl JournalFile {
         (&mut file).take(limit).read_to_end(&mut bytes)?;
         for row in bytes.chunks(ROW_BYTES) {
             match self.chain.check(row) {
-                Ok(_) => self.rows += 1,
+                Ok(entry) => {
+                    self.rows += 1;
+                    if entry.row.origin > 0 {
+                        self.before.push((entry.row.origin, entry.row.at_ns));
+                    }
+                }
                 Err(e) => {
                     eprintln!("<4>cortex: {NAME}: cut after row {}: {e}", self.rows);
                     break;
                 }
             }
         }
+        let old = self.before.len().saturating_sub(ROWS_MAX_OF_INIT);
+        self.before.drain(..old);
         file.set_len(self.rows * ROW_BYTES as u64)?;
         self.file = Some((file, folder.to_owned()));
         Ok(())
@@ -84,6 +96,10 @@ impl JournalFile {
         let Ok(Entry { seq, row, .. }) = Entry::decode(bytes) else {
             return;
         };
+        if self.before.contains(&(seq, row.at_ns)) {
+            self.fetched = seq;
+            return;
+        }
         if seq > self.fetched + 1 && self.fetched > 0 {
             let mut lost = Row::new(Kind::Lost, row.at_ns, row.beat);
             lost.id = seq - self.fetched - 1;

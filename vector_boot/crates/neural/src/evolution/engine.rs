@@ -106,7 +106,9 @@ pub struct Engine<'m> {
     store: Store,
     state: State,
     places: Vec<Place>,
+    /// With what is accepted but not yet written, and without.
     chain: Chain,
+    durable: Chain,
     /// Accepted and not yet written.
     group: Vec<u8>,
     group_places: Vec<Place>,
@@ -114,8 +116,6 @@ pub struct Engine<'m> {
     bytes: Quota,
     counts: Counts,
     history: History,
-    /// The disk lost what it said it had: nothing is accepted until the log is read again.
-    failed: bool,
 }
 
 impl<'m> Engine<'m> {
@@ -126,7 +126,7 @@ impl<'m> Engine<'m> {
     pub fn open(base: Base<'m>, mut store: Store) -> io::Result<(Self, Opened)> {
         let mut opened = Opened::default();
         let content = store.read_all()?;
-        let scan = match Scan::of(&content, &base.blake3()) {
+        let found = match Scan::of(&content, &base.blake3()) {
             Ok(scan) => {
                 opened.torn = scan.torn;
                 if scan.torn > GROUP_BYTES_MAX as u64 {
@@ -142,7 +142,9 @@ impl<'m> Engine<'m> {
                 None
             }
         };
-        let scan = match scan {
+        // A mapping must not see its file cut.
+        drop(content);
+        let scan = match found {
             Some(scan) => {
                 store.cut(scan.end)?;
                 scan
@@ -159,13 +161,13 @@ impl<'m> Engine<'m> {
             },
             places: scan.places,
             chain: scan.chain,
+            durable: scan.chain,
             group: Vec::new(),
             group_places: Vec::new(),
             mutations: Quota::new(MUTATIONS_A_SECOND),
             bytes: Quota::new(BYTES_A_SECOND),
             counts: Counts::default(),
             history: History::default(),
-            failed: false,
         };
         opened.records = this.places.len() as u64;
         let newest = this.generation();
@@ -174,9 +176,10 @@ impl<'m> Engine<'m> {
             None => {
                 // Its hashes hold, and still it does not lead here: it is of a base that looks the same.
                 opened.set_aside = true;
-                this.store.keep_aside(&content)?;
+                this.store.keep_aside(&this.store.read_all()?)?;
                 let scan = Self::begin(&this.base, &mut this.store)?;
                 (this.places, this.chain) = (scan.places, scan.chain);
+                this.durable = this.chain;
             }
         }
         Ok((this, opened))
@@ -241,7 +244,7 @@ impl<'m> Engine<'m> {
     /// Whether the disk failed, so that nothing is accepted until the log is read again.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.failed
+        self.store.has_lost()
     }
 
     /// A tensor's bytes as they are now.
@@ -376,7 +379,7 @@ impl<'m> Engine<'m> {
             return Err(Verdict::NotFinite);
         }
         let policy = self.try_policy(&proposal)?;
-        if self.failed {
+        if self.has_failed() {
             return Err(Verdict::JournalFailed);
         }
         Ok((proposal, policy))
@@ -442,7 +445,7 @@ impl<'m> Engine<'m> {
     }
 
     /// Writes and syncs what was accepted since the last time; whether it is durable. If not, the engine is back where
-    /// it was, and takes nothing more until it is opened again.
+    /// it was; after a sync that failed it takes nothing more until it is opened again.
     pub fn commit(&mut self) -> bool {
         if self.group.is_empty() {
             return true;
@@ -450,13 +453,14 @@ impl<'m> Engine<'m> {
         if self.store.append(&self.group).is_ok() {
             self.places.append(&mut self.group_places);
             self.group.clear();
+            self.durable = self.chain;
             if self.store.end() > LOG_BYTES_MAX {
                 // A log that could not be shortened is still a log; the next group tries again.
                 let _ = self.shorten();
             }
             return true;
         }
-        self.failed = true;
+        self.chain = self.durable;
         let lost = self.group_places.len() as u64;
         self.counts.accepted = self.counts.accepted.saturating_sub(lost);
         self.group.clear();
@@ -559,7 +563,7 @@ impl<'m> Engine<'m> {
             &mut content,
         );
         self.store.replace(&content)?;
-        self.chain = chain;
+        (self.chain, self.durable) = (chain, chain);
         self.places = vec![Place {
             kind: Kind::Snapshot,
             generation,

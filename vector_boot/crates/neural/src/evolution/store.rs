@@ -18,6 +18,8 @@ pub struct Store {
     file: File,
     folder: Option<PathBuf>,
     end: u64,
+    /// The disk did not sync: what it has of what was written before is not known.
+    lost: bool,
 }
 
 impl Store {
@@ -32,6 +34,7 @@ impl Store {
             file,
             folder: Some(folder.to_owned()),
             end,
+            lost: false,
         })
     }
 
@@ -44,6 +47,7 @@ impl Store {
             file,
             folder: Some(folder.to_owned()),
             end,
+            lost: false,
         }
     }
 
@@ -56,6 +60,7 @@ impl Store {
             file: sys::memfd::create("mutations")?,
             folder: None,
             end: 0,
+            lost: false,
         })
     }
 
@@ -63,6 +68,12 @@ impl Store {
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.folder.is_some()
+    }
+
+    /// Whether the disk failed to sync. A disk that only is full has not.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.lost
     }
 
     /// Bytes of it that count.
@@ -95,8 +106,13 @@ impl Store {
     /// # Errors
     /// As `pwrite(2)` and `fdatasync(2)`.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.end)?;
-        self.sync()?;
+        if let Err(e) = self.file.write_all_at(bytes, self.end) {
+            // What is left of it there is overwritten by the next group, and makes no whole record.
+            let _ = self.file.set_len(self.end);
+            return Err(e);
+        }
+        // fsync(2): after an error the pages are clean and may be lost, so a second try proves nothing.
+        self.sync().inspect_err(|_| self.lost = true)?;
         self.end += bytes.len() as u64;
         Ok(())
     }
