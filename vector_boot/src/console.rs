@@ -11,6 +11,7 @@
 pub mod commands;
 pub mod context;
 mod editor;
+mod keys;
 mod ledger;
 mod programs;
 mod screen;

@@ -9,12 +9,13 @@
 use super::commands::{self, Completes, machine, model, services};
 use super::context::{Attention, Context, Held, Power, Site, readable, run_folder};
 use super::editor::{Action, Editor};
+use super::keys::{Keys, Stoppable};
 use super::programs::{self, Patient};
 use super::screen::{COLUMNS_DEFAULT, Screen};
 use super::text;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -47,8 +48,6 @@ const WRITE_LIMIT: Duration = Duration::from_secs(30);
 const STILLBORN: Duration = Duration::from_secs(5);
 /// Completions listed at most.
 const LISTED_MAX: usize = 60;
-/// Bytes of keys read at once.
-const READ_BYTES: usize = 256;
 
 /// What the console does, by `vb.console_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,23 +173,16 @@ fn mode(site: &Site) -> Mode {
 }
 
 /// A person at the terminal: a key ends what follows something, and drills are asked about.
-struct Person<'f>(&'f File);
-
-impl Person<'_> {
-    fn keys(&self) -> Vec<u8> {
-        let mut buf = [0u8; READ_BYTES];
-        let mut terminal = self.0;
-        // What cannot be read here will fail again where it is handled.
-        let n = terminal.read(&mut buf).unwrap_or(0);
-        buf.get(..n).unwrap_or_default().to_vec()
-    }
+struct Person<'k, 'f> {
+    terminal: &'f File,
+    keys: &'k Keys<'f>,
 }
 
-impl Attention for Person<'_> {
+impl Attention for Person<'_, '_> {
     fn wait(&mut self, limit: Duration) -> bool {
-        let pressed = readable(self.0, limit);
+        let pressed = self.keys.is_stopped() || self.keys.wait(limit);
         if pressed {
-            self.keys();
+            self.keys.forget();
         }
         pressed
     }
@@ -200,12 +192,11 @@ impl Attention for Person<'_> {
     }
 
     fn confirm(&mut self, question: &str) -> bool {
-        let mut sink = Patient::new(self.0, WRITE_LIMIT);
+        let mut sink = Patient::new(self.terminal, WRITE_LIMIT);
         if write!(sink, "{} [y/N] ", text::clean(question)).is_err() {
             return false;
         }
-        let yes =
-            readable(self.0, SETTLE_LIMIT) && matches!(self.keys().first(), Some(b'y' | b'Y'));
+        let yes = self.keys.wait(SETTLE_LIMIT) && matches!(self.keys.next(), Ok(Some(b'y' | b'Y')));
         writeln!(sink, "{}", if yes { "yes" } else { "no" }).is_ok() && yes
     }
 
@@ -217,6 +208,7 @@ impl Attention for Person<'_> {
 /// The terminal with its line being edited.
 struct Shell<'s> {
     terminal: &'s File,
+    keys: Keys<'s>,
     site: &'s Site,
     editor: Editor,
     screen: Screen,
@@ -232,6 +224,7 @@ pub(super) fn serve_person(terminal: &File, site: &Site, mode: Mode) -> io::Resu
     let columns = sys::terminal::columns(terminal.as_fd()).map_or(COLUMNS_DEFAULT, usize::from);
     let mut shell = Shell {
         terminal,
+        keys: Keys::of(terminal),
         site,
         editor: Editor::default(),
         screen: Screen::new(columns),
@@ -258,24 +251,8 @@ impl Shell<'_> {
 
     /// Reads keys and does nothing with them, until the terminal is gone.
     fn ignore(&mut self) -> io::Result<()> {
-        while !self.read()?.is_empty() {}
+        while self.keys.next()?.is_some() {}
         Ok(())
-    }
-
-    /// Keys that came; empty at the end of file.
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        let mut buf = [0u8; READ_BYTES];
-        loop {
-            let mut terminal = self.terminal;
-            match terminal.read(&mut buf) {
-                Ok(n) => return Ok(buf.get(..n).unwrap_or_default().to_vec()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    readable(self.terminal, SETTLE_LIMIT);
-                }
-                Err(e) => return Err(e),
-            }
-        }
     }
 
     /// Holds the prompt back until the machine has settled, a key is pressed, or the wait is over.
@@ -296,17 +273,19 @@ impl Shell<'_> {
 
     fn converse(&mut self, notices: &Receiver<Notice>) -> io::Result<()> {
         loop {
-            if readable(self.terminal, TICK) {
-                let keys = self.read()?;
-                if keys.is_empty() {
-                    return Ok(());
-                }
-                for key in keys {
+            if self.keys.wait(TICK) {
+                loop {
+                    let Some(key) = self.keys.next()? else {
+                        return Ok(());
+                    };
                     if let Some(action) = self.editor.feed(key) {
                         let leave = self.act(action)?;
                         if leave {
                             return Ok(());
                         }
+                    }
+                    if !self.keys.is_ahead() {
+                        break;
                     }
                 }
                 self.draw()?;
@@ -367,12 +346,21 @@ impl Shell<'_> {
     }
 
     fn run(&mut self, line: &str) -> io::Result<()> {
-        let mut person = Person(self.terminal);
+        let mut person = Person {
+            terminal: self.terminal,
+            keys: &self.keys,
+        };
+        self.keys.begin();
         let mut context = Context::new(self.site, &mut person);
-        let mut sink = Patient::new(self.terminal, WRITE_LIMIT);
-        let mut sink = io::LineWriter::new(&mut sink);
+        let mut sink = io::LineWriter::new(Stoppable::new(&self.keys, WRITE_LIMIT));
         commands::run_line(line, &mut context, &mut sink);
-        sink.flush()
+        let flushed = sink.flush();
+        drop(sink);
+        if self.keys.is_stopped() {
+            self.put("^C\n")
+        } else {
+            flushed
+        }
     }
 
     fn complete(&mut self) -> io::Result<()> {

@@ -1056,6 +1056,36 @@ fn a_person_sees_the_summary_the_prompt_and_warnings_above_the_line() {
 }
 
 #[test]
+fn ctrl_c_ends_an_answer_and_what_is_pasted_is_read_in_order() {
+    let fixture = Fixture::new();
+    let long = (10..400).map(|seq| (seq, "net", 6, "x".repeat(200)));
+    fixture.machine.lock().unwrap().log.extend(long);
+    let (far, near) = sys::terminal::pair().unwrap();
+    let site = fixture.site.clone();
+    let console = std::thread::spawn(move || {
+        serial::serve_person(&File::from(near), &site, serial::Mode::On(Power::Full))
+    });
+    let (mut far, mut seen) = (File::from(far), String::new());
+    expect(&mut far, &mut seen, "poweroff");
+    expect(&mut far, &mut seen, "vb> ");
+    // More than a terminal holds that nobody reads: the answer is stopped in its midst.
+    seen.clear();
+    far.write_all(b"log -n 500\r").unwrap();
+    expect(&mut far, &mut seen, "net: x");
+    far.write_all(b"gone\x03").unwrap();
+    expect(&mut far, &mut seen, "^C\r\nvb> ");
+    assert!(seen.matches("net: x").count() < 390);
+
+    // Of what is pasted at once the second line answers the first one's question.
+    seen.clear();
+    far.write_all(b"signal gateway KILL\rn").unwrap();
+    expect(&mut far, &mut seen, "[y/N] no\r\nnot sent\r\nvb> ");
+    assert!(fixture.told().is_empty());
+    far.write_all(b"\x04").unwrap();
+    ended(console).unwrap();
+}
+
+#[test]
 fn a_hung_up_terminal_ends_the_console_cleanly() {
     let fixture = Fixture::new();
     let (far, near) = sys::terminal::pair().unwrap();
