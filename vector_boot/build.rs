@@ -4,6 +4,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=near.ld");
     let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     if !features.split(',').any(|feature| feature == "crt-static") {
         return;
@@ -12,5 +13,9 @@ fn main() {
     // The third means nothing to a linker; `qemu/link-aarch64` looks for it.
     for word in ["-static", "-no-pie", "-DFIXED_ADDRESS"] {
         println!("cargo:rustc-link-arg-bin=vector_boot={word}");
+    }
+    if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        println!("cargo:rustc-link-arg-bin=vector_boot=-Wl,-T,{folder}/near.ld");
     }
 }

@@ -7,9 +7,20 @@ use crate::inputs::inputs;
 
 /// File type and permissions of an ordinary file.
 const FILE: u32 = 0o100_644;
+/// Of one that can be executed.
+const PROGRAM: u32 = 0o100_755;
 
 /// Builds the initramfs of the tested executables, and adds a file; what was there by its name is no longer.
 pub fn with_file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    with_entry(folder, name, FILE, content)
+}
+
+/// The same with a program.
+pub fn with_program(folder: &Path, name: &str, program: &Path) -> PathBuf {
+    with_entry(folder, name, PROGRAM, &std::fs::read(program).unwrap())
+}
+
+fn with_entry(folder: &Path, name: &str, mode: u32, content: &[u8]) -> PathBuf {
     let out = folder.join("initramfs.cpio");
     let modules = inputs().kernel.parent().unwrap().join("../lib/modules");
     let release = std::fs::read_dir(modules).unwrap().flatten().next();
@@ -22,7 +33,7 @@ pub fn with_file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
     crate::stdout_of(build.arg("--out").arg(&out));
     let mut archive = std::fs::read(&out).unwrap();
     archive.resize(archive.len().next_multiple_of(4), 0);
-    archive.extend(entry(name, FILE, content));
+    archive.extend(entry(name, mode, content));
     archive.extend(entry("TRAILER!!!", 0, b""));
     std::fs::write(&out, archive).unwrap();
     out

@@ -1,11 +1,12 @@
 //! PID 1 crashes: nobody who uses the machine notices, until it crashes too often.
 //!
-//! One machine, two boots: five crashes under a client, then three at once, which reset it; then a crash and an end.
+//! One machine, two boots: five crashes under a client, one whose state was damaged, then three at once, which reset
+//! it; then one whose state was damaged elsewhere, a crash and an end.
 
 use system_tests::crashes::{Client, check_ids, count, crash, own_bytes, pids, stay_apart};
 use system_tests::inputs::Arch;
 use system_tests::machine::{Machine, Options};
-use system_tests::{package, program};
+use system_tests::{initramfs, package, program};
 
 use crate::options;
 
@@ -28,9 +29,11 @@ fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
     let ticker = program::compile("ticker", folder.path());
     let add = format!("ticker={}", ticker.display());
     let words = ["--manifest", manifest.to_str().unwrap(), "--add", &add];
+    let damages = program::compile_c("damages", folder.path());
     let options = Options {
         package: Some(package::pack_default(folder.path(), "app.rts", &words)),
-        append: "vb.emergency=reboot".to_owned(),
+        append: "vb.emergency=reboot rdinit=/damages".to_owned(),
+        initramfs: Some(initramfs::with_program(folder.path(), "damages", &damages)),
         resets: Arch::HOST == Arch::X86_64,
         ..options(folder.path())
     };
@@ -60,10 +63,16 @@ fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
     assert_eq!(machine.json("ledger verify")["holds"], true);
     assert!(machine.ok("boot").contains("resumed"));
 
+    crash_with_damage(
+        &mut machine,
+        "ticker",
+        "version",
+        "state: version: 67, limit ",
+    );
+
     // The third within ten seconds is one too many.
-    stay_apart(&mut machine);
-    crash(&mut machine, "SEGV", 6);
-    crash(&mut machine, "ABRT", 7);
+    crash(&mut machine, "SEGV", 1);
+    crash(&mut machine, "ABRT", 2);
     let mut machine = if options.resets {
         machine.run_and_be_greeted("signal init BUS");
         machine
@@ -78,12 +87,31 @@ fn crashes_of_pid_1_are_a_blink_and_too_many_of_them_are_an_emergency() {
         assert!(text.contains("PID 1 crashed 3 times within 10 s"), "{text}");
     }
 
-    // A crash in the middle of what a boot hashes, and an end right behind it: nothing of that holds up the disks.
     machine.ok("ready 90");
+    crash_with_damage(&mut machine, "net", "row", "service net: no whole row");
+
+    // A crash in the middle of what a boot hashes, and an end right behind it: nothing of that holds up the disks.
     crash(&mut machine, "SEGV", 1);
     let again = pids(&mut machine);
     assert!(again.values().all(|pid| *pid > 0), "{again:?}");
     machine.power_off();
     let text = shown.text();
     assert!(!text.contains("took too long"), "{text}");
+}
+
+/// Has the state damaged that PID 1 leaves, by stopping the service that `tests/programs/damages.c` waits for: the next
+/// image says what is wrong with it and starts everything anew.
+fn crash_with_damage(machine: &mut Machine, service: &str, damage: &str, named: &str) {
+    machine.ok(&format!("stop {service}"));
+    let said = format!("damaged: {damage}");
+    machine.until("dmesg -n 100", |text| text.contains(&said).then_some(()));
+    machine.run_and_be_greeted("signal init SEGV");
+    let ready = machine.run("ready 90");
+    assert_eq!(ready.code, 1, "{}", ready.text);
+    let status = machine.json("status");
+    let reason = status["reason"].as_str().unwrap();
+    let sentence = format!("PID 1 crashed: signal SEGV (11); nobody could go on: {named}");
+    assert!(reason.contains(&sentence), "{sentence}: {status}");
+    assert_eq!(status["services_up"], status["services"], "{status}");
+    assert_eq!(machine.json("ledger verify")["holds"], true);
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from machine import architecture, kernel, toolchain
 from machine.report import HostError, say
 
-from . import boot, budget, guest, hour, ours, peers
+from . import boot, budget, guest, hour, near, ours, peers
 
 # What the probe does: starts, kills, zombies, and memory after all of it, once the machine is quiet again.
 PLAN = "skzcrm"
@@ -110,12 +110,16 @@ def main() -> int:
     parser.add_argument("--keep", help="folder for the consoles of the machines")
     parser.add_argument("--hour", action="store_true", help="our own PID 1 for an hour of the machine's time")
     parser.add_argument("--budget", action="store_true", help="hold our start against the budget, nothing else")
+    parser.add_argument("--near", action="store_true", help="write which functions lie side by side, nothing else")
     parser.add_argument("--record", action="store_true", help="with --budget: make what is found the budget")
     args = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as scratch:
             if args.hour:
                 return 0 if hour.holds(_ours(args, "h", Path(scratch))) else 1
+            if args.near:
+                near.write(_executables(args), Path(scratch))
+                return 0
             if args.budget:
                 return 0 if hold(args, Path(scratch)) else 1
             measure(args, Path(scratch))

@@ -106,14 +106,13 @@ fn last_resort(appliance: bool) {
     }));
 }
 
-// Apart from `run`, whose frame lasts as long as the machine: this one is large.
+/// Goes on where the PID 1 before us left, or boots.
+// Apart from `run`, whose frame lasts as long as the machine.
 #[inline(never)]
 fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<Heart>> {
-    let appliance = setup.is_appliance();
     let begun_ns = sys::clock::monotonic_ns();
     let (mut held, line) = begin::begin(&setup, handoff_ns)?;
     wrong.report = held.report.clone();
-    let (handoff_ns, hand) = (held.handoff_ns, held.hand);
     if held.cause == Cause::Fallback {
         wrong.degraded.push(format!(
             "package's vector_boot crashed: {}, the initramfs's own runs",
@@ -136,7 +135,21 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
             }
         }
     }
-    let first_look = Params::new([], &line, hand);
+    boot(setup, held, &line, begun_ns, wrong)
+}
+
+// Apart, since its frame is large, and one that goes on would touch it for nothing.
+#[inline(never)]
+fn boot(
+    setup: Setup,
+    mut held: Holdings,
+    line: &str,
+    begun_ns: u64,
+    wrong: &mut Wrong,
+) -> io::Result<Box<Heart>> {
+    let appliance = setup.is_appliance();
+    let (handoff_ns, hand) = (held.handoff_ns, held.hand);
+    let first_look = Params::new([], line, hand);
     // Right after its module: from here on a hang ends.
     let mut watchdog = if appliance {
         Guard::open(first_look.get("vb.watchdog"))
@@ -179,7 +192,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         .map(|p| (p.key.as_str(), p.value.as_str()));
     let unsigned = hand == CommandLine::Tightens && found.is_none();
     let values = values.chain(unsigned.then_some(UNSIGNED_CONSOLE));
-    let params = Params::new(values, &line, hand);
+    let params = Params::new(values, line, hand);
     add_cortex(&mut manifest, &params);
     let mut boot_id = [0u8; 16];
     // No secret, so it does not wait for the pool.
@@ -265,8 +278,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
     for reason in &wrong.degraded {
         journal.say(Level::Error, format_args!("degraded: {reason}"));
     }
-    // On the heap: it lives as long as the machine, and this stack is given back.
-    let mut heart = Box::new(Heart::new(Parts {
+    let mut heart = Heart::new(Parts {
         handoff_ns,
         journal,
         supervisor: Supervisor::new(&policies, seed),
@@ -294,7 +306,7 @@ fn prepare(setup: Setup, handoff_ns: u64, wrong: &mut Wrong) -> io::Result<Box<H
         open,
         setup,
         params,
-    })?);
+    })?;
     if cause != Cause::First {
         let note = format!("{} {}", heart.running.from, short(&heart.running.digest));
         heart

@@ -530,17 +530,16 @@ impl Holdings {
             passage: passage.map(Passage::row),
             descriptors: names,
         };
-        let mut bytes = vec![0; RECORD_BYTES_MAX];
-        let (head, body) = bytes.split_at_mut(MAGIC.len() + size_of_val(&VERSION));
-        let head_bytes = head.len();
-        let version = VERSION.to_le_bytes();
-        for (to, from) in head.iter_mut().zip(MAGIC.iter().chain(&version)) {
-            *to = *from;
+        let head: Vec<u8> = MAGIC.into_iter().chain(VERSION.to_le_bytes()).collect();
+        // It grows as it is needed: the longest record is 64 pages that the heap would keep for long.
+        let bytes = postcard::to_extend(&record, head)
+            .map_err(|e| io::Error::other(format!("record: {e}")))?;
+        if bytes.len() > RECORD_BYTES_MAX {
+            let found = bytes.len();
+            return Err(io::Error::other(format!(
+                "record: {found} bytes, limit {RECORD_BYTES_MAX}"
+            )));
         }
-        let used = postcard::to_slice(&record, body)
-            .map_err(|e| io::Error::other(format!("record over {RECORD_BYTES_MAX} bytes: {e}")))?
-            .len();
-        bytes.truncate(head_bytes + used);
         Ok((bytes, descriptors))
     }
 

@@ -419,7 +419,9 @@ impl Heart {
     ///
     /// # Errors
     /// As the system calls that make poller, timer and signals: without them nothing beats.
-    pub fn new(parts: Parts) -> std::io::Result<Self> {
+    // On the heap, since it lives as long as the machine and the stack is given back; made there, since it is large.
+    #[inline(never)]
+    pub fn new(parts: Parts) -> std::io::Result<Box<Self>> {
         const SIGHUP: i32 = 1;
         const SIGINT: i32 = 2;
         const SIGUSR1: i32 = 10;
@@ -441,7 +443,7 @@ impl Heart {
         // Fewer only mean that less may wait to be closed.
         let _ = sys::process::allow_open_files(sys::release::OPEN_FILES);
         let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Self {
+        Ok(Box::new(Self {
             ledger: LedgerLink::new(parts.setup.run_folder().join("ledger.wire")),
             null: File::options().read(true).write(true).open("/dev/null")?,
             connections: Vec::new(),
@@ -526,7 +528,7 @@ impl Heart {
             memory_turn_ns: 0,
             power: Power::Poweroff,
             mounted: Vec::new(),
-        })
+        }))
     }
 
     /// Watches the notify sockets, once they are bound.

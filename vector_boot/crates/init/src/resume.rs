@@ -159,7 +159,7 @@ pub fn resume(setup: &Setup, held: &mut Holdings, line: &str) -> Result<Box<Hear
         own.helper,
         &missed,
     );
-    Ok(Box::new(heart))
+    Ok(heart)
 }
 
 /// Notes the crash, and whether it is one too many.
@@ -179,6 +179,7 @@ fn count_crash(state: &mut State, held: &Holdings) -> Result<(), Lost> {
     )))
 }
 
+#[inline(never)]
 fn params_of(held: &Holdings, manifest: &Manifest, line: &str) -> Params {
     let values = manifest
         .params
@@ -220,6 +221,8 @@ struct Own {
 }
 
 /// Puts every descriptor in its place.
+// Apart, as are others here: one frame for all of them would be nine pages.
+#[inline(never)]
 fn distribute(taken: Taken, images: &mut Vec<Image>, units: &mut [Unit]) -> Result<Own, String> {
     let mut own = Own::default();
     let mut releaser = Releaser::default();
@@ -312,6 +315,7 @@ fn distribute(taken: Taken, images: &mut Vec<Image>, units: &mut [Unit]) -> Resu
 }
 
 /// Takes up a service as far as its row and the kernel agree.
+#[inline(never)]
 fn take_up(
     state: &State,
     i: usize,

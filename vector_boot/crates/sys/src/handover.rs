@@ -310,6 +310,35 @@ const CRASHES: [c_int; 5] = [
 /// takes with the widest registers (AT_MINSIGSTKSZ is about 11 KiB with AMX).
 const STACK_BYTES: usize = 48 * 1024;
 
+/// Of it, at its far end, what a [`keeper`] needs: the frames of two system calls.
+const KEEPER_STACK_BYTES: usize = 4 * 1024;
+
+/// How long a [`keeper`] keeps: several times what an image needs to begin again, and half a beat.
+static KEEPER_REST: libc::timespec = libc::timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
+/// Leaves a child behind that shares memory and descriptors for a moment and ends: so taking the old image apart,
+/// two thirds of what an exec costs, is the child's work, and so is what closing one of its descriptors waits for.
+/// Without a child the exec does it. `stack` is the end of a stack that nobody else uses.
+///
+/// # Safety
+/// Async-signal-safe. The memory of `stack` must stay until the exec.
+unsafe fn keeper(stack: *mut u8) {
+    extern "C" fn rest(_: *mut libc::c_void) -> c_int {
+        // SAFETY: two system calls, which touch no memory but a constant and this stack.
+        unsafe {
+            libc::nanosleep(&raw const KEEPER_REST, null_mut());
+            libc::syscall(libc::SYS_exit, 0);
+        }
+        0
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: the child runs `rest` on a stack of its own. It is reaped as an orphan.
+    unsafe { libc::clone(rest, stack.cast(), flags, null_mut()) };
+}
+
 /// From now on a crash of this process makes it another program instead, which finds record and descriptors with
 /// [`take`] and what goes along with [`take_along`].
 ///
@@ -563,6 +592,7 @@ unsafe fn go(words: &[u8]) {
         if let Some(table) = &plan.table {
             table.numbers().for_each(|number| set_kept(number, true));
         }
+        keeper(plan.stack.as_ptr().cast_mut().add(KEEPER_STACK_BYTES));
         // Signals stay blocked as they are: what comes meanwhile waits for the successor. Those of a crash are not
         // among them (SA_NODEFER).
         // Root's exec takes up what its bounding set still holds, unless its root and folder are shared with

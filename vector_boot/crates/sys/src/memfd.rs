@@ -85,7 +85,9 @@ pub fn shared(name: &str, bytes: u64) -> io::Result<File> {
 pub fn read_small(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut reader = file;
     reader.seek(SeekFrom::Start(0))?;
-    let mut content = Vec::new();
+    // In one piece where the size is known.
+    let bytes = reader.metadata()?.len().min(limit);
+    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1);
     reader.take(limit + 1).read_to_end(&mut content)?;
     if content.len() as u64 > limit {
         return Err(io::Error::new(

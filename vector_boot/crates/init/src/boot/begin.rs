@@ -50,6 +50,7 @@ pub(super) fn begin(setup: &Setup, handoff_ns: u64) -> io::Result<(Holdings, Str
 }
 
 /// As the first process of a kernel.
+#[inline(never)]
 fn first(handoff_ns: u64) -> (Holdings, String) {
     let mut report = Report::default();
     early::mount_kernel(&mut report);
@@ -112,6 +113,7 @@ pub(super) fn bury(setup: &Setup) {
 }
 
 /// An ordinary process finds its executables beside itself.
+#[inline(never)]
 fn of_process(setup: &Setup, handoff_ns: u64) -> Holdings {
     let mut report = Report::default();
     let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));

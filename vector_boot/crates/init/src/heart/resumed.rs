@@ -131,6 +131,8 @@ impl Heart {
                 watched_ns,
                 ..crashes
             });
+        // What the beginning touched is given back once all is caught up on.
+        self.stir();
         self.find_cut_off();
         self.come_by_passage(&resumed.cause);
         self.say_resumed(resumed.left_ns, &resumed.cause, watched_ns);
