@@ -13,7 +13,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SPARE: usize = 6;
 const SERVICES: [&str; 3] = ["ledger", "capacity", "gateway"];
 
-fn crash(pid: u32, signal: &str) {
+/// Sends PID 1 a signal, as a defect of its own would.
+pub(crate) fn crash(pid: u32, signal: &str) {
     let mut kill = Command::new("kill");
     kill.args(["-s", signal, &pid.to_string()]);
     assert!(kill.status().unwrap().success());

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::crashes::crash;
 use serde_json::Value;
 use system_tests::evolution::{Draft, Proposer, bytes, place_of};
 use system_tests::process::Process;
@@ -33,6 +34,19 @@ fn until_in_force(process: &Process, generation: u64) -> Value {
         }
         assert!(Instant::now() < deadline, "not in force: {told}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits for an event of this type; its payload.
+fn until_event(process: &Process, kind: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = process.json(&["ledger", "query", "--type", kind, "-n", "1"]);
+        if let Some(event) = told["events"].as_array().and_then(|events| events.first()) {
+            return event["payload"].to_string();
+        }
+        assert!(Instant::now() < deadline, "no {kind} in the ledger");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -97,6 +111,12 @@ fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
     let back = proposer.current();
     assert_eq!((back.number, back.content), (3, after_one.content));
     until_in_force(&process, 3);
+    let event = until_event(&process, "generation_rolled_back");
+    assert!(
+        event.contains("\"from\":2") && event.contains("\"to\":1"),
+        "{event}"
+    );
+    until_event(&process, "mutations_judged");
     let refused = process.ctl(&["mutations", "rollback", "99"]);
     assert_eq!(refused.status.code(), Some(1));
 
@@ -108,7 +128,17 @@ fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
     let again = Proposer::connect(process.run()).current();
     assert_eq!((again.number, again.content), (3, after_one.content));
     until_in_force(&process, 3);
+
+    let cortex = process.service("cortex")["pid"].clone();
+    crash(process.pid(), "SEGV");
+    until_event(&process, "init_resumed");
+    until_in_force(&process, 3);
+    assert_eq!(process.service("cortex")["pid"], cortex, "it lives on");
     assert!(process.end().success());
+    let journal = state.join("data/service.cortex/cortex.journal");
+    let rows = std::fs::metadata(&journal).expect("the journal").len();
+    // A replay at each of three starts, what was judged, published and undone: whole rows of 192 bytes.
+    assert!(rows.is_multiple_of(192) && rows / 192 >= 10, "{rows} bytes");
 }
 
 #[test]

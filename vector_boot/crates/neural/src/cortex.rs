@@ -141,9 +141,17 @@ impl Cortex {
     fn run(&mut self) -> io::Result<()> {
         // PID 1 is to run by what the log says before anybody hears that we are there.
         self.publish();
+        self.journal.flush();
         report("READY=1");
-        while self.turn()? {}
+        let end = self.until_told();
         report("STOPPING=1");
+        self.sum_verdicts();
+        self.journal.flush();
+        end
+    }
+
+    fn until_told(&mut self) -> io::Result<()> {
+        while self.turn()? {}
         Ok(())
     }
 
@@ -173,6 +181,7 @@ impl Cortex {
         let now = sys::clock::monotonic_ns();
         if now.saturating_sub(self.looked_ns) >= LOOK.as_nanos() as u64 {
             self.looked_ns = now;
+            self.end_mute(now);
             self.look_at_init();
             self.sum_verdicts();
             self.journal.flush();
@@ -212,6 +221,16 @@ impl Cortex {
         match self.peers.get_mut(at) {
             Some(place) => *place = Some(peer),
             None => self.peers.push(Some(peer)),
+        }
+    }
+
+    /// Ends connections that never said hello, so that they hold no place.
+    fn end_mute(&mut self, now_ns: u64) {
+        for at in 0..self.peers.len() {
+            let peer = self.peers.get(at).and_then(Option::as_ref);
+            if peer.is_some_and(|peer| peer.is_mute(now_ns)) {
+                self.close(at);
+            }
         }
     }
 
@@ -375,6 +394,7 @@ impl Cortex {
         row.id = left;
         row.code = why as u16;
         self.journal.push(row);
+        self.journal.flush();
         self.events.rolled_back(left, to, generation, why);
         eprintln!(
             "<4>cortex: rolled back: from={left} to={to} as={generation} why={}",

@@ -21,7 +21,7 @@ mod store;
 mod tests;
 
 pub use base::{Base, BaseTensor};
-pub use canary::{canary, weights};
+pub use canary::{answers, canary, weights};
 pub use channel::{Broken, Channel, Consumer, Handles, ProposeError, Proposer};
 pub use engine::{Counts, Engine, Now, Opened, RollbackError, Served};
 pub use history::{History, Verdicts};

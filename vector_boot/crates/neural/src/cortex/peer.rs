@@ -2,7 +2,7 @@
 
 use super::RINGS_MAX;
 use crate::evolution::{Channel, Consumer, Engine, RollbackError};
-use ipc::door::BAD_FRAMES_MAX;
+use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,6 +37,7 @@ pub(super) struct Peer {
     pub(super) served: Served,
     pub(super) ring: Option<Consumer>,
     greeted: bool,
+    since_ns: u64,
     bad_frames: u32,
 }
 
@@ -56,8 +57,14 @@ impl Peer {
             served,
             ring: None,
             greeted: false,
+            since_ns: sys::clock::monotonic_ns(),
             bad_frames: 0,
         }
+    }
+
+    /// Whether it came and never said hello.
+    pub(super) fn is_mute(&self, now_ns: u64) -> bool {
+        !self.greeted && now_ns.saturating_sub(self.since_ns) > HELLO_LIMIT.as_nanos() as u64
     }
 
     /// Takes one packet; `rings` are in use.

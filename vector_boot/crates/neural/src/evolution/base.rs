@@ -22,6 +22,8 @@ pub struct BaseTensor<'m> {
 pub struct Base<'m> {
     packaged: Option<Index<'m>>,
     system: Index<'m>,
+    /// Whether the policy is the package's: every tensor of it that the package has can be used.
+    policy_packaged: bool,
     blake3: [u8; 32],
 }
 
@@ -38,9 +40,11 @@ impl<'m> Base<'m> {
         identity: Option<[u8; 32]>,
     ) -> Result<Self, GgufError> {
         let packaged = packaged.map(Index::parse).transpose()?;
+        let policy_packaged = packaged.as_ref().is_some_and(has_policy);
         let mut this = Self {
             packaged,
             system: Index::parse(system)?,
+            policy_packaged,
             blake3: [0; 32],
         };
         this.blake3 = this.hash(identity);
@@ -56,22 +60,12 @@ impl<'m> Base<'m> {
     /// The tensor of exactly this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<BaseTensor<'m>> {
-        let packaged = self.packaged.as_ref().filter(|_| !self.is_default(name));
+        let of_policy = POLICY.iter().any(|(of, _)| *of == name);
+        let packaged = self.packaged.as_ref();
+        let packaged = packaged.filter(|_| !of_policy || self.policy_packaged);
         packaged
             .and_then(|index| find(index, name))
             .or_else(|| find(&self.system, name))
-    }
-
-    /// Whether the package's tensor of the policy is none that the policy could use.
-    fn is_default(&self, name: &str) -> bool {
-        let wanted = POLICY.iter().find(|(of, _)| *of == name);
-        let found = self.packaged.as_ref().and_then(|index| find(index, name));
-        match (wanted, found) {
-            (Some((_, values)), Some(found)) => {
-                found.ggml_type != GgmlType::F32 || found.data.len() != 4 * values
-            }
-            _ => false,
-        }
     }
 
     /// The policy's values with the changed bytes of `read` in the place of the base's.
@@ -88,7 +82,7 @@ impl<'m> Base<'m> {
             rest = after;
             if let Some(tensor) = self.tensor(name) {
                 let bytes = read(name, tensor.data);
-                // A tensor of another length is not in the base: see `is_default`.
+                // A tensor of another length is not in the base: see `has_policy`.
                 let _ = dequantize(tensor.ggml_type, &bytes, part);
             }
         }
@@ -112,6 +106,19 @@ impl<'m> Base<'m> {
         }
         hasher.finalize().into()
     }
+}
+
+/// Whether what a model has of the policy is F32, of the right length and finite; one that is not makes all of it
+/// the default's, as in PID 1.
+fn has_policy(index: &Index<'_>) -> bool {
+    POLICY.iter().all(|(name, values)| {
+        find(index, name).is_none_or(|tensor| {
+            let blocks = Blocks::of(tensor.ggml_type);
+            tensor.ggml_type == GgmlType::F32
+                && tensor.data.len() == 4 * values
+                && blocks.is_some_and(|blocks| blocks.are_finite(tensor.data))
+        })
+    })
 }
 
 fn find<'m>(index: &Index<'m>, name: &str) -> Option<BaseTensor<'m>> {

@@ -33,18 +33,24 @@ pub fn weights(values: &[f32; POLICY_VALUES]) -> Weights {
 /// [`Verdict::CanaryNotFinite`] for a sum that is not finite, [`Verdict::CanaryOutside`] for an answer that the beat
 /// would have to clamp.
 pub fn canary(weights: &Weights) -> Result<(), Verdict> {
-    for probe in 0..PROBES {
-        let x = inputs(&registers(probe));
-        let mut hidden = [0.0; crate::policy::HIDDEN];
-        for ((unit, row), bias) in hidden.iter_mut().zip(&weights.w1).zip(&weights.b1) {
-            *unit = tanh(finite(dot(row, &x) + bias)?);
-        }
-        let outputs = weights.w2.iter().zip(&weights.b2).zip(&weights.gains);
-        for ((row, bias), gain) in outputs {
-            let answer = finite(tanh(finite(dot(row, &hidden) + bias)?) * gain)?;
-            if answer.abs() > 1.0 {
-                return Err(Verdict::CanaryOutside);
-            }
+    (0..PROBES).try_for_each(|probe| answers(weights, &registers(probe)))
+}
+
+/// What a policy answers to these registers, without its answers being made sane first. Never allocates.
+///
+/// # Errors
+/// As [`canary`].
+pub fn answers(weights: &Weights, registers: &[f32; COUNT]) -> Result<(), Verdict> {
+    let x = inputs(registers);
+    let mut hidden = [0.0; crate::policy::HIDDEN];
+    for ((unit, row), bias) in hidden.iter_mut().zip(&weights.w1).zip(&weights.b1) {
+        *unit = tanh(finite(dot(row, &x) + bias)?);
+    }
+    let outputs = weights.w2.iter().zip(&weights.b2).zip(&weights.gains);
+    for ((row, bias), gain) in outputs {
+        let answer = finite(tanh(finite(dot(row, &hidden) + bias)?) * gain)?;
+        if answer.abs() > 1.0 {
+            return Err(Verdict::CanaryOutside);
         }
     }
     Ok(())

@@ -200,6 +200,32 @@ fn a_policy_that_would_overflow_or_leave_its_limits_dies_with_the_canary() {
 }
 
 #[test]
+fn a_package_with_a_broken_policy_has_the_default_one_and_that_passes_the_canary() {
+    let system = default_model();
+    let default = Base::new(None, &system, None).unwrap();
+    let values = default.policy(|_, bytes| bytes.to_vec());
+    assert_eq!(canary(&weights(&values)), Ok(()));
+    let nan = Writer::new().f32_tensor("policy.b1", &[32], &[f32::NAN; 32]);
+    let short = Writer::new().f32_tensor("policy.b1", &[31], &[0.0; 31]);
+    for model in [nan, short] {
+        let model = model
+            .text("general.architecture", "test")
+            .f32_tensor("policy.b2", &[8], &[0.25; 8])
+            .finish()
+            .unwrap();
+        let base = Base::new(Some(&model), &system, None).unwrap();
+        assert_eq!(base.policy(|_, bytes| bytes.to_vec()), values);
+    }
+    let good = Writer::new()
+        .text("general.architecture", "test")
+        .f32_tensor("policy.b2", &[8], &[0.25; 8])
+        .finish()
+        .unwrap();
+    let base = Base::new(Some(&good), &system, None).unwrap();
+    assert_ne!(base.policy(|_, bytes| bytes.to_vec()), values);
+}
+
+#[test]
 fn no_more_than_the_rate_and_the_bytes_of_a_second_are_looked_at() {
     let mut engine = engine();
     let payload = vec![0; 34 * 8];
