@@ -324,6 +324,8 @@ impl Calls {
         #[cfg(target_arch = "x86_64")]
         self.allow(&[libc::SYS_rename]);
         self.fcntls(&[libc::F_ADD_SEALS]);
+        // How long the package's device is.
+        self.ioctls(&[BLKGETSIZE64]);
     }
 
     /// Listeners, two clients, tools below its roots: every path is resolved by `openat2`.
