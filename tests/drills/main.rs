@@ -9,6 +9,7 @@ mod evolution;
 mod figures;
 mod health;
 mod kills;
+mod library;
 mod upgrades;
 mod watchdog;
 
@@ -60,6 +61,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "dhcp",
         "the role net against dnsmasq: bound, renewed, a link lost and found, a server that dies; needs root",
         dhcp::drill,
+    ),
+    (
+        "library",
+        "the shared library under valgrind, and a million calls of each kind: no invalid access, nothing kept",
+        library::drill,
     ),
     (
         "demo",

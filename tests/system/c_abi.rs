@@ -14,7 +14,7 @@ use system_tests::stdout_of;
 /// Where the models of the host's cache lie; read where it is there, never fetched.
 const REAL_MODEL: &str = "vector-boot/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 
-fn library() -> &'static Path {
+pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let mut cargo = Command::new(env!("CARGO"));

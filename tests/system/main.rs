@@ -11,4 +11,5 @@ mod jail;
 mod notify;
 mod ordinary;
 mod packages;
+mod python;
 mod upgrades;

@@ -52,7 +52,7 @@
 #define NEURAL_STATE -10
 
 // High 16 bits: changed where callers of before would break. Low 16 bits: grown with every addition.
-#define NEURAL_ABI_VERSION 65537
+#define NEURAL_ABI_VERSION 65538
 
 // One row of the tensor table.
 typedef struct {
@@ -104,6 +104,8 @@ typedef struct {
     uint64_t results_held;
     // Models open in this process.
     uint64_t models_open;
+    // Newest generation of the default system model.
+    uint64_t generation;
 } NeuralStats;
 
 #ifdef __cplusplus
@@ -280,6 +282,55 @@ int64_t neural_mmio_snapshot(const char *run,
 int64_t neural_mmio_name(uint64_t index,
                          char *buf,
                          size_t len);
+
+// Proposes new bytes for a range of a tensor of the default system model.
+//
+// `old_blake3` is the hash of what the range holds, 32 bytes, or null where `base_generation` is proof enough. Returns
+// the verdict: 0 accepted, above 0 refused (docs/evolution.md numbers them); `*generation` is then the newest one.
+//
+// # Safety
+// `tensor` is null or ends with a NUL; `payload` is null with `payload_len` 0, or as many bytes, and `old_blake3` null
+// or 32 bytes, that nobody changes during the call; `generation` is null or one `u64` that nothing else uses meanwhile.
+int32_t neural_propose_mutation(const char *tensor,
+                                uint64_t offset,
+                                const uint8_t *payload,
+                                size_t payload_len,
+                                const uint8_t *old_blake3,
+                                uint64_t base_generation,
+                                float confidence,
+                                uint64_t *generation);
+
+// Goes back to what a generation held, under a number of its own, which `*now` receives. A generation that never was,
+// or is the newest, is `NEURAL_NOT_FOUND`.
+//
+// # Safety
+// `now` is null or one `u64` that nothing else uses during the call.
+int32_t neural_rollback(uint64_t generation,
+                        uint64_t *now);
+
+// The newest generation as it is published: its header, the policy's values and every other changed range
+// (docs/evolution.md). With a shorter `buf` the first `len` bytes are written; returns how many there are.
+//
+// # Safety
+// `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
+int64_t neural_generation_read(uint8_t *buf, size_t len);
+
+// The newest verdicts of this runtime as a JSON array, the oldest first; refusals of one kind behind each other are one
+// row with their `count`. With a shorter `buf` the first `len` bytes are written; returns how many there are.
+//
+// # Safety
+// `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
+int64_t neural_journal_read(char *buf,
+                            size_t len);
+
+// BLAKE3 of these bytes, 32 bytes, which mutations carry and Python's library lacks.
+//
+// # Safety
+// `data` is null with `len` 0, or `len` bytes that nobody changes during the call; `out` is null or 32 bytes that
+// nothing else uses meanwhile.
+int32_t neural_blake3(const uint8_t *data,
+                      size_t len,
+                      uint8_t *out);
 
 #ifdef __cplusplus
 }  // extern "C"

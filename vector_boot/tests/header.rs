@@ -19,7 +19,12 @@ const HEADER: &str = "\
  *  - A file must not be shortened or written to while it is open.
  */";
 /// The sources of the exports, in the header's order.
-const SOURCES: &[&str] = &["src/ffi/failure.rs", "src/ffi.rs", "src/ffi/runtime.rs"];
+const SOURCES: &[&str] = &[
+    "src/ffi/failure.rs",
+    "src/ffi.rs",
+    "src/ffi/runtime.rs",
+    "src/ffi/evolution.rs",
+];
 /// Public inside the library only.
 const INTERNAL: &[&str] = &["MESSAGE_BYTES_MAX"];
 

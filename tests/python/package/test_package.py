@@ -19,7 +19,7 @@ import unittest
 from pathlib import Path
 
 import vector_boot
-from vector_boot import _library
+from vector_boot import _library, evolution
 
 HELLO = [(72, 101, 108), (101, 108, 108), (108, 111, 111), (250, 255, 0)]
 THREADS = 8
@@ -258,6 +258,48 @@ class Registers(unittest.TestCase):
         self.assertTrue(math.isnan(first.registers["disk.data.total"]))
         with tempfile.TemporaryDirectory() as folder, self.assertRaises(OSError):
             vector_boot.snapshot(folder)
+
+
+class Evolution(unittest.TestCase):
+    """Mutations of this process's runtime; a running machine's are in tests/system."""
+
+    def test_the_loop_improves_and_goes_back(self) -> None:
+        trace = evolution.recorded(60, seed=3)
+        self.assertEqual(trace, evolution.recorded(60, seed=3))
+        outcomes = []
+        for _ in range(2):
+            with vector_boot.Runtime(), evolution.Local() as target:
+                base = target._read()  # pylint: disable=protected-access
+                self.assertAlmostEqual(evolution.loss(target.policy(), trace), evolution.improve(target, trace, steps=0).before)
+                done = evolution.improve(target, trace, steps=24, seed=5)
+                outcomes.append(done)
+                self.assertLess(done.after, done.before * 0.9)
+                self.assertEqual((done.refused, done.generation, target.generation()), (0, done.accepted, done.accepted))
+                # What the runtime holds is what the loop believes, to the last bit.
+                self.assertEqual(evolution.loss(target.policy(), trace), done.after)
+                self.assertEqual(target.rollback(0), done.accepted + 1)
+                after = target._read()  # pylint: disable=protected-access
+                self.assertEqual((after[64:96], after[128:]), (base[64:96], base[128:]))
+                self.assertEqual([row["verdict"] for row in target.journal()][-1], "rolled_back")
+        self.assertEqual(outcomes[0], outcomes[1])
+
+    def test_refusals_have_names_and_change_nothing(self) -> None:
+        with vector_boot.Runtime(), evolution.Local() as target:
+            base = target._read()  # pylint: disable=protected-access
+            zeros, ones = bytes(32), struct.pack("<8f", *[1.0] * 8)
+            for name, offset, payload, old, confidence, verdict in [
+                ("policy.b2", 0, ones, zeros, 0.8, "confidence_too_low"),
+                ("policy.b2", 0, ones, zeros, math.nan, "confidence_not_finite"),
+                ("policy.b2", 0, ones, zeros, math.inf, "confidence_not_finite"),
+                ("kernel.limits", 0, ones, zeros, 0.9, "tensor_protected"),
+                ("POLICY.b2", 0, ones, zeros, 0.9, "tensor_unknown"),
+                ("policy.b2", 1, ones[:4], zeros[:4], 0.9, "range_off_block"),
+                ("policy.b2", 0, ones, ones, 0.9, "old_hash_differs"),
+                ("policy.b2", 0, struct.pack("<8f", *[math.nan] * 8), zeros, 0.9, "not_finite"),
+            ]:
+                self.assertEqual(target.propose(name, offset, payload, old, confidence).name, verdict)
+            self.assertEqual(target._read(), base)  # pylint: disable=protected-access
+            self.assertTrue(target.propose("policy.b2", 0, ones, zeros, 0.9).accepted)
 
 
 class Commands(Files):

@@ -59,7 +59,7 @@ fn not_finite(n: f64) -> &'static str {
 }
 
 /// U+FFFD stands for what is not UTF-8.
-fn string(text: Text<'_>, out: &mut impl Write) -> fmt::Result {
+pub fn string(text: Text<'_>, out: &mut impl Write) -> fmt::Result {
     out.write_char('"')?;
     for chunk in text.as_bytes().utf8_chunks() {
         escaped(chunk.valid(), out)?;

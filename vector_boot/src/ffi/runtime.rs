@@ -17,6 +17,7 @@ use neural::pixels::{Budget, Machine, Tensors, Weights};
 
 use super::PATH_BYTES_MAX;
 use super::caller::{Buffer, Slot, pixels, text};
+use super::evolution::Evolution;
 use super::failure::{self, Failure, guarded, guarded_pointer};
 use super::model::Model;
 use super::registers::{self, Registers};
@@ -54,15 +55,19 @@ pub struct NeuralStats {
     pub results_held: u64,
     /// Models open in this process.
     pub models_open: u64,
+    /// Newest generation of the default system model.
+    pub generation: u64,
 }
 
 /// What lives from `neural_init` to `neural_cleanup`.
 #[derive(Debug)]
-struct Runtime {
+pub struct Runtime {
     /// No two runtimes of a process have the same; a result belongs to one.
     number: u64,
-    /// Where programs find their tensors.
-    model: RwLock<Arc<Model>>,
+    /// What programs see.
+    seen: RwLock<Arc<Seen>>,
+    /// The mutations of the default model.
+    pub evolution: Mutex<Evolution>,
     registers: Mutex<Registers>,
     counts: Counts,
 }
@@ -96,10 +101,23 @@ struct Lane {
     result: Vec<u8>,
 }
 
-impl Tensors for Model {
+/// The tensors of one generation; never changed, so a program sees one generation to its end.
+#[derive(Debug)]
+struct Seen {
+    model: Arc<Model>,
+    /// Whether it is the default model, which alone has mutations.
+    is_default: bool,
+    /// Tensors that a mutation changed.
+    changed: BTreeMap<String, Vec<u8>>,
+}
+
+impl Tensors for Seen {
     fn with_tensor<T>(&self, name: &str, found: impl FnOnce(Weights<'_>) -> T) -> Option<T> {
-        let tensor = self.index().tensor(name)?;
-        let data = self.data(&tensor).ok()?;
+        let tensor = self.model.index().tensor(name)?;
+        let data = match self.changed.get(name) {
+            Some(changed) => changed,
+            None => self.model.data(&tensor).ok()?,
+        };
         Some(found(Weights {
             ggml_type: tensor.ggml_type,
             shape: tensor.shape(),
@@ -149,14 +167,19 @@ pub extern "C" fn neural_cleanup() -> i32 {
 pub extern "C" fn neural_use_model(handle: u64) -> i32 {
     guarded(|| {
         let runtime = runtime()?;
-        let model = match handle {
-            0 => Arc::new(Model::of_default()?),
-            _ => super::model(handle)?,
-        };
-        *runtime
-            .model
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = model;
+        if handle != 0 {
+            runtime.show(Seen {
+                model: super::model(handle)?,
+                is_default: false,
+                changed: BTreeMap::new(),
+            });
+            return Ok(0);
+        }
+        let evolution = runtime
+            .evolution
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        runtime.show(Seen::of_default(&evolution)?);
         Ok(0)
     })
 }
@@ -260,6 +283,11 @@ pub unsafe extern "C" fn neural_get_stats(stats: *mut NeuralStats, stats_bytes: 
             multiply_adds: counts.multiply_adds.load(Relaxed),
             results_held: owned().len() as u64,
             models_open: super::models().len() as u64,
+            generation: runtime
+                .evolution
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .generation(),
         };
         // SAFETY: the caller owes `stats_bytes` bytes, which are at least the struct's.
         unsafe { Slot::new(stats, "stats", found)? };
@@ -322,23 +350,62 @@ pub unsafe extern "C" fn neural_mmio_name(index: u64, buf: *mut c_char, len: usi
     })
 }
 
+impl Seen {
+    /// The default model with the newest generation over it.
+    fn of_default(evolution: &Evolution) -> Result<Self, Failure> {
+        let model = Model::of_default()?;
+        let mut changed = BTreeMap::new();
+        for tensor in model.index().tensors() {
+            let now = evolution.tensor(tensor.name);
+            if let Some(now) = now.filter(|now| model.data(&tensor).is_ok_and(|base| base != now)) {
+                changed.insert(tensor.name.to_owned(), now);
+            }
+        }
+        Ok(Self {
+            model: Arc::new(model),
+            is_default: true,
+            changed,
+        })
+    }
+}
+
 impl Runtime {
     fn start() -> Result<Self, Failure> {
+        let evolution = Evolution::new()?;
+        let seen = Seen::of_default(&evolution.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(Self {
             number: NUMBER.fetch_add(1, Relaxed) + 1,
-            model: RwLock::new(Arc::new(Model::of_default()?)),
+            seen: RwLock::new(Arc::new(seen)),
+            evolution,
             registers: Mutex::default(),
             counts: Counts::default(),
         })
     }
 
+    fn show(&self, seen: Seen) {
+        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
+    }
+
+    /// Lets programs see the newest generation, if they see the default model at all.
+    pub fn see(&self, evolution: &Evolution) -> Result<(), Failure> {
+        let is_default = self
+            .seen
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_default;
+        if is_default {
+            self.show(Seen::of_default(evolution)?);
+        }
+        Ok(())
+    }
+
     /// 1, or the code of the refusal, whose message is then this thread's.
     fn execute(&self, program: &[[u8; 3]]) -> i32 {
-        let model = Arc::clone(&self.model.read().unwrap_or_else(PoisonError::into_inner));
+        let seen = Arc::clone(&self.seen.read().unwrap_or_else(PoisonError::into_inner));
         LANE.with_borrow_mut(|lane| {
             let outcome = lane
                 .machine
-                .run(program, model.as_ref(), &Budget::default())
+                .run(program, seen.as_ref(), &Budget::default())
                 .map(|(_, spent)| spent);
             let counts = &self.counts;
             match outcome {
@@ -362,7 +429,7 @@ impl Runtime {
 }
 
 /// The runtime; it stays whole as long as the result is held, whatever other threads end.
-fn runtime() -> Result<Arc<Runtime>, Failure> {
+pub fn runtime() -> Result<Arc<Runtime>, Failure> {
     let place = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
     place.clone().ok_or_else(Failure::not_started)
 }

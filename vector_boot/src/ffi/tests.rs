@@ -573,3 +573,100 @@ fn registers_are_sampled_and_named() {
     assert_eq!(none, i64::from(NOT_FOUND));
     assert_eq!(neural_cleanup(), 0);
 }
+
+#[test]
+fn mutations_are_judged_seen_listed_and_undone() {
+    let _alone = RUNTIME_TESTS.lock();
+    let propose = |name: &str, offset: u64, payload: &[u8], base: u64, confidence: f32| {
+        let mut generation = 99;
+        // SAFETY: text, bytes and number are ours.
+        let verdict = unsafe {
+            neural_propose_mutation(
+                c(name).as_ptr(),
+                offset,
+                payload.as_ptr(),
+                payload.len(),
+                null(),
+                base,
+                confidence,
+                &mut generation,
+            )
+        };
+        (verdict, generation)
+    };
+    let ones = 1.0f32.to_le_bytes().repeat(8);
+    assert_eq!(propose("policy.b2", 0, &ones, 0, 0.9).0, Code::State as i32);
+    assert_eq!(neural_init(), 1);
+    let generation = || {
+        // SAFETY: asks for the length alone, then the buffer is ours.
+        unsafe {
+            let mut out = vec![0; usize::try_from(neural_generation_read(null_mut(), 0)).unwrap()];
+            neural_generation_read(out.as_mut_ptr(), out.len());
+            out
+        }
+    };
+    let base = generation();
+    // Verdicts of docs/evolution.md: confidence, unknown, protected, range, border, generation, no number.
+    assert_eq!(propose("policy.b2", 0, &ones, 0, 0.8), (2, 0));
+    assert_eq!(propose("policy.b2", 0, &ones, 0, f32::NAN), (1, 0));
+    assert_eq!(propose("Policy.b2", 0, &ones, 0, 0.9), (4, 0));
+    assert_eq!(propose("kernel.limits", 0, &ones, 0, 1.0), (5, 0));
+    assert_eq!(propose("policy.b2", 4, &ones, 0, 0.9), (8, 0));
+    assert_eq!(propose("policy.b2", 2, &ones[..4], 0, 0.9), (9, 0));
+    assert_eq!(propose("policy.b2", 0, &ones, 7, 0.9), (10, 0));
+    assert_eq!(
+        propose("policy.b2", 0, &f32::NAN.to_le_bytes(), 0, 0.9),
+        (13, 0)
+    );
+    assert_eq!(generation(), base);
+    assert_eq!(propose("policy.b2", 0, &ones[..4], 0, 0.9), (0, 1));
+    assert_eq!(stats().unwrap().generation, 1);
+    // A program sees it at once.
+    let read = |first: [u8; 4]| {
+        let name = [
+            pixel(b'p', b'o', b'l'),
+            pixel(b'i', b'c', b'y'),
+            pixel(b'.', b'b', b'2'),
+        ];
+        let run = [pixel(251, 0, 0), pixel(252, 0, 4), pixel(250, 255, 0)];
+        assert_eq!(execute(&[name, run].concat()), 1);
+        assert_eq!(result(), Ok(first.to_vec()));
+    };
+    read(1.0f32.to_le_bytes());
+    let mut now = 0;
+    // SAFETY: the number is ours.
+    unsafe {
+        assert_eq!(neural_rollback(5, &mut now), NOT_FOUND);
+        assert_eq!(neural_rollback(0, null_mut()), ARGUMENT);
+        assert_eq!((neural_rollback(0, &mut now), now), (0, 2));
+    }
+    read([0; 4]);
+    // All behind the header is as it was, and the hash in it says so.
+    assert_eq!(generation()[64..96], base[64..96]);
+    assert_eq!(generation()[128..], base[128..]);
+    let mut text = vec![0; 8192];
+    // SAFETY: the buffer is ours.
+    let needed = unsafe { neural_journal_read(text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(usize::try_from(needed).unwrap());
+    let rows: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let verdicts: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["verdict"])
+        .collect();
+    assert_eq!(verdicts[8], "accepted");
+    assert_eq!(verdicts[9], "rolled_back");
+    let mut hash = [0; 32];
+    // SAFETY: both are ours.
+    unsafe {
+        assert_eq!(
+            neural_blake3(ones.as_ptr(), ones.len(), hash.as_mut_ptr()),
+            0
+        );
+        assert_eq!(neural_blake3(null(), 1, hash.as_mut_ptr()), ARGUMENT);
+        assert_eq!(neural_blake3(null(), 0, null_mut()), ARGUMENT);
+    }
+    assert_eq!(hash, *blake3::hash(&ones).as_bytes());
+    assert_eq!(neural_cleanup(), 0);
+}

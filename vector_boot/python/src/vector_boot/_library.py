@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 #: What this package was written for: the high 16 bits must be the library's, its low 16 bits at least these.
-ABI_VERSION = 0x0001_0001
+ABI_VERSION = 0x0001_0002
 _MESSAGE_BYTES = 4096
 
 
@@ -80,7 +80,7 @@ class NeuralStats(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint64)
-        for name in ("programs", "refused", "pixels", "bytes", "multiply_adds", "results_held", "models_open")
+        for name in ("programs", "refused", "pixels", "bytes", "multiply_adds", "results_held", "models_open", "generation")
     ]
 
 
@@ -123,10 +123,18 @@ def _load() -> ctypes.CDLL:
         ("read_result", i64, [at, size]),
         ("free", i32, [at]),
         ("get_stats", i32, [at, size]),
+        ("propose_mutation", i32, [text, u64, at, size, at, u64, ctypes.c_float, at]),
+        ("rollback", i32, [u64, at]),
+        ("generation_read", i64, [at, size]),
+        ("journal_read", i64, [at, size]),
+        ("blake3", i32, [at, size, at]),
         ("mmio_snapshot", i64, [text, at, size, at]),
         ("mmio_name", i64, [u64, at, size]),
     ]:
-        function = getattr(library, f"neural_{name}")
+        try:
+            function = getattr(library, f"neural_{name}")
+        except AttributeError as error:
+            raise LibraryError(f"{path}: {error}") from error
         function.restype, function.argtypes = result, arguments
     return library
 

@@ -32,6 +32,7 @@ class Stats(NamedTuple):
     multiply_adds: int
     results_held: int
     models_open: int
+    generation: int
 
 
 def execute_pixels(pixels: Iterable[Sequence[int]] | bytes, *, model: Model | None = None) -> bytes:
