@@ -13,8 +13,10 @@ use sys::folder::Folder;
 
 /// What PID 1 itself goes on needing: signals to services; their uids, limits and namespaces; the
 /// powers that `net` keeps; folders on disks that others own; restart and power off; listeners of a PID 1
-/// that takes over; the kernel's log, which it opens for the console.
+/// that takes over, and sockets for services that an upgrade brings, which are given to them; the kernel's log,
+/// which it opens for the console.
 pub const OWN: Set = Set::of(&[
+    Chown,
     Kill,
     SetGid,
     SetUid,
