@@ -17,6 +17,9 @@ use crate::screen::Screen;
 pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// For one command, or for one state that a machine comes to by itself.
 pub const STEP_LIMIT: Duration = Duration::from_secs(90);
+/// Events of one answer, at about 500 bytes each: QEMU throws away what a guest's console writes while the host's
+/// end of the socket is full, which takes 200 KiB, and a test on a busy host may be late to read.
+const EVENTS_A_PAGE: u32 = 100;
 /// While nobody listens in the guest, an empty line is sent this often.
 const KNOCK: Duration = Duration::from_millis(500);
 
@@ -242,7 +245,7 @@ impl Machine {
         let mut events = Vec::new();
         let mut from = 0;
         loop {
-            let page = self.json(&format!("ledger query --from {from} -n 500"));
+            let page = self.json(&format!("ledger query --from {from} -n {EVENTS_A_PAGE}"));
             events.extend(page["events"].as_array().expect("events").iter().cloned());
             match page["next"].as_u64() {
                 Some(next) => from = next,

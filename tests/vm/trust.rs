@@ -15,19 +15,20 @@ use system_tests::package;
 use crate::{call, options};
 
 /// A key pair of this name in the folder; the path of the secret one.
-fn keygen(folder: &Path, name: &str) -> PathBuf {
+pub(crate) fn keygen(folder: &Path, name: &str) -> PathBuf {
     let key = folder.join(name);
     let mut make = Command::new(inputs().vector_boot());
     system_tests::stdout_of(make.args(["rts", "keygen"]).arg(&key));
     key
 }
 
-fn public(key: &Path) -> PathBuf {
+/// The public half of a key pair.
+pub(crate) fn public(key: &Path) -> PathBuf {
     key.with_extension("pub")
 }
 
 /// What the host's tool says of a package.
-fn inspect(package: &Path) -> Value {
+pub(crate) fn inspect(package: &Path) -> Value {
     let mut inspect = Command::new(inputs().vector_boot());
     let text = system_tests::stdout_of(inspect.args(["rts", "inspect", "--json"]).arg(package));
     serde_json::from_str(&text).unwrap()
@@ -55,7 +56,7 @@ fn pack_another(folder: &Path, name: &str, words: &[&str]) -> PathBuf {
 }
 
 /// Overwrites the first byte behind the manifest's magic number.
-fn tamper(package: &Path) {
+pub(crate) fn tamper(package: &Path) {
     let mut bytes = std::fs::read(package).unwrap();
     let at = bytes
         .windows(4)
