@@ -11,6 +11,7 @@ pub mod machine;
 pub mod model;
 mod mutations;
 mod network;
+mod neural;
 pub mod services;
 mod traffic;
 mod upgrade;
@@ -185,9 +186,10 @@ impl<'w> Out<'w> {
 
 /// Every command, group by group.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    let groups: [&'static [Command]; 10] = [
+    let groups: [&'static [Command]; 11] = [
         machine::COMMANDS,
         why::COMMANDS,
+        neural::COMMANDS,
         kernel::COMMANDS,
         services::COMMANDS,
         traffic::COMMANDS,
@@ -406,7 +408,7 @@ mod tests {
 
     #[test]
     fn the_commands_that_the_design_names_are_there() {
-        let named = "status services start stop restart signal log beat sensors hw tensors tensor ledger \
+        let named = "status services start stop restart signal log beat sensors hw interrupts journal tensors tensor ledger \
                      capacity gateway ps mem net mounts params boot why watchdog dmesg ready reboot poweroff halt help";
         for name in named.split_whitespace() {
             assert!(find(name).is_some(), "{name}");

@@ -237,6 +237,27 @@ fn answer_init(reply: &mut Reply<'_>, machine: &Shared) {
             why: evolution::Misbehaviour::None,
         }),
         Kind::Upgrade | Kind::Rollback => reply.item(&wire::Done { count: 0 }),
+        Kind::InterruptsGet => {
+            reply.item(&wire::neural::Interrupt {
+                register: 19,
+                above: true,
+                threshold: 10.0,
+                hysteresis: 5.0,
+                raised: true,
+                count: 2,
+                changed_ns: 90_000_000_000,
+                handler: "reclaim",
+            });
+            reply.done();
+        }
+        Kind::JournalGet => {
+            let asked = frame.body::<wire::neural::JournalGet>().unwrap();
+            let rows = journal_rows();
+            for row in &rows[rows.len() - rows.len().min(asked.rows as usize)..] {
+                reply.item(&wire::neural::JournalRow { row });
+            }
+            reply.done();
+        }
         Kind::BootGet => {
             let phase = |name, begin_ns, end_ns, note| Phase {
                 name,
@@ -476,6 +497,35 @@ fn descriptor(name: &str) -> Option<OwnedFd> {
         }
         _ => None,
     }
+}
+
+/// What a machine short of memory writes down.
+fn journal_rows() -> Vec<[u8; neural::journal::ROW_BYTES]> {
+    use neural::journal::{Chain, Kind, Row, Subject};
+    let row = |kind, seconds: u64, subject, values| Row {
+        subject: Subject::new(subject),
+        values,
+        ..Row::new(kind, seconds * 1_000_000_000, seconds * 10)
+    };
+    let mut chain = Chain::default();
+    [
+        row(Kind::Began, 3, "boot", [f32::NAN; 4]),
+        row(
+            Kind::Raised,
+            90,
+            "psi.memory.full",
+            [12.5, 10.0, f32::NAN, f32::NAN],
+        ),
+        row(
+            Kind::Control,
+            90,
+            "heartbeat_ms",
+            [100.0, 62.5, -0.5, f32::NAN],
+        ),
+    ]
+    .iter()
+    .map(|row| chain.push(row).encode())
+    .collect()
 }
 
 fn model() -> Vec<u8> {
@@ -752,6 +802,9 @@ const LINES: &[&str] = &[
     "tensor",
     "sensors s*",
     "hw load.*",
+    "interrupts",
+    "journal",
+    "journal -n 2",
     "ledger tail -n 2",
     "ledger tail --for 0",
     "ledger query --type service_started -n 2",
@@ -859,6 +912,11 @@ fn figures_in_json_are_the_servers_own() {
     let sensors = fixture.json("sensors --json").1;
     assert_eq!(sensors["registers"]["load.1m"], 0.25);
     assert_eq!(sensors["registers"]["cpu.use"], Value::Null);
+    let journal = fixture.json("journal --json").1;
+    assert_eq!(
+        (&journal["holds"], &journal["rows"][2]["seq"]),
+        (&json!(true), &json!(3))
+    );
     assert_eq!(fixture.json("gateway token --json").1["token"], TOKEN);
     assert_eq!(
         fixture.json("ledger tail -n 2 --json").1["events"][1]["id"],

@@ -59,7 +59,8 @@ impl Registers {
             work: Duration::ZERO,
             services: &[],
             watchdog_slack: None,
-            mutation_generation: 0,
+            period_usual: Duration::from_millis(100),
+            steady: false,
         });
         own.before = now;
         read(&own.page)

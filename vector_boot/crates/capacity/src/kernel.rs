@@ -11,7 +11,9 @@ use capacity_core::token::{self, Claims, Key, PREFIX, RAW_BYTES_MAX};
 use capacity_core::{Ask, Axis, Demand, Grants, allocate::Node, name};
 use serde_json::{Value, json};
 use wire::Role;
-use wire::capacity::{AXES, Check, Request, State, TOKEN_BYTES_MAX, Verdict, permission};
+use wire::capacity::{
+    AXES, BASIS_POINTS, Check, Request, State, TOKEN_BYTES_MAX, Verdict, permission,
+};
 
 /// Longest lease that ends, in seconds: a week.
 pub const DURATION_S_MAX: u32 = 7 * 24 * 3600;
@@ -166,6 +168,8 @@ pub struct Kernel {
     events: Vec<Event>,
     consumed: [Option<u16>; AXES],
     gates_failed: u8,
+    /// Basis points of every budget that are to stay free of new leases.
+    shed: u16,
 }
 
 impl Kernel {
@@ -183,6 +187,7 @@ impl Kernel {
             events: Vec::new(),
             consumed: [None; AXES],
             gates_failed: 0,
+            shed: 0,
         }
     }
 
@@ -294,6 +299,14 @@ impl Kernel {
             permissions: request.permissions,
             pinned: false,
         };
+        if let Some(axes) = self.sheds(&admission).filter(|_| !trusted) {
+            self.counters.refused += 1;
+            let reason = format!(
+                "load shed: {} basis points of the budget are kept free for now",
+                self.shed
+            );
+            return Ok(Outcome::Refused { axes, reason });
+        }
         let slot = match self.admit(now_ns, &admission) {
             Ok(slot) => slot,
             Err(refusal) => {
@@ -588,6 +601,30 @@ impl Kernel {
             checks: self.counters.checks,
             denied: self.counters.denied,
         }
+    }
+
+    /// From now on new leases leave this share of every budget free; those in force and their renewals stay.
+    pub fn set_shed(&mut self, points: u16) {
+        self.shed = points.min(BASIS_POINTS);
+    }
+
+    /// The axes on which a new lease would take what is to stay free.
+    fn sheds(&self, admission: &Admission<'_>) -> Option<u8> {
+        let renewed = self.table.find(admission.tenant, admission.workload);
+        if self.shed == 0 || renewed.is_some() {
+            return None;
+        }
+        let over = |(axis, granted): (Axis, u16)| {
+            let free = u32::from(BASIS_POINTS - self.shed);
+            let most = u32::from(axis.budget().get()) * free / u32::from(BASIS_POINTS);
+            u32::from(granted) >= most
+        };
+        let granted = Axis::ALL.into_iter().zip(self.table.granted());
+        let axes = granted
+            .enumerate()
+            .filter(|(_, axis)| over(*axis))
+            .fold(0, |bits, (place, _)| bits | 1 << place);
+        (axes != 0).then_some(axes)
     }
 
     fn admit(&mut self, now_ns: u64, admission: &Admission<'_>) -> Result<u32, Refusal> {

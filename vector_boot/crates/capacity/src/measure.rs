@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use sys::seqlock::Reader;
 use wire::capacity::{AXES, BASIS_POINTS};
-use wire::stats;
+use wire::{sensors, stats};
 
 /// Operations a second of one node; measured: checks over the socket alone pass this on two cores.
 const OPERATIONS: u64 = 50_000;
@@ -83,6 +83,7 @@ pub struct Meter {
     operations: u64,
     /// Pages of other services by name, as far as they were passed.
     pages: Vec<(String, Reader)>,
+    sensors: Option<Reader>,
     commits: Option<u64>,
 }
 
@@ -100,8 +101,24 @@ impl Meter {
             cpu: None,
             operations: 0,
             pages: readers.collect(),
+            sensors: None,
             commits: None,
         }
+    }
+
+    /// Reads PID 1's sensor page from now on, which says how much load is to be shed.
+    pub fn watch_sensors(&mut self, page: &OwnedFd) {
+        self.sensors = Reader::over(page, sensors::MAGIC).ok();
+    }
+
+    /// Basis points of the budget that PID 1 asks to be kept free; 0 where nobody asks.
+    #[must_use]
+    pub fn shed(&self) -> u16 {
+        let word = sensors::REGISTERS_WORD + sensors::index::CONTROL_SHED / 2;
+        let pair = self.sensors.as_ref().and_then(|page| page.word(word).ok());
+        // Register 61 is the upper half of its word; NaN becomes 0, and the cast saturates.
+        let percent = f32::from_bits((pair.unwrap_or(0) >> 32) as u32);
+        (percent * 100.0).clamp(0.0, f32::from(BASIS_POINTS)) as u16
     }
 
     /// What the machine has.
@@ -219,6 +236,24 @@ mod tests {
             meter.consumed(5000),
             [Some(5000), Some(1000), None, Some(2500), None]
         );
+    }
+
+    #[test]
+    fn what_the_sensor_page_asks_to_shed_is_a_share_and_nothing_without_it() {
+        let mut meter = Meter::new(Path::new("/nonexistent"), Vec::new());
+        assert_eq!(meter.shed(), 0);
+        let (file, mut page) = Writer::create("sensors", sensors::MAGIC).unwrap();
+        meter.watch_sensors(&file.into());
+        for (percent, expected) in [(37.5, 3750), (f32::NAN, 0), (-1.0, 0), (1e9, 10_000)] {
+            let mut snapshot = sensors::Snapshot::unknown();
+            snapshot.registers[sensors::index::CONTROL_SHED] = percent;
+            page.update(|words| {
+                for (at, word) in (sensors::VERSION_WORD..).zip(snapshot.pack()) {
+                    words.set(at, word);
+                }
+            });
+            assert_eq!(meter.shed(), expected);
+        }
     }
 
     #[test]

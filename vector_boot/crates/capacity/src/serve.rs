@@ -144,6 +144,9 @@ impl Server {
         let mut secret = [0; 32];
         sys::random::fill(&mut secret)?;
         let mut meter = Meter::new(Path::new("/proc"), pages);
+        if let Some(page) = inherited.remove("sensors") {
+            meter.watch_sensors(&page);
+        }
         // Use is a difference: this is where the first one begins.
         meter.consumed(0);
         let mut kernel = Kernel::new(meter.node(), &secret);
@@ -280,6 +283,7 @@ impl Server {
     fn tick(&mut self) {
         let counters = self.kernel.counters();
         let consumed = self.meter.consumed(counters.checks - counters.denied);
+        self.kernel.set_shed(self.meter.shed());
         self.kernel.tick(sys::clock::monotonic_ns(), consumed, 0);
         let now = self.kernel.counters().ticks;
         for at in 0..self.connections.len() {
@@ -319,6 +323,8 @@ impl Server {
             set("connections_gauge", open);
             set("leases_gauge", state.leases.into());
             set("ticks", counters.ticks);
+            let failed = self.kernel.gates_failed().count_ones();
+            set("gates_gauge", failed.into());
         });
     }
 

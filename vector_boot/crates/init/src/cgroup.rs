@@ -6,11 +6,12 @@
 use rts::manifest::Service;
 use std::cell::OnceCell;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use sys::folder::Folder;
 use wire::capacity::{CgroupPlan, Knob, Write};
+use wire::helper::Tune;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const TREE: &str = "/sys/fs/cgroup/vb";
@@ -374,6 +375,42 @@ pub fn apply(plan: &CgroupPlan) -> Result<(), String> {
     apply_below(Path::new(LEASES), plan)
 }
 
+/// Sets a knob of a service's leaf, or has it give memory back.
+///
+/// # Errors
+/// As `write(2)`.
+pub fn tune(service: &str, knob: Tune) -> Result<(), String> {
+    tune_below(Path::new(SYSTEM), service, knob)
+}
+
+fn tune_below(system: &Path, service: &str, knob: Tune) -> Result<(), String> {
+    let (name, value) = match knob {
+        Tune::Reclaim(bytes) => ("memory.reclaim", bytes.to_string()),
+        Tune::MemoryHigh(0) => ("memory.high", "max".to_owned()),
+        Tune::MemoryHigh(bytes) => ("memory.high", bytes.to_string()),
+        Tune::CpuWeight(weight) => ("cpu.weight", weight.to_string()),
+    };
+    // The manifest's names are one component; this is only sure of it.
+    if service.is_empty() || service.contains(['/', '.']) {
+        return Err(format!("service: {service:?}, limit a name"));
+    }
+    let path = system.join(service).join(name);
+    // Not `fs::write`, which would make a file where there is no such knob.
+    let write = || {
+        File::options()
+            .write(true)
+            .open(&path)?
+            .write_all(value.as_bytes())
+    };
+    match write() {
+        // cgroup-v2: less than was asked for could be reclaimed.
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock && matches!(knob, Tune::Reclaim(_)) => {
+            Ok(())
+        }
+        result => result.map_err(|e| format!("{}={value}: {e}", path.display())),
+    }
+}
+
 fn apply_below(lease: &Path, plan: &CgroupPlan) -> Result<(), String> {
     let mut undo: Vec<(PathBuf, String)> = Vec::new();
     let result = write_and_read_back(lease, plan, &mut undo);
@@ -470,6 +507,25 @@ mod tests {
             shrinks: shrinks.iter().copied().collect(),
             grows: grows.iter().copied().collect(),
             removed: removed.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn a_knob_is_set_only_where_it_is_and_only_of_a_service() {
+        let folder = tempfile::tempdir().unwrap();
+        let leaf = folder.path().join("a");
+        fs::create_dir(&leaf).unwrap();
+        fs::write(leaf.join("memory.high"), "").unwrap();
+        let tune = |service, knob| tune_below(folder.path(), service, knob);
+        assert!(tune("a", Tune::MemoryHigh(4096)).is_ok());
+        assert_eq!(
+            fs::read_to_string(leaf.join("memory.high")).unwrap(),
+            "4096"
+        );
+        assert!(tune("a", Tune::CpuWeight(50)).is_err());
+        assert!(!leaf.join("cpu.weight").exists());
+        for name in ["", "..", "../a", "a/b", "b"] {
+            assert!(tune(name, Tune::MemoryHigh(0)).is_err(), "{name}");
         }
     }
 

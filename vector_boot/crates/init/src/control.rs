@@ -21,6 +21,7 @@ use wire::control::{
 };
 use wire::evolution::{Generation, GenerationGet};
 use wire::helper::Task;
+use wire::neural::{InterruptsGet, JournalGet, JournalRow, ROWS_MAX};
 use wire::upgrade::{Rollback, Upgrade, UpgradeGet};
 use wire::why::{PressureGet, Reason, WatchdogGet, WhyGet};
 use wire::{Done, Frame, Kind, Message, Refused, Role};
@@ -78,6 +79,10 @@ enum Listed {
     Log(u64, u64, Option<u8>),
     /// The cgroup at this place.
     Pressure(usize),
+    /// Next row of PID 1's journal, one past the last.
+    Rows(u64, u64),
+    /// The interrupt at this place of the table.
+    Interrupts(usize),
     /// Records older than this one, about whom.
     Reasons(Option<u64>, Fixed<{ wire::NAME_BYTES_MAX }>),
 }
@@ -418,6 +423,19 @@ impl Heart {
             Kind::PressureGet if frame.body::<PressureGet>().is_ok() => {
                 self.begin_list(slot, id, Listed::Pressure(0))
             }
+            Kind::InterruptsGet if frame.body::<InterruptsGet>().is_ok() => {
+                self.begin_list(slot, id, Listed::Interrupts(0))
+            }
+            Kind::JournalGet => match frame.body::<JournalGet>() {
+                Ok(get) => {
+                    let (oldest, newest) = self.work.journal();
+                    let rows = get.rows.min(ROWS_MAX);
+                    let first = (newest + 1).saturating_sub(rows.into());
+                    let first = first.max(oldest).max(get.after.saturating_add(1));
+                    self.begin_list(slot, id, Listed::Rows(first, newest + 1))
+                }
+                Err(_) => self.refuse(slot, id, &BAD_BODY),
+            },
             Kind::LogGet => match frame.body::<LogGet<'_>>() {
                 Ok(get) => self.begin_log(slot, id, get),
                 Err(_) => self.refuse(slot, id, &BAD_BODY),
@@ -469,6 +487,7 @@ impl Heart {
             | Kind::ParamsGet
             | Kind::BeatGet
             | Kind::WatchdogGet
+            | Kind::InterruptsGet
             | Kind::PressureGet => self.refuse(slot, id, &BAD_BODY),
             _ => self.refuse(slot, id, &BAD_KIND),
         }
@@ -737,6 +756,26 @@ impl Heart {
                     None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
                 }
             }
+            Listed::Rows(from, end) => {
+                let found = |seq: u64| Some((seq, self.work.journal_row(seq)?));
+                match (*from..*end).find_map(found) {
+                    Some((seq, row)) => {
+                        let row = JournalRow { row: &row };
+                        (
+                            wire::encode(list.id, &row, out).unwrap_or_default(),
+                            Some(Listed::Rows(seq + 1, *end)),
+                        )
+                    }
+                    None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+                }
+            }
+            Listed::Interrupts(place) => match self.work.interrupt(*place) {
+                Some(line) => (
+                    wire::encode(list.id, &line, out).unwrap_or_default(),
+                    Some(Listed::Interrupts(place + 1)),
+                ),
+                None => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
+            },
             Listed::Services(_) => (wire::encode(list.id, &done, out).unwrap_or_default(), None),
         }
     }

@@ -11,6 +11,7 @@ mod ending;
 mod generations;
 mod health;
 pub(crate) mod memory;
+mod metabolism;
 mod passage;
 mod reasons;
 mod rest;
@@ -36,7 +37,7 @@ use crate::supervisor::{Event, Supervisor, UNITS_MAX};
 use crate::unit::Unit;
 use crate::watchdog::Guard;
 use crate::why::Doing;
-use crate::{BeatFacts, BeatWork, ServiceFact, Setup};
+use crate::{BeatFacts, BeatWork, Deeds, ServiceFact, Setup};
 pub use along::place_of;
 use ipc::door::Complaints;
 use resumed::{Behind, Resumed};
@@ -311,6 +312,7 @@ pub struct Heart {
     ledger: LedgerLink,
     signals: Signals,
     ticker: Ticker,
+    usual: metabolism::Usual,
     null: File,
     pub(crate) watchdog: Guard,
     pub(crate) work: Box<dyn BeatWork>,
@@ -499,6 +501,7 @@ impl Heart {
             poller,
             signals,
             ticker,
+            usual: metabolism::Usual { period_ns },
             watchdog: parts.watchdog,
             storage_ready: false,
             data_opened: false,
@@ -783,7 +786,9 @@ impl Heart {
         self.look_at_health(now);
         self.keep_memory_watch(now);
         self.at(Doing::BeatSample);
-        self.sample(now, late);
+        self.take_system_model(now);
+        let deeds = self.sample(now, late);
+        self.carry_out(&deeds);
         self.try_generation();
         self.at(Doing::BeatEnd);
         self.journal.state.set_beat(&self.beat.row());
@@ -798,7 +803,7 @@ impl Heart {
         self.beat.missed += u64::from(cpu > self.beat.period_ns);
     }
 
-    fn sample(&mut self, now: u64, late: u64) {
+    fn sample(&mut self, now: u64, late: u64) -> Deeds {
         let turn = usize::try_from(self.beat.count)
             .unwrap_or(0)
             .checked_rem(self.units.len())
@@ -815,16 +820,22 @@ impl Heart {
                 state: crate::control::state_of(self.supervisor.phase(i)),
                 restarts: self.supervisor.restarts(i),
                 memory_bytes: unit.memory_bytes,
+                core: unit.service.core,
+                memory_max: unit.service.memory_max_bytes,
+                cpu_weight: unit.service.cpu_weight,
+                silence: self.supervisor.silence(i, now),
             });
         }
         self.work.beat(&BeatFacts {
             beat: self.beat.count,
             now_ns: now,
             period_ns: self.beat.period_ns,
+            period_usual_ns: self.usual.period_ns,
+            steady: self.is_steady(),
             late_ns: late,
             cpu_last_ns: self.beat.cpu_last_ns,
             services: &services,
-            watchdog: self.watchdog.is_armed(),
-        });
+            watchdog_left_ns: self.watchdog.left_ns(now),
+        })
     }
 }

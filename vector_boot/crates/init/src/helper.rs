@@ -161,6 +161,7 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
             }
         }
         Task::Leases(ref plan) => crate::cgroup::apply(plan)?,
+        Task::Tune { service, knob } => crate::cgroup::tune(service, knob)?,
         Task::Open { path } => {
             return match open_folder(Path::new(path)) {
                 Ok(descriptor) => Ok(DoneWell {

@@ -62,6 +62,8 @@ pub enum Purpose {
     Upgrade(Ask),
     /// Reading the kernel's persistent store, or emptying it.
     Pstore,
+    /// A knob of a service's cgroup.
+    Tune,
     /// Unmounting at the end.
     Unmount,
 }
@@ -76,7 +78,7 @@ impl Purpose {
             Self::Look | Self::Clock => 5 * S,
             Self::Unmount => 10 * S,
             // The kernel reclaims a page at a time, and kills when nothing is left to reclaim.
-            Self::Leases(..) => 30 * S,
+            Self::Leases(..) | Self::Tune => 30 * S,
             Self::Provision
             // Mounts and namespaces wait for other processors, no disk.
             | Self::Cell(_)
@@ -379,6 +381,7 @@ fn text_of(task: &Task<'_>) -> String {
         Task::Inspect { .. } => "read the package".to_owned(),
         Task::KeepPackage { device } => format!("write the package to {device}"),
         Task::Pstore { .. } => "the kernel's persistent store".to_owned(),
+        Task::Tune { service, .. } => format!("set a control of {service}"),
         Task::GrowFileSystem { target, .. } => format!("grow file system {target}"),
     };
     if text.len() > WHAT_BYTES_MAX {

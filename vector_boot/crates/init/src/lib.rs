@@ -29,6 +29,7 @@ mod journal;
 mod keep;
 mod last_boot;
 mod ledger_link;
+mod metabolism;
 pub mod net;
 mod notify;
 mod package;
@@ -46,6 +47,7 @@ mod why;
 
 pub use boot::run;
 pub use generation::{PolicyHealth, PolicyValues};
+pub use metabolism::{Deed, Deeds, Recorded};
 pub use sys::handover::is_there as is_successor;
 
 use std::fs::File;
@@ -111,7 +113,7 @@ impl Setup {
 pub type Work = (Box<dyn BeatWork>, File);
 
 /// What a beat knows of one service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ServiceFact<'a> {
     /// The manifest's name.
     pub name: &'a str,
@@ -121,6 +123,14 @@ pub struct ServiceFact<'a> {
     pub restarts: u32,
     /// Bytes of its cgroup as of the last look, where it has one.
     pub memory_bytes: Option<u64>,
+    /// Whether the manifest calls it core.
+    pub core: bool,
+    /// Its `memory.max`; 0 for none.
+    pub memory_max: u64,
+    /// Its `cpu.weight` as the manifest has it.
+    pub cpu_weight: u16,
+    /// Share of its watchdog's time that it has been silent; none without a watchdog.
+    pub silence: Option<f32>,
 }
 
 /// What a beat knows.
@@ -132,14 +142,18 @@ pub struct BeatFacts<'a> {
     pub now_ns: u64,
     /// Period of the heartbeat.
     pub period_ns: u64,
+    /// The same as the parameters have it.
+    pub period_usual_ns: u64,
+    /// Whether nothing starts, ends or is replaced.
+    pub steady: bool,
     /// How late this beat began.
     pub late_ns: u64,
     /// CPU time of the beat before.
     pub cpu_last_ns: u64,
     /// In the manifest's order.
     pub services: &'a [ServiceFact<'a>],
-    /// Whether a watchdog is fed.
-    pub watchdog: bool,
+    /// Time left until the watchdog would fire; none without one.
+    pub watchdog_left_ns: Option<u64>,
 }
 
 /// The neural runtime's share of a beat: bounded, without allocation, without waiting.
@@ -150,8 +164,6 @@ pub trait BeatWork {
     fn take_stats(&mut self, service: &str, page: BorrowedFd<'_>);
     /// The data disk is there.
     fn take_data(&mut self, folder: OwnedFd);
-    /// One beat.
-    fn beat(&mut self, facts: &BeatFacts<'_>);
     /// From the next beat on this policy decides; `false` where nothing decides yet. May allocate.
     fn take_policy(&mut self, _generation: u64, _values: &PolicyValues) -> bool {
         false
@@ -162,6 +174,20 @@ pub trait BeatWork {
     fn policy_health(&self) -> PolicyHealth {
         PolicyHealth::Good
     }
+    /// One beat, and what is to be done.
+    fn beat(&mut self, facts: &BeatFacts<'_>) -> Deeds;
+    /// Whether the model's system tensors are to be given to it now: once, some beats after the start.
+    fn wants_model(&self) -> bool;
+    /// The model, as its file is; answers what of its system tensors is refused. May allocate.
+    fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Vec<String>;
+    /// Lines a second of a service whose manifest says so many.
+    fn log_rate(&self, rate: u32) -> u32;
+    /// Numbers of the oldest and the newest row of the journal's ring; the newest is 0 for none.
+    fn journal(&self) -> (u64, u64);
+    /// Bytes of the row with this number, if the ring has it.
+    fn journal_row(&self, seq: u64) -> Option<[u8; 192]>;
+    /// The line at this place of the interrupt table.
+    fn interrupt(&self, place: usize) -> Option<wire::neural::Interrupt<'static>>;
 }
 
 /// A machine without sensors: what is left where the sensor page could not be made.
@@ -171,5 +197,25 @@ impl BeatWork for NoWork {
     fn take_model(&mut self, _: u64, _: u64) {}
     fn take_stats(&mut self, _: &str, _: BorrowedFd<'_>) {}
     fn take_data(&mut self, _: OwnedFd) {}
-    fn beat(&mut self, _: &BeatFacts<'_>) {}
+    fn beat(&mut self, _: &BeatFacts<'_>) -> Deeds {
+        Deeds::new()
+    }
+    fn wants_model(&self) -> bool {
+        false
+    }
+    fn take_system(&mut self, _: Option<&[u8]>, _: u64) -> Vec<String> {
+        Vec::new()
+    }
+    fn log_rate(&self, rate: u32) -> u32 {
+        rate
+    }
+    fn journal(&self) -> (u64, u64) {
+        (1, 0)
+    }
+    fn journal_row(&self, _: u64) -> Option<[u8; 192]> {
+        None
+    }
+    fn interrupt(&self, _: usize) -> Option<wire::neural::Interrupt<'static>> {
+        None
+    }
 }

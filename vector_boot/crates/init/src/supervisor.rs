@@ -331,6 +331,19 @@ impl Supervisor {
         self.units.iter().filter_map(|u| u.deadline_ns).min()
     }
 
+    /// Share of its watchdog's time that it has been silent; none unless it is up and has one.
+    #[must_use]
+    pub fn silence(&self, unit: Index, now: u64) -> Option<f32> {
+        let unit = self.units.get(unit)?;
+        let watched = unit.phase == Phase::Up && unit.killing == Killing::No;
+        let at = unit
+            .deadline_ns
+            .filter(|_| watched && unit.watchdog_ns > 0)?;
+        let left = at.saturating_sub(now) as f64 / unit.watchdog_ns as f64;
+        // A share: the seven digits of an f32 are plenty.
+        Some((1.0 - left).clamp(0.0, 1.0) as f32)
+    }
+
     /// Since when it has been failing, if it is: back-offs and single failures are none.
     #[must_use]
     pub fn failing_since(&self, unit: Index, now: u64) -> Option<u64> {

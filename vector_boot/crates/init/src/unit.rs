@@ -74,6 +74,8 @@ pub enum CellState {
 pub struct Unit {
     /// What the manifest says.
     pub service: Service,
+    /// Lines a second that it may write now; 0 for any.
+    pub log_rate: u32,
     /// Its uid on the appliance.
     pub uid: u32,
     /// Sockets bound for it, kept over its restarts.
@@ -131,6 +133,7 @@ impl Unit {
     pub fn new(service: Service, uid: u32, image: usize) -> Self {
         Self {
             store: FdStore::new(service.fd_store),
+            log_rate: service.log_rate,
             service,
             uid,
             listeners: Vec::new(),
@@ -577,14 +580,14 @@ impl Unit {
             if self.dropped > 0 {
                 let note = Fixed::<64>::of(format_args!(
                     "{} lines dropped: over {} a second",
-                    self.dropped, self.service.log_rate
+                    self.dropped, self.log_rate
                 ));
                 state.push_line(now, by, Level::Warn, note.as_str().as_bytes());
             }
             (self.second, self.lines_this_second, self.dropped) = (second, 0, 0);
         }
         self.lines_this_second = self.lines_this_second.saturating_add(1);
-        if self.service.log_rate > 0 && self.lines_this_second > self.service.log_rate {
+        if self.log_rate > 0 && self.lines_this_second > self.log_rate {
             self.dropped += 1;
         } else {
             let (level, text) = level_of(&self.partial);

@@ -1,4 +1,4 @@
-//! How long a beat's sampling takes on this machine: `cargo run --release -p neural --example beat`.
+//! How long a beat's neural work takes on this machine: `cargo run --release -p neural --example beat`.
 
 use neural::{BeatInput, Runtime};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ const BEATS: u64 = 2_000;
 fn main() -> std::io::Result<()> {
     let (_page, mut runtime) = Runtime::create()?;
     runtime.set_data(Some(std::fs::File::open(".")?.into()));
+    runtime.take_model(None, Duration::ZERO);
     let begun = Instant::now();
     let mut spans: Vec<Duration> = (1..=BEATS)
         .map(|beat| {
@@ -20,7 +21,8 @@ fn main() -> std::io::Result<()> {
                 work: Duration::ZERO,
                 services: &[],
                 watchdog_slack: None,
-                mutation_generation: 0,
+                period_usual: Duration::from_millis(100),
+                steady: true,
             };
             let before = Instant::now();
             runtime.beat(&input);

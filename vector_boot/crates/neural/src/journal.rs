@@ -54,7 +54,7 @@ pub enum Kind {
     RolledBack = 10,
     /// The journal was read at the start. Generation: the one found; id: rows read; code: 1 if a torn tail was cut.
     Replayed = 11,
-    /// Rows were lost: rows of the ring that nobody fetched in time. Id: how many.
+    /// Rows were over the rate, or nobody fetched them in time. Id: how many.
     Lost = 12,
 }
 

@@ -98,18 +98,42 @@ impl Weights {
     /// What the policy wishes with these registers, which may be NaN: each control from -1 to 1.
     #[must_use]
     pub fn forward(&self, registers: &[f32; COUNT]) -> [f32; CONTROLS] {
+        self.judged(registers).0
+    }
+
+    /// As [`Self::forward`], and whether anything had to be held back.
+    #[must_use]
+    pub fn judged(&self, registers: &[f32; COUNT]) -> ([f32; CONTROLS], Health) {
+        let mut health = Health::Good;
         let hidden = layer(&self.w1, &self.b1, &inputs(registers));
         let mut wishes = layer(&self.w2, &self.b2, &hidden);
         for (wish, gain) in wishes.iter_mut().zip(&self.gains) {
             let scaled = *wish * gain;
+            if !scaled.is_finite() {
+                health = Health::NotFinite;
+            } else if scaled.abs() > 1.0 && health == Health::Good {
+                health = Health::Clamped;
+            }
             *wish = if scaled.is_nan() {
                 0.0
             } else {
                 scaled.clamp(-1.0, 1.0)
             };
         }
-        wishes
+        (wishes, health)
     }
+}
+
+/// How a forward pass went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Health {
+    /// Well.
+    #[default]
+    Good,
+    /// A wish was past 1 before it was clamped.
+    Clamped,
+    /// A wish was not finite.
+    NotFinite,
 }
 
 /// The registers as the network sees them: from -1 to 1, 0 for calm and for unknown.

@@ -3,6 +3,8 @@
 //! The table itself is `wire::sensors`, since services and console read it too; this adds what the
 //! writer needs: registers that are only ever numbers or NaN.
 
+use crate::system_model::Tensors;
+use wire::sensors::Decisions;
 pub use wire::sensors::{COUNT, REGISTERS, Register, Snapshot, index, index_of};
 
 /// The values that the next page shows. What was never set is NaN.
@@ -37,6 +39,24 @@ impl Registers {
     /// Sets the exact beat count beside the registers.
     pub fn set_beat(&mut self, beat: u64) {
         self.0.beat = beat;
+    }
+
+    /// Sets what was decided, beside the registers.
+    pub fn set_decisions(&mut self, decisions: Decisions) {
+        self.0.decisions = decisions;
+    }
+
+    /// Gives registers that nothing has fed yet the values of a model's `hw.mmio`, whose NaN are unknown; a sensor
+    /// writes over them at its turn.
+    pub fn begin_with(&mut self, tensors: &Tensors<'_>) {
+        let Ok(Some(values)) = tensors.values("hw.mmio", &[COUNT as u64]) else {
+            return;
+        };
+        for (register, value) in self.0.registers.iter_mut().zip(values.iter()) {
+            if register.is_nan() && value.is_finite() {
+                *register = value;
+            }
+        }
     }
 
     /// The page as it will be read.

@@ -1,14 +1,20 @@
-//! What PID 1 does once a beat: sample, and write the sensor page.
+//! What PID 1 does once a beat: sample, decide, and write the sensor page.
 //!
-//! Owns: the page's writer and the open sensors. Every beat reads what is cheap (load, pressure,
+//! Owns: the page's writer, the open sensors, the [`Decider`]. Every beat reads what is cheap (load, pressure,
 //! what PID 1 itself knows); what costs more takes turns, one a beat, [`TURNS`] of them, so each is
-//! at most nine beats old. Unknown is NaN.
+//! at most nine beats old. Unknown is NaN. Nothing is decided in the first [`DECIDES_FROM`] beats: the
+//! boot, and what follows a crash of PID 1, go first.
 //!
 //! Never here: waiting, allocation, a file that somebody else decides on. Start with [`Runtime::beat`].
 
+use crate::decide::{Decider, Deeds, Refusals};
+use crate::journal::RING_BYTES;
+use crate::metabolic::{Control, Service};
+use crate::policy::Weights;
 use crate::registers::{Registers, index};
 use crate::sample::{CpuTimes, LinkCounts};
 use crate::sensors::{Sensors, ZONES};
+use crate::system_model::Tensors;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +27,10 @@ use wire::{sensors, stats};
 /// Turns of the slow sensors: processors, memory, four thermal zones, links, disk, stats pages.
 pub const TURNS: u64 = 9;
 const _: () = assert!(TURNS <= 10, "each at least every tenth beat");
+/// Beats of this image before the first that decides: 3 s as a rule, in which services come up.
+pub const DECIDES_FROM: u64 = 30;
+/// Where the journal's ring begins in the page's memory file.
+const RING_AT: u64 = sensors::PAGE_BYTES as u64;
 
 /// Services that have registers of their own: state, restarts, memory from this index on.
 const OWN_REGISTERS: [(&str, usize); 4] = [
@@ -47,8 +57,10 @@ pub struct BeatInput<'a> {
     pub services: &'a [ServiceSample<'a>],
     /// Time left until the watchdog would fire; none without a watchdog.
     pub watchdog_slack: Option<Duration>,
-    /// Generation of the mutated weights in use.
-    pub mutation_generation: u64,
+    /// Time between two beats as the parameters have it.
+    pub period_usual: Duration,
+    /// Whether nothing starts, ends or is replaced: only then does a setting move.
+    pub steady: bool,
 }
 
 /// One service as PID 1 sees it.
@@ -62,6 +74,14 @@ pub struct ServiceSample<'a> {
     pub restarts: u32,
     /// Its memory.
     pub rss_bytes: Option<u64>,
+    /// Whether the manifest calls it core.
+    pub core: bool,
+    /// Its `memory.max`; 0 for none.
+    pub memory_max: u64,
+    /// Its `cpu.weight` as the manifest has it.
+    pub cpu_weight: u16,
+    /// Share of its watchdog's time that it has been silent.
+    pub silence: Option<f32>,
 }
 
 /// A service whose stats page feeds registers.
@@ -77,6 +97,12 @@ pub enum StatsOf {
 #[derive(Debug)]
 pub struct Runtime {
     page: Writer,
+    /// The page's memory file, if it has a place for the ring, until the first beat that decides.
+    file: Option<File>,
+    /// What the image before decided, from the page.
+    before: sensors::Decisions,
+    decider: Option<Box<Decider>>,
+    beats: u64,
     registers: Registers,
     sensors: Sensors,
     data: Option<OwnedFd>,
@@ -103,11 +129,9 @@ impl Runtime {
     /// # Errors
     /// As [`Writer::create`].
     pub fn create() -> io::Result<(File, Self)> {
-        let (file, page) = Writer::create("sensors", sensors::MAGIC)?;
-        Ok((
-            file,
-            Self::new(page, Sensors::new(Path::new("/proc"), Path::new("/sys"))),
-        ))
+        let file = sys::memfd::shared("sensors", RING_AT + RING_BYTES)?;
+        let runtime = Self::over(&file)?;
+        Ok((file, runtime))
     }
 
     /// Goes on writing to a page that exists: PID 1 has become its next image.
@@ -115,11 +139,21 @@ impl Runtime {
     /// # Errors
     /// As [`Writer::over`].
     pub fn over(page: &File) -> io::Result<Self> {
-        let page = Writer::over(page, sensors::MAGIC)?;
-        Ok(Self::new(
-            page,
-            Sensors::new(Path::new("/proc"), Path::new("/sys")),
-        ))
+        let writer = Writer::over(page, sensors::MAGIC)?;
+        let kernel = Sensors::new(Path::new("/proc"), Path::new("/sys"));
+        let mut runtime = Self::new(writer, kernel);
+        let mut words = [0; sensors::BODY_WORDS];
+        if Reader::over(page, sensors::MAGIC)?
+            .read(sensors::VERSION_WORD, &mut words)
+            .is_ok()
+        {
+            runtime.before = sensors::Snapshot::unpack(&words).decisions;
+        }
+        // A page of an older image is shorter, and sealed: then rows are chained and not kept.
+        if page.metadata()?.len() >= RING_AT + RING_BYTES {
+            runtime.file = Some(page.try_clone()?);
+        }
+        Ok(runtime)
     }
 
     /// Writes to a page that exists (after PID 1 has re-executed itself), from these sensors.
@@ -131,6 +165,10 @@ impl Runtime {
         registers.set_count(index::CPU_COUNT, Some(processors as u64));
         Self {
             page,
+            file: None,
+            before: sensors::Decisions::default(),
+            decider: None,
+            beats: 0,
             registers,
             sensors,
             data: None,
@@ -172,18 +210,110 @@ impl Runtime {
         &self.registers
     }
 
-    /// Samples and writes the page. Neither waits nor allocates.
-    pub fn beat(&mut self, input: &BeatInput<'_>) {
+    /// Whether the next beat may be the first that decides: the model's system tensors are to be there by then.
+    #[must_use]
+    pub const fn wants_model(&self) -> bool {
+        self.decider.is_none() && self.beats >= DECIDES_FROM
+    }
+
+    /// Begins to decide, by the system tensors of this model; what is wrong with one is answered, and the
+    /// default's stands in. Without a model, or with one that has none, all are the default's.
+    ///
+    /// Called once, at a quiet beat: the tables, and a policy that is not the default's, are put on the heap here.
+    pub fn take_model(&mut self, model: Option<&gguf::Index<'_>>, now: Duration) -> Refusals {
+        let (at_ns, beat) = (nanoseconds(now), self.registers.snapshot().beat);
+        let ring = self.file.take().map(|file| (file, RING_AT));
+        let period_ms = self.registers.get(index::BEAT_PERIOD);
+        let mut decider = Box::new(Decider::new(ring, &self.before, period_ms, at_ns));
+        let refusals = model.map(Tensors::of).map(|tensors| {
+            self.registers.begin_with(&tensors);
+            decider.take_model(&tensors, self.before.raised, at_ns, beat)
+        });
+        self.decider = Some(decider);
+        refusals.unwrap_or_default()
+    }
+
+    /// Swaps the policy between two beats, as [`Decider::set_policy`]; before the first beat that decides it is
+    /// handed back.
+    ///
+    /// # Errors
+    /// The weights, where nothing decides yet.
+    pub fn set_policy(
+        &mut self,
+        weights: Option<Box<Weights>>,
+        generation: u64,
+    ) -> Result<Option<Box<Weights>>, Option<Box<Weights>>> {
+        match &mut self.decider {
+            Some(decider) => Ok(decider.set_policy(weights, generation)),
+            None => Err(weights),
+        }
+    }
+
+    /// What decides, once it does.
+    #[must_use]
+    pub fn decider(&self) -> Option<&Decider> {
+        self.decider.as_deref()
+    }
+
+    /// The same, to write rows of its journal.
+    pub fn decider_mut(&mut self) -> Option<&mut Decider> {
+        self.decider.as_deref_mut()
+    }
+
+    /// Samples, decides and writes the page. Neither waits nor allocates.
+    pub fn beat(&mut self, input: &BeatInput<'_>) -> Deeds {
+        self.beats += 1;
         self.note_beat(input);
         self.note_services(input.services);
         self.sample_fast();
         self.sample_turn(input.beat % TURNS, input.now);
+        let deeds = self.decide(input);
         let words = self.registers.snapshot().pack();
         self.page.update(|page| {
             for (word, value) in (sensors::VERSION_WORD..).zip(words) {
                 page.set(word, value);
             }
         });
+        deeds
+    }
+
+    fn decide(&mut self, input: &BeatInput<'_>) -> Deeds {
+        let Some(decider) = &mut self.decider else {
+            // Until then the page says what the image before did: that is still in force.
+            self.registers.set_decisions(self.before);
+            return Deeds::new();
+        };
+        let mut services = heapless::Vec::<Service<'_>, { rts::manifest::SERVICES_MAX }>::new();
+        for service in input.services {
+            // There are never more services than places.
+            let _ = services.push(Service {
+                name: service.name,
+                up: service.state == ServiceState::Up,
+                core: service.core,
+                rss_bytes: service.rss_bytes,
+                memory_max: service.memory_max,
+                cpu_weight: service.cpu_weight,
+                silence: service.silence,
+            });
+        }
+        let deeds = decider.beat(
+            (nanoseconds(input.now), input.beat),
+            &self.registers.snapshot().registers,
+            milliseconds(input.period_usual),
+            &services,
+            input.steady,
+        );
+        let decisions = decider.decisions();
+        let registers = &mut self.registers;
+        registers.set_decisions(decisions);
+        registers.set_count(
+            index::INTERRUPTS_RAISED,
+            Some(decisions.raised.count_ones().into()),
+        );
+        registers.set_count(index::MUTATION_GENERATION, Some(decisions.generation));
+        let shed = decider.setting(Control::Shed) * 100.0;
+        registers.set(index::CONTROL_SHED, Some(shed));
+        deeds
     }
 
     fn note_beat(&mut self, input: &BeatInput<'_>) {
@@ -202,7 +332,6 @@ impl Runtime {
             index::WATCHDOG_SLACK,
             input.watchdog_slack.map(milliseconds),
         );
-        registers.set_count(index::MUTATION_GENERATION, Some(input.mutation_generation));
     }
 
     fn note_services(&mut self, services: &[ServiceSample<'_>]) {
@@ -349,6 +478,7 @@ impl Runtime {
             rates.ledger_commits.next(now, counter(ledger, "commits")),
         );
         registers.set_count(index::CAPACITY_LEASES, counter(capacity, "leases_gauge"));
+        registers.set_count(index::CAPACITY_GATES, counter(capacity, "gates_gauge"));
         registers.set(
             index::CAPACITY_DENIED,
             rates.capacity_denied.next(now, counter(capacity, "denied")),
@@ -417,6 +547,10 @@ fn cpu_shares(before: CpuTimes, now: CpuTimes) -> Option<(f32, f32, f32)> {
     ))
 }
 
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
 // Both are rounded once, from f64, to what a register holds.
 fn milliseconds(span: Duration) -> f32 {
     (span.as_secs_f64() * 1e3) as f32
@@ -475,7 +609,8 @@ mod tests {
                 work: Duration::from_micros(40),
                 services,
                 watchdog_slack: None,
-                mutation_generation: 0,
+                period_usual: Duration::from_millis(100),
+                steady: true,
             });
         }
 
@@ -573,6 +708,10 @@ mod tests {
             state,
             restarts,
             rss_bytes,
+            core: true,
+            memory_max: 0,
+            cpu_weight: 100,
+            silence: None,
         };
         machine.beat_with(&[
             service("gateway", ServiceState::Up, 2, Some(4096)),
@@ -638,7 +777,8 @@ mod tests {
                 work: Duration::ZERO,
                 services: &[],
                 watchdog_slack: Some(Duration::from_secs(5)),
-                mutation_generation: 0,
+                period_usual: Duration::from_millis(100),
+                steady: true,
             };
             runtime.beat(&input);
         }

@@ -136,6 +136,24 @@ pub enum Task<'a> {
         /// Empties the store instead.
         forget: bool,
     },
+    /// Sets a knob of a service's cgroup below `/vb/system`, or has it give memory back.
+    Tune {
+        /// The service's name.
+        service: &'a str,
+        /// Which, and its value.
+        knob: Tune,
+    },
+}
+
+/// A knob of a service's cgroup that the metabolic daemon may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tune {
+    /// `memory.reclaim`: bytes to give back now.
+    Reclaim(u64),
+    /// `memory.high` in bytes; 0 for none.
+    MemoryHigh(u64),
+    /// `cpu.weight`.
+    CpuWeight(u16),
 }
 
 /// What a cell is made from. Who sees what follows from the profile; the rest is the manifest's.

@@ -9,6 +9,12 @@
 //! | 2 | 16 | [`VERSION`] in the low half, number of registers in the high half |
 //! | 3 | 24 | beats so far, as a whole number |
 //! | 4 to 35 | 32 | the registers, f32, two a word, the even one in the low half |
+//! | 36 | 288 | raised interrupts, a bit each by its place in the table |
+//! | 37 | 296 | generation of the mutated weights in use, as a whole number |
+//! | 38 to 41 | 304 | what the policy wishes of each control, f32 as the registers |
+//! | 42 to 45 | 336 | the controls as they are set, f32; all zero before the first beat that decides |
+//! | 46 | 368 | number of PID 1's newest row of `cortex_journal` |
+//! | 47 to 50 | 376 | that row's hash |
 //!
 //! So register `i` is the f32 at byte `32 + 4 i`. A register that nothing feeds reads NaN. Indices
 //! are fixed for ever: new registers take the reserved ones. `docs/sensors.md` is the same in prose.
@@ -29,8 +35,25 @@ pub const BEAT_WORD: usize = 3;
 pub const REGISTERS_WORD: usize = 4;
 /// Registers of the page.
 pub const COUNT: usize = 64;
+/// First word behind the registers.
+const DECISIONS_WORD: usize = REGISTERS_WORD + COUNT / 2;
+/// Controls of the metabolic daemon.
+pub const CONTROLS: usize = 8;
+/// What the controls are called, by their place.
+pub const CONTROL_NAMES: [&str; CONTROLS] = [
+    "heartbeat_ms",
+    "reclaim_bytes",
+    "memory_high_share",
+    "shed_share",
+    "silence_share",
+    "log_share",
+    "weight_core",
+    "weight_rest",
+];
+/// Words of a [`Decisions`].
+const DECISIONS_WORDS: usize = 2 + CONTROLS + 1 + 4;
 /// Words of the page behind magic and sequence: what a reader copies.
-pub const BODY_WORDS: usize = REGISTERS_WORD + COUNT / 2 - VERSION_WORD;
+pub const BODY_WORDS: usize = DECISIONS_WORD + DECISIONS_WORDS - VERSION_WORD;
 
 /// What a register is called and counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +141,9 @@ registers! {
     57 WATCHDOG_SLACK "watchdog.slack" "ms" "Time left until the watchdog would fire.";
     58 MODEL_BYTES "model.bytes" "bytes" "Bytes of the mapped model.";
     59 MODEL_TENSORS "model.tensors" "" "Tensors of the mapped model.";
+    60 INTERRUPTS_RAISED "interrupts.raised" "" "Lines of the interrupt table that are raised.";
+    61 CONTROL_SHED "control.shed" "%" "Share of the budget that the capacity kernel is asked to keep free.";
+    62 CAPACITY_GATES "capacity.gates" "" "Gates of the capacity kernel that do not pass.";
 }
 
 /// The page at one moment.
@@ -131,6 +157,25 @@ pub struct Snapshot {
     pub beat: u64,
     /// The registers, by index; NaN is unknown.
     pub registers: [f32; COUNT],
+    /// What was decided on them.
+    pub decisions: Decisions,
+}
+
+/// What the runtime decided, beside the registers that it decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Decisions {
+    /// Raised interrupts, a bit each by its place in the table.
+    pub raised: u64,
+    /// Generation of the mutated weights in use; 0 is the base.
+    pub generation: u64,
+    /// What the policy wishes of each control, from -1 to 1.
+    pub wishes: [f32; CONTROLS],
+    /// The controls as they are set, by [`CONTROL_NAMES`].
+    pub settings: [f32; CONTROLS],
+    /// Number of PID 1's newest row of the journal.
+    pub journal_seq: u64,
+    /// That row's hash.
+    pub journal_head: [u8; 32],
 }
 
 impl Snapshot {
@@ -142,44 +187,90 @@ impl Snapshot {
             count: COUNT as u32,
             beat: 0,
             registers: [f32::NAN; COUNT],
+            decisions: Decisions {
+                raised: 0,
+                generation: 0,
+                wishes: [0.0; CONTROLS],
+                settings: [0.0; CONTROLS],
+                journal_seq: 0,
+                journal_head: [0; 32],
+            },
         }
     }
 
     /// Reads the words from [`VERSION_WORD`] on.
     #[must_use]
     pub fn unpack(words: &[u64; BODY_WORDS]) -> Self {
-        let [head, beat, pairs @ ..] = words;
-        let mut registers = [f32::NAN; COUNT];
-        for (two, pair) in registers.chunks_exact_mut(2).zip(pairs) {
-            if let [even, odd] = two {
-                // The halves of a word.
-                *even = f32::from_bits(*pair as u32);
-                *odd = f32::from_bits((*pair >> 32) as u32);
-            }
+        let mut words = words.iter().copied();
+        let mut next = || words.next().unwrap_or(0);
+        let (head, beat) = (next(), next());
+        let registers = floats(&mut next);
+        let (raised, generation) = (next(), next());
+        let (wishes, settings) = (floats(&mut next), floats(&mut next));
+        let journal_seq = next();
+        let mut journal_head = [0; 32];
+        for chunk in journal_head.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&next().to_le_bytes());
         }
         // The halves of a word.
         Self {
-            version: *head as u32,
-            count: (*head >> 32) as u32,
-            beat: *beat,
+            version: head as u32,
+            count: (head >> 32) as u32,
+            beat,
             registers,
+            decisions: Decisions {
+                raised,
+                generation,
+                wishes,
+                settings,
+                journal_seq,
+                journal_head,
+            },
         }
     }
 
     /// The words from [`VERSION_WORD`] on.
     #[must_use]
     pub fn pack(&self) -> [u64; BODY_WORDS] {
+        let decisions = &self.decisions;
+        let head = [
+            u64::from(self.version) | u64::from(self.count) << 32,
+            self.beat,
+        ];
+        let hash = decisions.journal_head.as_chunks::<8>().0;
+        let all = head
+            .into_iter()
+            .chain(pairs(&self.registers))
+            .chain([decisions.raised, decisions.generation])
+            .chain(pairs(&decisions.wishes))
+            .chain(pairs(&decisions.settings))
+            .chain([decisions.journal_seq])
+            .chain(hash.iter().map(|chunk| u64::from_le_bytes(*chunk)));
         let mut words = [0; BODY_WORDS];
-        let [head, beat, pairs @ ..] = &mut words;
-        *head = u64::from(self.version) | u64::from(self.count) << 32;
-        *beat = self.beat;
-        for (pair, two) in pairs.iter_mut().zip(self.registers.chunks_exact(2)) {
-            if let [even, odd] = two {
-                *pair = u64::from(even.to_bits()) | u64::from(odd.to_bits()) << 32;
-            }
+        for (place, word) in words.iter_mut().zip(all) {
+            *place = word;
         }
         words
     }
+}
+
+/// Two values a word, the even one in the low half.
+fn pairs(values: &[f32]) -> impl Iterator<Item = u64> + '_ {
+    let both = values.as_chunks::<2>().0.iter();
+    both.map(|[even, odd]| u64::from(even.to_bits()) | u64::from(odd.to_bits()) << 32)
+}
+
+fn floats<const N: usize>(next: &mut impl FnMut() -> u64) -> [f32; N] {
+    let mut values = [0.0; N];
+    for two in values.as_chunks_mut::<2>().0 {
+        let pair = next();
+        // The halves of a word.
+        *two = [
+            f32::from_bits(pair as u32),
+            f32::from_bits((pair >> 32) as u32),
+        ];
+    }
+    values
 }
 
 /// Index of the register with this name.
@@ -199,6 +290,14 @@ mod tests {
     fn pages_survive_packing_with_every_register_in_its_place() {
         let mut page = Snapshot::unknown();
         page.beat = u64::MAX;
+        page.decisions = Decisions {
+            raised: 0b101,
+            generation: 7,
+            wishes: [0.5; CONTROLS],
+            settings: core::array::from_fn(|i| i as f32),
+            journal_seq: 9,
+            journal_head: core::array::from_fn(|i| i as u8),
+        };
         for (i, register) in page.registers.iter_mut().enumerate() {
             *register = i as f32 - 0.5;
         }
@@ -208,6 +307,11 @@ mod tests {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let at = 32 + 4 * 5 - VERSION_WORD * 8;
         assert_eq!(bytes[at..at + 4], 4.5f32.to_le_bytes());
+        // Setting 3 is the f32 at byte 336 + 4 * 3, the newest row's hash begins at byte 376.
+        let at = 336 + 4 * 3 - VERSION_WORD * 8;
+        assert_eq!(bytes[at..at + 4], 3f32.to_le_bytes());
+        let at = 376 - VERSION_WORD * 8;
+        assert_eq!(bytes[at..at + 32], page.decisions.journal_head);
     }
 
     #[test]

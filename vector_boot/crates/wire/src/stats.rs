@@ -27,6 +27,7 @@ pub const NAMES: &[&str] = &[
     "leases_gauge",
     "ticks",
     "series_gauge",
+    "gates_gauge",
 ];
 
 /// Word index of the counter with this name.

@@ -385,6 +385,13 @@ fn helper(golden: &mut Golden) {
     );
     golden.variant("keep-package", &Task::KeepPackage { device: "/dev/vdb" });
     golden.variant("pstore", &Task::Pstore { forget: true });
+    golden.variant(
+        "tune",
+        &Task::Tune {
+            service: "gateway",
+            knob: wire::helper::Tune::MemoryHigh(98_362_432),
+        },
+    );
     golden.kind(&Outcome {
         ok: false,
         detail: "mount /dev/vda2 on /data: EIO",

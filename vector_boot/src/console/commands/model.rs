@@ -7,7 +7,7 @@ use crate::console::words::{Words, glob};
 use gguf::{Index, Tensor};
 use serde_json::{Value, json};
 use sys::mapping::Mapping;
-use wire::sensors::{BODY_WORDS, MAGIC, REGISTERS, Snapshot, VERSION_WORD};
+use wire::sensors::{BODY_WORDS, CONTROL_NAMES, MAGIC, REGISTERS, Snapshot, VERSION_WORD};
 
 /// First values of a tensor that are shown.
 const VALUES_SHOWN: usize = 8;
@@ -211,9 +211,27 @@ fn sensors(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Ou
         ]);
         values.insert(register.name.to_owned(), json!(value));
     }
+    let decisions = &snapshot.decisions;
+    let mut lines = table.lines();
+    let mut controls = serde_json::Map::new();
+    for (name, setting) in CONTROL_NAMES.iter().zip(decisions.settings) {
+        controls.insert((*name).to_owned(), json!(setting));
+    }
+    // Zero is no period: nothing was decided yet.
+    let decides = decisions.settings.iter().any(|setting| *setting != 0.0);
+    if pattern == "*" && decides {
+        let settings = CONTROL_NAMES.iter().zip(decisions.settings);
+        let settings = settings.map(|(name, setting)| format!("{name}={setting}"));
+        let text = format!("controls: {}", settings.collect::<Vec<_>>().join(" "));
+        lines.extend(text::wrap(&text, text::WIDTH, "  "));
+    }
     out.either(
-        &json!({"beat": snapshot.beat, "registers": values}),
-        &table.lines(),
+        &json!({
+            "beat": snapshot.beat, "registers": values, "raised": decisions.raised,
+            "generation": decisions.generation, "controls": controls, "wishes": decisions.wishes,
+            "journal": {"seq": decisions.journal_seq, "head": text::hex(&decisions.journal_head)},
+        }),
+        &lines,
     )?;
     Ok(DONE)
 }

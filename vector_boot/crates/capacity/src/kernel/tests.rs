@@ -73,6 +73,36 @@ fn the_owner_needs_no_token_and_spends_from_the_appliances_lease() {
 }
 
 #[test]
+fn while_load_is_shed_new_leases_leave_the_budget_free_and_old_ones_go_on() {
+    let mut kernel = kernel();
+    let user = asker(Role::User(30_001));
+    let wanting = |workload| Request {
+        tenant_id: "uid-30001",
+        ..wanted(workload, 0)
+    };
+    let (first, second) = (wanting("first"), wanting("second"));
+    token_of(kernel.request(0, user, &first).unwrap());
+    kernel.set_shed(10_000);
+    match kernel.request(SECOND, user, &second).unwrap() {
+        Outcome::Refused { axes, reason } => {
+            assert_eq!(axes, 0b11111);
+            assert!(
+                reason.starts_with("load shed: 10000 basis points"),
+                "{reason}"
+            );
+        }
+        Outcome::Granted { .. } => panic!("a new lease"),
+    }
+    token_of(kernel.request(SECOND, user, &first).unwrap());
+    assert!(matches!(
+        kernel.request(SECOND, asker(Role::Operator), &second),
+        Ok(Outcome::Granted { .. })
+    ));
+    kernel.set_shed(0);
+    token_of(kernel.request(2 * SECOND, user, &wanting("third")).unwrap());
+}
+
+#[test]
 fn the_boot_token_calls_tools_and_nothing_else() {
     let mut kernel = kernel();
     let decision = kernel.check(0, &operation(BOOT_TOKEN, "tool:fs_read"));

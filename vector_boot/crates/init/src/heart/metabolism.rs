@@ -1,0 +1,202 @@
+//! What the neural runtime decides at a beat is done and said here.
+//!
+//! The decisions are [`BeatWork`](crate::BeatWork)'s; each order goes the way that a person's would: to the
+//! supervisor, to the helper, to the timer. While something starts, ends or is replaced the heart beats as the
+//! parameters have it, and no setting moves.
+
+use super::{Ending, Heart};
+use crate::helper_link::Purpose;
+use crate::metabolism::{Deed, Recorded};
+use crate::state::{Fixed, Level, Weight};
+use crate::supervisor::{Event, Phase};
+use std::time::Duration;
+use wire::helper::{Task, Tune};
+
+/// The heartbeat's period as the parameters have it.
+#[derive(Debug, Default)]
+pub struct Usual {
+    pub(super) period_ns: u64,
+}
+
+impl Heart {
+    /// Whether nothing starts, ends or is replaced: only then are orders taken.
+    pub(super) fn is_steady(&self) -> bool {
+        let replaced = self.held.passage.is_some() || self.upgrades.is_running();
+        self.settled && self.behind.is_none() && !replaced && matches!(self.ending, Ending::No)
+    }
+
+    /// Once, some beats after the boot or a crash: the system tensors of the model.
+    pub(super) fn take_system_model(&mut self, now: u64) {
+        if self.behind.is_some() || !self.work.wants_model() {
+            return;
+        }
+        let found = self.found.as_ref().filter(|f| f.model_refused.is_none());
+        let tensors = found.and_then(|f| f.tensors.as_ref());
+        for refused in self.work.take_system(tensors.map(|t| &t[..]), now) {
+            self.degrade(format!("model: {refused}; the default stands in"));
+        }
+        self.stir();
+    }
+
+    /// What followed from this beat's sample.
+    pub(super) fn carry_out(&mut self, deeds: &[Deed]) {
+        for deed in deeds {
+            match *deed {
+                Deed::Interrupt { .. } => self.say_interrupt(deed),
+                Deed::Changed { .. } => self.say_changed(deed),
+                Deed::Period { ns } => self.set_period(ns),
+                Deed::LogRates => {
+                    for unit in &mut self.units {
+                        unit.log_rate = self.work.log_rate(unit.service.log_rate);
+                    }
+                }
+                Deed::Tune { service, knob } => self.tune(service, knob),
+                Deed::Restart { service } => self.restart_silent(service),
+            }
+        }
+        if !self.is_steady() && self.beat.period_ns != self.usual.period_ns {
+            self.set_period(self.usual.period_ns);
+        }
+    }
+
+    fn set_period(&mut self, ns: u64) {
+        if self.ticker.set_period(Duration::from_nanos(ns)).is_ok() {
+            self.beat.period_ns = ns;
+            self.beat.due_ns = sys::clock::monotonic_ns().saturating_add(ns);
+        }
+    }
+
+    fn tune(&mut self, service: usize, knob: Tune) {
+        let Some(unit) = self.units.get(service).filter(|u| u.leaf.is_some()) else {
+            // As an ordinary process there are no cgroups.
+            return;
+        };
+        let task = Task::Tune {
+            service: unit.name(),
+            knob,
+        };
+        self.helper.ask(Purpose::Tune, &task, None);
+    }
+
+    fn restart_silent(&mut self, service: usize) {
+        let Some(unit) = self.units.get(service) else {
+            return;
+        };
+        let now = sys::clock::monotonic_ns();
+        let silence = self.supervisor.silence(service, now).unwrap_or(0.0);
+        self.journal.say(
+            Level::Warn,
+            format_args!(
+                "service silent: name={} for={:.2} of its watchdog's time",
+                unit.name(),
+                silence
+            ),
+        );
+        self.decide(Event::Hangs(service));
+    }
+
+    fn say_interrupt(&mut self, deed: &Deed) {
+        let Deed::Interrupt {
+            raised,
+            register,
+            value,
+            above,
+            threshold,
+            handler,
+            ref row,
+        } = *deed
+        else {
+            return;
+        };
+        let (level, word, kind) = if raised {
+            (Level::Warn, "raised", "interrupt_raised")
+        } else {
+            (Level::Info, "cleared", "interrupt_cleared")
+        };
+        let side = if above { "above" } else { "below" };
+        let mut why = Fixed::<160>::default();
+        if raised && handler == "why" {
+            why = self.who_failed();
+        }
+        self.journal.say(
+            level,
+            format_args!(
+                "interrupt {word}: {register}={value} {side}={threshold} handler={handler} row={}{why}",
+                row.seq
+            ),
+        );
+        if row.tell {
+            // JSON has no NaN.
+            let value = if value.is_finite() {
+                Fixed::<48>::of(format_args!("{value}"))
+            } else {
+                Fixed::of(format_args!("null"))
+            };
+            self.journal.event(
+                Weight::Important,
+                [kind, register, ""],
+                format_args!(
+                    "\"register\":\"{register}\",\"value\":{value},\"{side}\":{threshold},\"handler\":\"{handler}\",{}",
+                    Row(row)
+                ),
+            );
+        }
+    }
+
+    fn say_changed(&mut self, deed: &Deed) {
+        let Deed::Changed {
+            control,
+            before,
+            after,
+            wish,
+            ref row,
+        } = *deed
+        else {
+            return;
+        };
+        self.journal.say(
+            Level::Info,
+            format_args!(
+                "control changed: {control}={after} before={before} wish={wish:.2} row={}",
+                row.seq
+            ),
+        );
+        if row.tell {
+            self.journal.event(
+                Weight::Routine,
+                ["control_changed", control, ""],
+                format_args!(
+                    "\"control\":\"{control}\",\"before\":{before},\"after\":{after},\"wish\":{wish:.3},{}",
+                    Row(row)
+                ),
+            );
+        }
+    }
+
+    /// Names of the services that failed, for a log line.
+    fn who_failed(&self) -> Fixed<160> {
+        use std::fmt::Write;
+        let mut names = heapless::String::<128>::new();
+        for (i, unit) in self.units.iter().enumerate() {
+            if matches!(self.supervisor.phase(i), Phase::Failed | Phase::Backoff) {
+                // What does not fit is in `services`.
+                let _ = write!(names, " {}", unit.name());
+            }
+        }
+        Fixed::of(format_args!(" why:{names}; ask `why NAME`"))
+    }
+}
+
+/// The place of a row in an event: the ledger then vouches for the journal's head.
+struct Row<'a>(&'a Recorded);
+
+impl std::fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"row\":{},\"hash\":\"", self.0.seq)?;
+        self.0
+            .hash
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("\"")
+    }
+}
