@@ -43,15 +43,11 @@ const TROUBLES: [Trouble; 7] = [
         from: 0.5,
         wishes: &[(Control::Shed, 0.4), (Control::LogRate, -0.6)],
     },
-    // 90 % of the time somebody waits for a processor: what serves goes first, and the beat gives way a little.
+    // 90 % of the time somebody waits for a processor: what serves goes first.
     Trouble {
         register: index::PSI_CPU_SOME,
         from: 0.6,
-        wishes: &[
-            (Control::Heartbeat, 0.25),
-            (Control::WeightCore, 0.4),
-            (Control::WeightRest, -0.4),
-        ],
+        wishes: &[(Control::WeightCore, 0.4), (Control::WeightRest, -0.4)],
     },
     // 80 degrees.
     Trouble {

@@ -95,11 +95,8 @@ impl Line {
             {
                 Handler::Reclaim
             }
-            index::PSI_CPU_SOME | index::PSI_CPU_FULL | index::LEDGER_LAG | index::LOAD_1
-                if self.above =>
-            {
-                Handler::Shed
-            }
+            // Not a busy processor: a full machine is no reason to refuse work.
+            index::LEDGER_LAG if self.above => Handler::Shed,
             index::THERMAL_0 | index::THERMAL_1 | index::THERMAL_2 | index::THERMAL_3
                 if self.above =>
             {

@@ -104,4 +104,4 @@ fn the_default_model_has_the_same_bytes_everywhere() {
 /// Both change together with `vectorland.version`, and the commit says so.
 const DEFAULT_MODEL_BYTES: usize = 12_672;
 const DEFAULT_MODEL_BLAKE3: &str =
-    "6ab47efdca9981e24c3babcc2b70527b4088199e8032da69e186d20bac500731";
+    "4f8e150daa62353c0c35badd74846fef017c98084a32d7339cb63b883791f2cf";
