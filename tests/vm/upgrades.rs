@@ -120,6 +120,11 @@ fn bad_packages_are_left_or_refused_with_the_reason() {
     fails(&mut machine, "tampered", "refused", "manifest_blake3");
     assert_eq!(machine.json("status")["package"], before);
 
+    // The last of them may still be on its way.
+    machine.until("ledger query --type upgrade_refused --json", |text| {
+        let kind = "\"event_type\":\"upgrade_refused\"";
+        (text.matches(kind).count() == 3).then_some(())
+    });
     let events = machine.events();
     let reasons = |kind: &str, field: &str| -> Vec<String> {
         let of = events.iter().filter(|e| e["event_type"] == kind);
