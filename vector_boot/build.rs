@@ -5,6 +5,7 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=near.ld");
+    println!("cargo:rerun-if-changed=start.ld");
     let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     if !features.split(',').any(|feature| feature == "crt-static") {
         return;
@@ -16,6 +17,9 @@ fn main() {
     }
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo:rustc-link-arg-bin=vector_boot=-Wl,-T,{folder}/near.ld");
+        // A function that both name lies where the first has it.
+        for list in ["near.ld", "start.ld"] {
+            println!("cargo:rustc-link-arg-bin=vector_boot=-Wl,-T,{folder}/{list}");
+        }
     }
 }

@@ -15,6 +15,11 @@ pub fn with_file(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
     with_entry(folder, name, FILE, content)
 }
 
+/// Adds one more file to an initramfs.
+pub fn add_file(archive: &Path, name: &str, content: &[u8]) {
+    add_entry(archive, name, FILE, content);
+}
+
 /// The same with a program.
 pub fn with_program(folder: &Path, name: &str, program: &Path) -> PathBuf {
     with_entry(folder, name, PROGRAM, &std::fs::read(program).unwrap())
@@ -31,12 +36,16 @@ fn with_entry(folder: &Path, name: &str, mode: u32, content: &[u8]) -> PathBuf {
     build.arg("--services").arg(inputs().services());
     build.arg("--modules").arg(release.expect("modules").path());
     crate::stdout_of(build.arg("--out").arg(&out));
-    let mut archive = std::fs::read(&out).unwrap();
+    add_entry(&out, name, mode, content);
+    out
+}
+
+fn add_entry(file: &Path, name: &str, mode: u32, content: &[u8]) {
+    let mut archive = std::fs::read(file).unwrap();
     archive.resize(archive.len().next_multiple_of(4), 0);
     archive.extend(entry(name, mode, content));
     archive.extend(entry("TRAILER!!!", 0, b""));
-    std::fs::write(&out, archive).unwrap();
-    out
+    std::fs::write(file, archive).unwrap();
 }
 
 /// One entry of a newc archive, as the kernel's `initramfs-buffer-format` has it.

@@ -21,9 +21,12 @@ fn garbage_services(folder: &Path) -> PathBuf {
     bin
 }
 
-/// An initramfs in which `/run` is a file, so that PID 1 has no place for its sockets.
+/// An initramfs that cannot be left, since a file is where the new root would be, and in which `/run` is a file too,
+/// so that PID 1 has no place for its sockets.
 fn without_run(folder: &Path) -> PathBuf {
-    initramfs::with_file(folder, "run", b"no folder\n")
+    let archive = initramfs::with_file(folder, "run", b"no folder\n");
+    initramfs::add_file(&archive, "root", b"no folder\n");
+    archive
 }
 
 fn without_package(folder: &Path) -> Options {

@@ -245,7 +245,7 @@ static void crash(void)
 {
 	struct found before[SERVICES];
 	char content[CRASHES_BYTES];
-	long long crashes = 0, again, had;
+	long long crashes = 0, again = 0, had;
 	int alive = 0;
 
 	if (!read_state(CRASHES_AT, CRASHES_BYTES, content))

@@ -171,8 +171,18 @@ fn boot(
             .map_err(|e| io::Error::new(e.kind(), format!("folder {}: {e}", folder.display())))?;
     }
     let package_begin = sys::clock::monotonic_ns();
-    let (mut found, package_name) =
-        find_package(&first_look, &mut held, appliance, &mut wrong.degraded);
+    let named = named_manifest(&held.initramfs, &mut wrong.degraded);
+    let (mut found, package_name) = find_package(
+        &first_look,
+        &mut held,
+        appliance,
+        if named.is_some() {
+            package::open_unread
+        } else {
+            package::open
+        },
+        &mut wrong.degraded,
+    );
     if let Some(found) = &found
         && appliance
         && held.cause == Cause::First
@@ -185,7 +195,10 @@ fn boot(
     let (cause, left_ns, terminal_name) = (held.cause, held.left_ns, held.terminal.clone());
     wrong.report = held.report.clone();
     let keys = trusted_keys(&held.initramfs);
-    let mut manifest = choose_manifest(&held.initramfs, found.as_mut(), &mut wrong.degraded);
+    // Taken in either case: nobody asks for it again.
+    let of_package = found.as_mut().and_then(|f| f.manifest.take());
+    let mut manifest =
+        named.unwrap_or_else(|| of_package.map_or_else(manifest::default, |manifest| *manifest));
     let values = manifest
         .params
         .iter()
@@ -426,6 +439,7 @@ fn find_package(
     params: &Params,
     held: &mut Holdings,
     appliance: bool,
+    open: fn(File, &rts::Trust) -> Result<Found, String>,
     degraded: &mut Vec<String>,
 ) -> (Option<Found>, String) {
     let keys = trusted_keys(&held.initramfs);
@@ -464,7 +478,7 @@ fn find_package(
         },
     };
     held.package = file.try_clone().ok().map(|file| (file, place.clone()));
-    match package::open(file, &trust) {
+    match open(file, &trust) {
         Ok(mut found) => {
             found.in_memory = place == INITRAMFS_PACKAGE;
             let kind = match (&found.signer, found.plain) {
@@ -546,20 +560,12 @@ fn search(from_initramfs: Option<File>, appliance: bool) -> Option<(File, String
     None
 }
 
-fn choose_manifest(
-    initramfs: &Initramfs,
-    found: Option<&mut Found>,
-    degraded: &mut Vec<String>,
-) -> Manifest {
-    // Taken in either case: nobody asks for it again.
-    let of_package = found.and_then(|f| f.manifest.take());
-    if let Some(bytes) = &initramfs.manifest {
-        match Manifest::decode(bytes) {
-            Ok(manifest) => return manifest,
-            Err(e) => degraded.push(format!("vb.manifest: {e}")),
-        }
-    }
-    of_package.map_or_else(manifest::default, |manifest| *manifest)
+/// The manifest that `vb.manifest` names, if there is one that can be read.
+fn named_manifest(initramfs: &Initramfs, degraded: &mut Vec<String>) -> Option<Manifest> {
+    let bytes = initramfs.manifest.as_ref()?;
+    Manifest::decode(bytes)
+        .inspect_err(|e| degraded.push(format!("vb.manifest: {e}")))
+        .ok()
 }
 
 fn choose_hostname(params: &Params, manifest: &Manifest) -> String {

@@ -1,4 +1,4 @@
-//! From the handoff to a root that can be left: mounts, console, kernel modules, the root move.
+//! From the handoff to a root of our own: mounts, kernel modules, the root move, the console's name.
 //!
 //! Runs once, as PID 1 of a kernel, before anything else exists. Every step that fails is said and
 //! passed over: what comes later finds out what it lacks. Start with [`prepare`].
@@ -16,6 +16,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
 const MODULES_MAX: usize = 128;
 /// Trusted keys that one image may carry.
 pub const KEYS_MAX: usize = 16;
+/// Where the new root is put together: a folder that every kernel makes for itself (usr/default_cpio_list).
+const NEW_ROOT: &str = "/root";
 
 /// What the initramfs held, in hand before it is left.
 #[derive(Debug, Default)]
@@ -47,8 +49,33 @@ pub struct Report {
     pub modules_ns: u64,
 }
 
-/// Mounts what a kernel offers. `/proc` comes first: parameters are read from it.
-pub fn mount_kernel(report: &mut Report) {
+/// Mounts the root that is left for, and in it what a kernel offers: nothing has to be moved there later. Answers
+/// where it is, `/` if there is to be no other.
+pub fn mount_root(report: &mut Report) -> &'static Path {
+    let root = Path::new(NEW_ROOT);
+    let flags = MountFlags {
+        read_only: false,
+        no_exec: true,
+        no_dev: true,
+    };
+    // Only root writes there, and nothing but mount points: without a size it costs a third of a tmpfs.
+    let made = match fs::create_dir(root) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => machine::mount_fs("ramfs", root, "ramfs", flags, "mode=0755"),
+    };
+    let root = match made {
+        Ok(()) => root,
+        Err(e) => {
+            report.complaints.push(format!("leave the initramfs: {e}"));
+            Path::new("/")
+        }
+    };
+    mount_kernel(root, report);
+    root
+}
+
+/// Mounts what a kernel offers below a root. `proc` comes first: parameters are read from it.
+fn mount_kernel(root: &Path, report: &mut Report) {
     let closed = MountFlags {
         read_only: false,
         no_exec: true,
@@ -59,26 +86,28 @@ pub fn mount_kernel(report: &mut Report) {
         ..closed
     };
     let table = [
-        ("proc", "/proc", "proc", closed, ""),
-        ("sysfs", "/sys", "sysfs", closed, ""),
-        ("devtmpfs", "/dev", "devtmpfs", devices, "mode=0755"),
-        ("tmpfs", "/run", "tmpfs", closed, "mode=0755,size=16m"),
-        ("tmpfs", "/tmp", "tmpfs", closed, "mode=1777,size=16m"),
+        ("proc", "proc", "proc", closed, ""),
+        ("sysfs", "sys", "sysfs", closed, ""),
+        ("devtmpfs", "dev", "devtmpfs", devices, "mode=0755"),
+        ("tmpfs", "run", "tmpfs", closed, "mode=0755,size=16m"),
+        ("tmpfs", "tmp", "tmpfs", closed, "mode=1777,size=16m"),
         (
             "cgroup2",
-            "/sys/fs/cgroup",
+            "sys/fs/cgroup",
             "cgroup2",
             closed,
             "nsdelegate,memory_recursiveprot",
         ),
     ];
     for (source, target, fstype, flags, options) in table {
-        // A folder that is there already is the usual case.
-        let _ = fs::create_dir(target);
-        if let Err(e) = machine::mount_fs(source, Path::new(target), fstype, flags, options) {
+        let target = root.join(target);
+        // One that is there already serves as well; the kernel makes the cgroup tree's.
+        let _ = fs::create_dir(&target);
+        if let Err(e) = machine::mount_fs(source, &target, fstype, flags, options) {
             // The kernel mounts devtmpfs by itself where it is told to.
             if e.raw_os_error() != Some(nix_busy()) {
-                report.complaints.push(format!("mount {target}: {e}"));
+                let complaint = format!("mount {}: {e}", target.display());
+                report.complaints.push(complaint);
             }
         }
     }
@@ -88,7 +117,7 @@ pub fn mount_kernel(report: &mut Report) {
 /// Mounts what a kernel offers once more where a move that did not come to its end has left nothing.
 pub fn mount_again(report: &mut Report) {
     if !Path::new("/proc/self").exists() || !Path::new("/dev/null").exists() {
-        mount_kernel(report);
+        mount_kernel(Path::new("/"), report);
     }
 }
 
@@ -103,7 +132,13 @@ fn nix_busy() -> i32 {
 /// The kernel command line.
 #[must_use]
 pub fn command_line() -> String {
-    let bytes = fs::read("/proc/cmdline").unwrap_or_default();
+    command_line_below(Path::new("/"))
+}
+
+/// The kernel command line, with `/proc` below a root.
+#[must_use]
+pub fn command_line_below(root: &Path) -> String {
+    let bytes = fs::read(root.join("proc/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
@@ -234,8 +269,8 @@ fn sorted(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Leaves the initramfs for a small tmpfs of its own, and frees what the initramfs held.
-pub fn leave_initramfs(report: &mut Report) {
+/// Leaves the initramfs for what [`mount_root`] put together, and frees what the initramfs held.
+pub fn leave_initramfs(root: &Path, report: &mut Report) {
     for gone in ["/modules", "/keys"] {
         // Nothing there is nothing to free.
         let _ = fs::remove_dir_all(gone);
@@ -243,24 +278,10 @@ pub fn leave_initramfs(report: &mut Report) {
     for gone in ["/vb-services", "/rts", "/digests", "/init"] {
         let _ = fs::remove_file(gone);
     }
-    let root = Path::new("/newroot");
-    let flags = MountFlags {
-        read_only: false,
-        no_exec: true,
-        no_dev: true,
-    };
-    let made = match fs::create_dir(root) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    };
-    let moved = made
-        .and_then(|()| machine::mount_fs("tmpfs", root, "tmpfs", flags, "mode=0755,size=64m"))
-        .and_then(|()| {
-            for folder in ["data", "share"] {
-                fs::create_dir(root.join(folder))?;
-            }
-            machine::move_root(root, &["/dev", "/proc", "/sys", "/run", "/tmp"])
-        });
+    if root == Path::new("/") {
+        return;
+    }
+    let moved = machine::move_root(root);
     if let Err(e) = moved {
         report.complaints.push(format!("leave the initramfs: {e}"));
         mount_again(report);
@@ -280,16 +301,26 @@ pub fn console_name(params: &Params, report: &mut Report) -> String {
             "parameter vb.console: value {named}, limit a terminal in /dev"
         ));
     }
-    let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    // The last one is the one behind /dev/console; hvc0 is kept for programs where there is another.
-    let names: Vec<&str> = active.split_whitespace().collect();
-    names
-        .iter()
-        .rev()
-        .find(|n| **n != "hvc0")
-        .or_else(|| names.last())
-        .map_or("console", |n| *n)
-        .to_owned()
+    let registered = fs::read("/proc/consoles").unwrap_or_default();
+    first_console(&String::from_utf8_lossy(&registered)).to_owned()
+}
+
+/// The first console of `/proc/consoles` is the one behind `/dev/console`; hvc0 is kept for programs where there is
+/// another. `ttyS0                -W- (EC   a)    4:64`: name, what it can, flags, device.
+fn first_console(registered: &str) -> &str {
+    let enabled = registered.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(char::is_whitespace)?;
+        let (_, flags) = rest.split_once('(')?;
+        let (flags, device) = flags.split_once(')')?;
+        // One without a device is nobody's terminal.
+        (flags.contains('E') && device.contains(':')).then_some(name)
+    });
+    let (mut first, mut other) = (None, None);
+    for name in enabled {
+        first = first.or(Some(name));
+        other = other.or(Some(name).filter(|name| *name != "hvc0"));
+    }
+    other.or(first).unwrap_or("console")
 }
 
 /// Opens a terminal for reading and writing without becoming its session's leader.
@@ -309,5 +340,24 @@ pub fn open_terminal(name: &str) -> io::Result<File> {
         Ok(file)
     } else {
         Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_terminal_is_the_first_enabled_console_but_hvc0() {
+        let serial = "ttyS0                -W- (EC   a)    4:64\n";
+        let hvc = "hvc0                 -W- (E  p  )  229:0\n";
+        let net = "netcon0              -W- (E  p  )\n";
+        let idle = "tty0                 -WU (    p  )    4:7\n";
+        let first = |lines: &[&str]| first_console(&lines.concat()).to_owned();
+        assert_eq!(first(&[serial, hvc]), "ttyS0");
+        assert_eq!(first(&[hvc, serial]), "ttyS0");
+        assert_eq!(first(&[net, idle, hvc]), "hvc0");
+        assert_eq!(first(&[]), "console");
+        assert_eq!(first(&["nonsense", "("]), "console");
     }
 }

@@ -62,6 +62,8 @@ const VB_SERVICES: usize = 1;
 /// Beats in which the initramfs's own `vector_boot` is kept ready to take over from the package's: 10 s as a rule,
 /// in which every service starts.
 const TRIAL_BEATS: u64 = 100;
+/// From an exec to a program's first statement, before the helper's start takes the processor.
+const FIRST_STEPS: Duration = Duration::from_micros(200);
 
 /// What a descriptor of the poller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -609,7 +611,10 @@ impl Heart {
         self.at(Doing::Boot);
         self.unblock_all();
         // The last of them has only been executed; on one processor it runs now and not behind the helper's start.
-        std::thread::yield_now();
+        // sched_yield(2) would not do: who has just begun is behind whoever yields.
+        if self.units.iter().any(|unit| unit.child.is_some()) {
+            std::thread::sleep(FIRST_STEPS);
+        }
         self.start_helper();
         self.keep_clock(sys::clock::monotonic_ns());
         self.queue_boot_tasks();

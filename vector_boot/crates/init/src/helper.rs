@@ -18,6 +18,10 @@ use wire::{Frame, PACKET_BYTES_MAX};
 const HASH_STEP_BYTES: usize = 1024 * 1024;
 /// Longest detail of an outcome, so that it always fits its packet.
 const DETAIL_BYTES_MAX: usize = 4096;
+/// The file system that stands in for the data disk.
+pub const MEMORY: &str = "tmpfs";
+/// Files of services on a machine without a data disk: they are memory that nothing else takes back.
+const MEMORY_OPTIONS: &str = "mode=0755,size=64m";
 
 /// Serves tasks from the descriptor named `helper` until PID 1 closes it.
 pub fn main(_words: &[std::ffi::OsString]) -> ExitCode {
@@ -110,16 +114,20 @@ fn perform(task: &Task<'_>, descriptor: Option<OwnedFd>) -> Result<DoneWell, Fai
                 no_exec: true,
                 no_dev: true,
             };
+            // What stands in for a disk is not to hide one, or what a helper before this one mounted.
+            if fstype == MEMORY && is_mounted(target) {
+                return Ok(0.into());
+            }
             // There already is the usual case.
             let _ = fs::create_dir_all(target);
-            let options = if fstype == "ext4" && !read_only {
-                "errors=remount-ro"
-            } else {
-                ""
+            let options = match fstype {
+                "ext4" if !read_only => "errors=remount-ro",
+                MEMORY => MEMORY_OPTIONS,
+                _ => "",
             };
             match machine::mount_fs(source, Path::new(target), fstype, flags, options) {
                 // By the helper of a PID 1 before this one.
-                Err(e) if e.raw_os_error() == Some(EBUSY) && is_mounted(source, target) => {}
+                Err(e) if e.raw_os_error() == Some(EBUSY) && holds(source, target) => {}
                 result => {
                     result.map_err(|e| named(&format!("mount {source} on {target}"), e))?;
                 }
@@ -315,11 +323,21 @@ fn set_clock(wall_ns: u64, at_ns: u64, step: bool) -> Result<(), String> {
 /// mount(2): this very file system is there already, or something is in its way.
 const EBUSY: i32 = 16;
 
-fn is_mounted(source: &str, target: &str) -> bool {
+fn holds(source: &str, target: &str) -> bool {
+    any_mount(|words| words == [source, target])
+}
+
+fn is_mounted(target: &str) -> bool {
+    any_mount(|[_, at]| at == target)
+}
+
+/// Whether a mount has this source and this target.
+fn any_mount(is: impl Fn([&str; 2]) -> bool) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts
-        .lines()
-        .any(|line| line.split(' ').take(2).eq([source, target]))
+    mounts.lines().any(|line| {
+        let mut words = line.split(' ');
+        is([words.next(), words.next()].map(Option::unwrap_or_default))
+    })
 }
 
 fn folder(path: &Path, uid: u32, mode: u32) -> io::Result<()> {

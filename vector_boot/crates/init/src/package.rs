@@ -192,6 +192,22 @@ impl Found {
 /// # Errors
 /// One sentence naming field, value and limit.
 pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
+    open_with(file, trust, |window| Package::parse(window))
+}
+
+/// As [`open`], for whoever has another manifest: of the package's only the hash is looked at.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_unread(file: File, trust: &Trust) -> Result<Found, String> {
+    open_with(file, trust, |window| Package::parse_unread(window))
+}
+
+fn open_with(
+    file: File,
+    trust: &Trust,
+    parse: for<'a> fn(&'a [u8]) -> Result<Package<'a>, rts::RtsError>,
+) -> Result<Found, String> {
     let whole = Mapping::of_whole_fd(&file).map_err(|e| format!("map the package: {e}"))?;
     fetch(&whole, "header", 0..rts::HEADER_BYTES)?;
     // Whose it is and for what, before anything behind the header is parsed.
@@ -203,7 +219,7 @@ pub fn open(file: File, trust: &Trust) -> Result<Found, String> {
             fetch(&whole, "table and manifest", in_memory(parts))?;
         }
     }
-    let package = Package::parse(&whole).map_err(|e| e.to_string())?;
+    let package = parse(&whole).map_err(|e| e.to_string())?;
     let window = package.tensors();
     let places = package
         .sections()

@@ -243,8 +243,14 @@ impl Unit {
         }
         let path = run.join("notify").join(self.name());
         let bound = || -> io::Result<UnixDatagram> {
-            remove(&path)?;
-            let socket = UnixDatagram::bind(&path)?;
+            let socket = match UnixDatagram::bind(&path) {
+                // Of the PID 1 before us.
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                    remove(&path)?;
+                    UnixDatagram::bind(&path)?
+                }
+                bound => bound?,
+            };
             socket.set_nonblocking(true)?;
             sys::packet::attest_senders(socket.as_fd())?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;

@@ -47,6 +47,24 @@ impl<'a> Package<'a> {
     ///
     /// Errors name the first field that is wrong; nothing behind the package is looked at.
     pub fn parse(window: &'a [u8]) -> Result<Self, RtsError> {
+        let package = Self::parse_unread(window)?;
+        if package.is_plain() {
+            return Ok(package);
+        }
+        let manifest = Manifest::decode(package.manifest_bytes())?;
+        check_images(&manifest, |name| {
+            package
+                .section(name)
+                .is_some_and(|section| section.kind == Kind::Exec)
+        })?;
+        Ok(Self {
+            manifest: Some(manifest),
+            ..package
+        })
+    }
+
+    /// As [`Package::parse`], but only the manifest's hash is looked at: for whoever has another one.
+    pub fn parse_unread(window: &'a [u8]) -> Result<Self, RtsError> {
         let held = window.len() as u64;
         let too_short = |field: &'static str, at: u64, needed: u64| {
             RtsError::number(field, at, needed, Expected::AtMost(held))
@@ -93,21 +111,11 @@ impl<'a> Package<'a> {
             bytes,
             &ext.manifest_blake3,
         )?;
-        let manifest = Manifest::decode(bytes)?;
-        let package = Self {
+        Ok(Self {
             window,
             header_bytes,
             header,
             manifest: None,
-        };
-        check_images(&manifest, |name| {
-            package
-                .section(name)
-                .is_some_and(|section| section.kind == Kind::Exec)
-        })?;
-        Ok(Self {
-            manifest: Some(manifest),
-            ..package
         })
     }
 

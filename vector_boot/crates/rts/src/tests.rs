@@ -56,6 +56,26 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn whoever_has_another_manifest_reads_of_the_packages_only_the_hash() {
+    let bytes = package();
+    let (read, unread) = (
+        Package::parse(&bytes).unwrap(),
+        Package::parse_unread(&bytes).unwrap(),
+    );
+    assert_eq!(unread.manifest(), None);
+    assert_eq!(unread.manifest_bytes(), read.manifest_bytes());
+    assert!(unread.sections().eq(read.sections()));
+    let at = bytes
+        .windows(read.manifest_bytes().len())
+        .position(|w| w == read.manifest_bytes())
+        .unwrap();
+    let mut damaged = bytes.clone();
+    damaged[at] ^= 1;
+    let refused = Package::parse_unread(&damaged).unwrap_err().to_string();
+    assert!(refused.contains("manifest_blake3"), "{refused}");
+}
+
+#[test]
 fn what_was_packed_is_read_back() {
     let bytes = package();
     let package = Package::parse(&bytes).unwrap();

@@ -62,23 +62,11 @@ pub fn remount_read_only(target: &Path) -> io::Result<()> {
     )?)
 }
 
-/// Makes the mount at `new_root` the root of this process, taking along the mounts below `carried`,
-/// and leaves the initramfs behind: `pivot_root(2)` refuses to leave it, and the jails need it.
+/// Makes the mount at `new_root` the root of this process, with the mounts below it, and leaves the initramfs behind: `pivot_root(2)` refuses to leave it, and the jails need it.
 ///
 /// # Errors
 /// As `mount(2)`, `chdir(2)` and `chroot(2)`.
-pub fn move_root(new_root: &Path, carried: &[&str]) -> io::Result<()> {
-    for path in carried {
-        let target = new_root.join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(&target)?;
-        mount(
-            Some(*path),
-            &target,
-            None::<&str>,
-            MsFlags::MS_MOVE,
-            None::<&str>,
-        )?;
-    }
+pub fn move_root(new_root: &Path) -> io::Result<()> {
     std::env::set_current_dir(new_root)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     nix::unistd::chroot(".")?;

@@ -71,9 +71,29 @@ pub struct Usage {
 /// know, and adding it up is most of what one costs.
 ///
 /// # Errors
-/// As `waitid(2)`, but ECHILD and EINTR, which mean that there is none now.
+/// As `wait4(2)`, but ECHILD and EINTR, which mean that there is none now.
 pub fn reap() -> io::Result<Option<Reaped>> {
-    wait(libc::P_ALL, 0, 0, None)
+    let mut status = 0;
+    // One number comes back and not a siginfo, which the kernel writes field by field.
+    // SAFETY: the out-pointer is a live local; a null rusage is none.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, std::ptr::null_mut()) };
+    match pid {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(Reaped {
+            pid,
+            exit: exit_of(status),
+            usage: None,
+        })),
+        _ => none_or_error(),
+    }
+}
+
+/// What is no failure of a wait: that nobody is there to wait for, or a signal.
+fn none_or_error<T>() -> io::Result<Option<T>> {
+    match io::Error::last_os_error() {
+        e if matches!(e.raw_os_error(), Some(libc::ECHILD | libc::EINTR)) => Ok(None),
+        e => Err(e),
+    }
 }
 
 /// How the child behind a pidfd ended and what it used, if it did; it stays to be reaped.
@@ -120,10 +140,7 @@ fn wait(
         (done, info)
     };
     if done < 0 {
-        return match io::Error::last_os_error() {
-            e if matches!(e.raw_os_error(), Some(libc::ECHILD | libc::EINTR)) => Ok(None),
-            e => Err(e),
-        };
+        return none_or_error();
     }
     // SAFETY: waitid(2) leaves a siginfo of SIGCHLD, or zeroes if nobody ended.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };

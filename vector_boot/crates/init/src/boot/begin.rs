@@ -53,8 +53,8 @@ pub(super) fn begin(setup: &Setup, handoff_ns: u64) -> io::Result<(Holdings, Str
 #[inline(never)]
 fn first(handoff_ns: u64) -> (Holdings, String) {
     let mut report = Report::default();
-    early::mount_kernel(&mut report);
-    let line = early::command_line();
+    let root = early::mount_root(&mut report);
+    let line = early::command_line_below(root);
     let hand = if early::has_keys() {
         CommandLine::Tightens
     } else {
@@ -62,8 +62,8 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
     };
     let params = Params::new([], &line, hand);
     let initramfs = early::take_initramfs(&params, &mut report);
+    early::leave_initramfs(root, &mut report);
     let terminal = early::console_name(&params, &mut report);
-    early::leave_initramfs(&mut report);
     let digest = initramfs.digests.iter().find(|(n, _)| n == "vector_boot");
     let held = Holdings {
         cause: Cause::First,

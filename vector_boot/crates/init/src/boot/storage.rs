@@ -2,6 +2,7 @@
 
 use crate::disks;
 use crate::heart::Heart;
+use crate::helper::MEMORY;
 use crate::helper_link::Purpose;
 use rts::manifest::{Pass, RootMode, Service};
 use std::os::fd::OwnedFd;
@@ -33,6 +34,14 @@ pub fn queue_storage(heart: &mut Heart) {
         Vec::new()
     };
     if heart.setup.is_appliance() {
+        // Below the disk, if there is one and it can be mounted: the root has no size.
+        let task = Task::Mount {
+            source: MEMORY,
+            target: &data_text,
+            fstype: MEMORY,
+            read_only: false,
+        };
+        heart.helper.ask(Purpose::Provision, &task, None);
         let named = heart.params.get("vb.data").to_owned();
         let device = match named.as_str() {
             "auto" => disks::partition(&devices, DATA_PARTITION),

@@ -16,6 +16,8 @@ use wire::why::Reason;
 
 /// Dead children that are taken in one turn, so that ten thousand make no beat late.
 const REAP_A_TURN: usize = 512;
+/// Services, the helper and those that were left behind, and who is asked about a program.
+const OWN_CHILDREN_MAX: usize = rts::manifest::SERVICES_MAX + 8;
 
 impl Heart {
     /// Asks the policy and does what it says.
@@ -421,9 +423,14 @@ impl Heart {
         for i in (0..self.units.len()).filter(|i| dead >> i & 1 == 1) {
             self.service_ended(i, None);
         }
+        let mut own = self.own_children();
         for _ in 0..REAP_A_TURN {
             match sys::process::reap() {
-                Ok(Some(reaped)) if self.is_ours(reaped.pid) => self.child_ended(&reaped),
+                Ok(Some(reaped)) if own.contains(&reaped.pid) => {
+                    self.child_ended(&reaped);
+                    // Another may have been started for it.
+                    own = self.own_children();
+                }
                 Ok(Some(_)) => self.beat.orphans += 1,
                 Ok(None) | Err(_) => return false,
             }
@@ -431,8 +438,9 @@ impl Heart {
         true
     }
 
-    /// Whether somebody waits for the end of this child; an orphan costs no more than this look.
-    fn is_ours(&self, pid: i32) -> bool {
+    /// Whose end somebody waits for. Gathered once a turn: an orphan costs no more than a look at these numbers.
+    #[inline(never)]
+    fn own_children(&self) -> heapless::Vec<i32, OWN_CHILDREN_MAX> {
         let helpers = self
             .helper_process
             .child
@@ -440,10 +448,13 @@ impl Heart {
             .chain(&self.helper_process.left);
         let services = self.units.iter().filter_map(|u| u.child.as_ref());
         let asked = self.upgrades.asked();
+        // There is a place for each.
         services
             .chain(helpers)
             .chain(asked)
-            .any(|child| child.pid == pid)
+            .map(|child| child.pid)
+            .take(OWN_CHILDREN_MAX)
+            .collect()
     }
 
     pub(super) fn child_ended(&mut self, reaped: &Reaped) {
