@@ -619,10 +619,7 @@ fn mutations_are_judged_seen_listed_and_undone() {
         (13, 0)
     );
     assert_eq!(generation(), base);
-    assert_eq!(propose("policy.b2", 0, &ones[..4], 0, 0.9), (0, 1));
-    assert_eq!(stats().unwrap().generation, 1);
-    // A program sees it at once.
-    let read = |first: [u8; 4]| {
+    let first = || {
         let name = [
             pixel(b'p', b'o', b'l'),
             pixel(b'i', b'c', b'y'),
@@ -630,9 +627,14 @@ fn mutations_are_judged_seen_listed_and_undone() {
         ];
         let run = [pixel(251, 0, 0), pixel(252, 0, 4), pixel(250, 255, 0)];
         assert_eq!(execute(&[name, run].concat()), 1);
-        assert_eq!(result(), Ok(first.to_vec()));
+        result().expect("a result")
     };
-    read(1.0f32.to_le_bytes());
+    let before = first();
+    assert_ne!(before, ones[..4]);
+    assert_eq!(propose("policy.b2", 0, &ones[..4], 0, 0.9), (0, 1));
+    assert_eq!(stats().unwrap().generation, 1);
+    // A program sees it at once.
+    assert_eq!(first(), ones[..4]);
     let mut now = 0;
     // SAFETY: the number is ours.
     unsafe {
@@ -640,7 +642,7 @@ fn mutations_are_judged_seen_listed_and_undone() {
         assert_eq!(neural_rollback(0, null_mut()), ARGUMENT);
         assert_eq!((neural_rollback(0, &mut now), now), (0, 2));
     }
-    read([0; 4]);
+    assert_eq!(first(), before);
     // All behind the header is as it was, and the hash in it says so.
     assert_eq!(generation()[64..96], base[64..96]);
     assert_eq!(generation()[128..], base[128..]);
