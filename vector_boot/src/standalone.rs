@@ -6,6 +6,7 @@ use init::{
     BeatFacts, BeatWork, Deed, Deeds, Mode, PolicyHealth, PolicyValues, Recorded, Setup, Work,
 };
 use neural::decide::Decider;
+use neural::journal::{Kind, Row};
 use neural::metabolic::{self, Control, Order};
 use neural::policy::{Health, Weights};
 use neural::{BeatInput, Runtime, ServiceSample, StatsOf};
@@ -108,6 +109,7 @@ fn runtime(page: Option<File>) -> io::Result<Work> {
         runtime,
         log_share: 1.0,
         base: None,
+        at: (0, 0),
     };
     Ok((Box::new(beat), page))
 }
@@ -119,6 +121,8 @@ struct Beat {
     log_share: f32,
     /// The base's policy while a generation is in force; the inner `None` is the built-in one.
     base: Option<Option<Box<Weights>>>,
+    /// When the last beat was, CLOCK_MONOTONIC in nanoseconds, and its number.
+    at: (u64, u64),
 }
 
 impl BeatWork for Beat {
@@ -154,6 +158,7 @@ impl BeatWork for Beat {
                 if self.base.is_none() {
                     self.base = Some(before);
                 }
+                self.say_in_force();
                 true
             }
             Err(_) => false,
@@ -164,6 +169,7 @@ impl BeatWork for Beat {
         if let Some(base) = self.base.take() {
             // It decides, since a generation was in force.
             let _ = self.runtime.set_policy(base, 0);
+            self.say_in_force();
         }
     }
 
@@ -176,6 +182,7 @@ impl BeatWork for Beat {
     }
 
     fn beat(&mut self, facts: &BeatFacts<'_>) -> Deeds {
+        self.at = (facts.now_ns, facts.beat);
         let mut services = heapless::Vec::<ServiceSample<'_>, SERVICES_MAX>::new();
         for fact in facts.services {
             // There are never more services than places.
@@ -261,6 +268,15 @@ impl BeatWork for Beat {
 }
 
 impl Beat {
+    /// A row of the journal: another generation decides from the next beat on.
+    fn say_in_force(&mut self) {
+        let (at_ns, beat) = self.at;
+        if let Some(decider) = self.runtime.decider_mut() {
+            // Over the rate it is counted, as every row is.
+            let _ = decider.record(&Row::new(Kind::InForce, at_ns, beat));
+        }
+    }
+
     /// The settings that are no order of one beat: after a crash of PID 1 too the heart is told.
     fn follow_settings(&mut self, period_ns: u64, deeds: &mut Deeds) {
         let Some(decider) = self.runtime.decider() else {

@@ -186,14 +186,19 @@ impl Leaf {
                 value.to_string()
             };
             match folder.write(knob, &text) {
-                // Without the controller, which comes when the services are up; `share_memory` sets it then.
-                Err(e) if knob == GROUP && e.kind() == io::ErrorKind::NotFound => {}
+                // Without the controller, which comes when the services are up; `share_memory` sets it then, and
+                // nobody has held it yet.
+                Err(e)
+                    if matches!(knob, GROUP | "memory.high")
+                        && e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => complaints.push(format!("cgroup {name}: {knob}={text}: {e}")),
                 Ok(()) => {}
             }
         };
         let limit = |n: u64| if n == 0 { UNLIMITED } else { n };
         write("memory.max", limit(memory_max), UNLIMITED);
+        // As the runtime of an image that is gone may have left it.
+        write("memory.high", UNLIMITED, UNLIMITED);
         write(GROUP, 1, 0);
         write("pids.max", limit(pids_max.into()), UNLIMITED);
         write("cpu.weight", cpu_weight.max(1).into(), CPU_WEIGHT_DEFAULT);

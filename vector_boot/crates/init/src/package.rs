@@ -278,7 +278,37 @@ impl Found {
             Err(e) => self.model_refused = Some(e),
         }
     }
+
+    /// The tensors, once what PID 1 reads of them is in memory; `None` without a model to go by.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn system_tensors(&self) -> Result<Option<&[u8]>, String> {
+        let tensors = self.tensors.as_ref();
+        let Some(tensors) = tensors.filter(|_| self.model_refused.is_none()) else {
+            return Ok(None);
+        };
+        // Pages that were read at the boot may have been taken back since.
+        describe(tensors)?;
+        let index = Index::parse(tensors).map_err(|e| e.to_string())?;
+        let policy = wire::evolution::generation::POLICY;
+        let names = SYSTEM_TENSORS
+            .into_iter()
+            .chain(policy.map(|(name, _)| name));
+        for tensor in names.filter_map(|name| index.tensor(name)) {
+            if tensor.bytes <= SYSTEM_TENSOR_BYTES_MAX {
+                let range = in_memory(tensor.offset..tensor.offset.saturating_add(tensor.bytes));
+                fetch(tensors, tensor.name, range)?;
+            }
+        }
+        Ok(Some(&tensors[..]))
+    }
 }
+
+/// Tensors that PID 1 itself reads, beside those of the policy.
+const SYSTEM_TENSORS: [&str; 3] = ["hw.mmio", "kernel.limits", "kernel.interrupts"];
+/// A longer one has a shape that is refused before a value is read; the longest of them is `policy.w1`.
+const SYSTEM_TENSOR_BYTES_MAX: u64 = 8192;
 
 /// Reads what will be looked at: a bad sector is a refusal, not the end of PID 1.
 fn fetch(whole: &Mapping, what: &str, range: Range<usize>) -> Result<(), String> {

@@ -7,6 +7,7 @@
 use super::{Ending, Heart};
 use crate::helper_link::Purpose;
 use crate::metabolism::{Deed, Recorded};
+use crate::package::Found;
 use crate::state::{Fixed, Level, Weight};
 use crate::supervisor::{Event, Phase};
 use std::time::Duration;
@@ -30,9 +31,13 @@ impl Heart {
         if self.behind.is_some() || !self.work.wants_model() {
             return;
         }
-        let found = self.found.as_ref().filter(|f| f.model_refused.is_none());
-        let tensors = found.and_then(|f| f.tensors.as_ref());
-        for refused in self.work.take_system(tensors.map(|t| &t[..]), now) {
+        let found = self.found.as_ref();
+        let (tensors, unread) = match found.map_or(Ok(None), Found::system_tensors) {
+            Ok(tensors) => (tensors, None),
+            Err(e) => (None, Some(e)),
+        };
+        let refused = self.work.take_system(tensors, now);
+        for refused in refused.into_iter().chain(unread) {
             self.degrade(format!("model: {refused}; the default stands in"));
         }
         self.stir();
@@ -71,6 +76,10 @@ impl Heart {
             // As an ordinary process there are no cgroups.
             return;
         };
+        if matches!(knob, Tune::Reclaim(_)) && !self.helper.is_idle() {
+            // It is asked for again in 5 s: a machine that reclaims slowly is not to fill the queue with it.
+            return;
+        }
         let task = Task::Tune {
             service: unit.name(),
             knob,

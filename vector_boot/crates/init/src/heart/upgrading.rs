@@ -1221,6 +1221,7 @@ impl Heart {
         }
         let had_notes = unit.notify().is_some();
         let bound = unit.rebind(entry.service, entry.uid, (&folder, &http, appliance));
+        unit.log_rate = self.work.log_rate(unit.service.log_rate);
         unit.image = entry.image;
         unit.spawn = None;
         unit.held_back = false;
