@@ -394,7 +394,12 @@ impl Runtime {
             .unwrap_or_else(PoisonError::into_inner)
             .is_default;
         if is_default {
-            self.show(Seen::of_default(evolution)?);
+            let newest = Arc::new(Seen::of_default(evolution)?);
+            let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have chosen a model meanwhile.
+            if seen.is_default {
+                *seen = newest;
+            }
         }
         Ok(())
     }

@@ -64,15 +64,21 @@ impl Generations {
 
     /// A generation is run by from the next beat on.
     pub fn take(&mut self, next: Held) {
+        // Numbers only grow in a log: a smaller one is of another, whose numbers mean something else.
+        if next.number < self.given_up {
+            (self.given_up, self.why) = (0, None);
+        }
         // The one that is left was trusted if nothing tries it any more.
         let left = std::mem::replace(&mut self.current, next);
-        if self.trial.is_none() {
+        let before = self.trial;
+        if before.is_none() {
             self.trusted = left;
         }
+        // Faults of a trial that did not end count on, or generations in quick succession would never be judged.
         self.trial = Some(Trial {
             left: TRIAL_BEATS,
-            late: 0,
-            clamped: 0,
+            late: before.map_or(0, |trial| trial.late),
+            clamped: before.map_or(0, |trial| trial.clamped),
         });
     }
 

@@ -13,7 +13,7 @@ use crate::evolution::{Base, Broken, Engine, Now, RollbackError, Store, Verdict}
 use crate::journal::{Kind as RowKind, Row, Subject};
 use init_link::InitLink;
 use ipc::Served;
-use ipc::door::Limits;
+use ipc::door::{Complaints, Limits};
 use journal_file::JournalFile;
 use ledger_events::LedgerEvents;
 use peer::Peer;
@@ -28,6 +28,7 @@ use sys::inherit::{Inherited, notify};
 use sys::mapping::Mapping;
 use sys::packet::{Mode, PacketListener};
 use wire::evolution::Misbehaviour;
+use wire::evolution::generation::Generation;
 
 /// File name of the socket in the run folder.
 pub const SOCKET_NAME: &str = "evolution.sock";
@@ -70,6 +71,8 @@ pub fn main(_words: &[OsString]) -> ExitCode {
 /// The service.
 struct Cortex {
     engine: Engine<'static>,
+    /// The newest generation as it was published, and the hash of what it holds.
+    sealed: Option<(OwnedFd, [u8; 32])>,
     listener: PacketListener,
     signals: Signals,
     poller: Poller,
@@ -82,6 +85,7 @@ struct Cortex {
     rows: u32,
     unsaid: u64,
     status: String,
+    complaints: Complaints,
 }
 
 impl Cortex {
@@ -124,6 +128,7 @@ impl Cortex {
         poller.add(signals.as_fd(), SIGNALS, Interest::Read)?;
         Ok(Self {
             engine,
+            sealed: None,
             listener,
             signals,
             poller,
@@ -135,6 +140,7 @@ impl Cortex {
             rows: 0,
             unsaid: 0,
             status: String::new(),
+            complaints: Complaints::default(),
         })
     }
 
@@ -252,7 +258,7 @@ impl Cortex {
             return;
         };
         let had_ring = peer.ring.is_some();
-        let asked = peer.serve(&self.engine, rings);
+        let asked = peer.serve(&self.engine, self.sealed.as_ref(), rings);
         if let (false, Some(ring)) = (had_ring, &peer.ring) {
             let token = FIRST + 2 * at as u64 + 1;
             if self.poller.add(ring.wake(), token, Interest::Read).is_err() {
@@ -284,6 +290,9 @@ impl Cortex {
             return;
         };
         ring.rest();
+        if ring.is_over() {
+            return self.close(at);
+        }
         let before = self.engine.counts();
         let served = self.engine.serve(ring, uid, now());
         let changed = self.engine.counts().accepted != before.accepted;
@@ -310,8 +319,14 @@ impl Cortex {
         }
     }
 
-    fn complain(&self, at: usize, broken: &Broken) {
-        if let Some(peer) = self.peers.get(at).and_then(Option::as_ref) {
+    fn complain(&mut self, at: usize, broken: &Broken) {
+        let second = sys::clock::monotonic_ns() / 1_000_000_000;
+        if let Some(peer) = self.peers.get(at).and_then(Option::as_ref)
+            && self
+                .complaints
+                .allow(peer.served.peer.uid, second)
+                .is_some()
+        {
             let Served { peer, role } = peer.served;
             eprintln!(
                 "<4>cortex: ring ended: role={} uid={}: {broken}",
@@ -408,14 +423,23 @@ impl Cortex {
         let bytes = self.engine.encode();
         let generation = self.engine.generation();
         let digest = *blake3::hash(&bytes).as_bytes();
+        let content = Generation::parse_policy(&bytes).map_or([0; 32], |g| g.content);
+        self.sealed = None;
         match sys::memfd::sealed("generation", &bytes) {
             Ok(sealed) => {
                 if let Some(e) = self.init.publish(generation, &sealed) {
                     eprintln!("<4>cortex: generation {generation}: init.sock: {e}");
                 }
+                self.sealed = Some((sealed, content));
             }
             Err(e) => eprintln!("<3>cortex: generation {generation}: {e}"),
         }
+        // As verdicts: a proposer that is answered one by one must not push everything else out of the journal.
+        if self.rows >= VERDICT_ROWS_MAX {
+            self.unsaid += 1;
+            return;
+        }
+        self.rows += 1;
         let mut row = Row::new(RowKind::Published, sys::clock::monotonic_ns(), 0);
         row.generation = short(generation);
         row.digest = digest;
@@ -428,16 +452,18 @@ impl Cortex {
         match self.init.status() {
             Some(status)
                 if status.given_up == generation
-                    && status.given_up > self.engine.oldest()
+                    && generation > 0
                     && status.why != Misbehaviour::None =>
             {
                 // PID 1 runs by the one before already: now the log says so too.
-                let to = status.number.clamp(self.engine.oldest(), generation - 1);
+                // Of one that is not in the log any more, the base.
+                let to = status.number.min(generation - 1);
+                let to = if to < self.engine.oldest() { 0 } else { to };
                 if let Err(e) = self.roll_back(to, Verdict::Misbehaved, 0) {
                     eprintln!("<3>cortex: generation {generation} misbehaved: {e}");
                 }
             }
-            // Nothing older is left to go back to: PID 1 stays where it is.
+            // There is no why: PID 1 stays where it is.
             Some(status) if status.given_up == generation && status.given_up > 0 => {}
             // It began anew, or did not answer when it was told.
             Some(status) if status.number != generation => self.publish(),

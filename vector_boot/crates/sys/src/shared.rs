@@ -8,7 +8,7 @@
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -108,18 +108,20 @@ impl Shared {
     }
 }
 
-/// A counter in the kernel that wakes who polls it: eventfd(2), never blocking.
+/// One end of a pair of sockets: ringing one wakes who polls the other. Never blocks, whatever the other side does: an
+/// eventfd would be one open file of both sides, which either can make blocking and full.
 #[derive(Debug)]
 pub struct Wake(OwnedFd);
 
 impl Wake {
-    /// A new one.
+    /// Two ends.
     ///
     /// # Errors
-    /// As `eventfd(2)`.
-    pub fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(EventFd::from_value_and_flags(0, flags)?.into()))
+    /// As `socketpair(2)`.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+        Ok((Self(a), Self(b)))
     }
 
     /// One that another process made.
@@ -128,17 +130,28 @@ impl Wake {
         Self(fd)
     }
 
-    /// Wakes the other side. A counter that is full already has woken it.
+    /// Wakes the other side. One that is full already has woken it, and one that is gone needs nothing.
     pub fn ring(&self) {
-        let _ = nix::unistd::write(&self.0, &1u64.to_ne_bytes());
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(self.0.as_raw_fd(), &1u64.to_ne_bytes(), flags);
     }
 
-    /// Takes what was rung so far. One that another process made blocking does not hold us: see [`Self::wait`].
+    /// Takes what was rung so far; who rings on and on is not waited for, and wakes us again.
     pub fn take(&self) {
-        let mut count = [0; 8];
-        if self.wait(Duration::ZERO) {
-            let _ = nix::unistd::read(&self.0, &mut count);
+        let mut rung = [0; 4096];
+        for _ in 0..64 {
+            let taken = recv(self.0.as_raw_fd(), &mut rung, MsgFlags::MSG_DONTWAIT);
+            if !matches!(taken, Ok(bytes) if bytes == rung.len()) {
+                return;
+            }
         }
+    }
+
+    /// Whether the other side has ended: it rings no more, and the poller would wake for ever.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        recv(self.0.as_raw_fd(), &mut [0; 1], flags) == Ok(0)
     }
 
     /// Whether it was rung, at the latest after this time.
@@ -196,10 +209,14 @@ mod tests {
 
     #[test]
     fn a_wake_is_seen_once() {
-        let wake = Wake::new().unwrap();
+        let (wake, theirs) = Wake::pair().unwrap();
         assert!(!wake.wait(Duration::ZERO));
-        wake.try_clone().unwrap().ring();
-        wake.ring();
+        // Ringing for ever holds nobody, also where the other side made its end blocking.
+        fcntl(&theirs, FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+        theirs.try_clone().unwrap().ring();
+        for _ in 0..100_000 {
+            theirs.ring();
+        }
         assert!(wake.wait(Duration::from_secs(5)));
         wake.take();
         assert!(!wake.wait(Duration::ZERO));

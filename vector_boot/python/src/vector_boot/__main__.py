@@ -75,7 +75,7 @@ def main() -> int:
     try:
         words.run_command(words)
         sys.stdout.flush()
-    except (Error, OSError) as error:
+    except (Error, OSError, ValueError) as error:
         if isinstance(error, BrokenPipeError):
             # The reader has seen enough; Python would complain once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -151,6 +151,9 @@ class Local:
         """Proposes and is answered at once."""
         newest = ctypes.c_uint64()
         base = self.generation()
+        if "\0" in tensor:
+            # C would see the name end there, which is another tensor.
+            return Verdict(3, VERDICTS[3], base)
         words = (tensor.encode(), offset, payload, len(payload), blake3(old), base, confidence, ctypes.byref(newest))
         number = checked(lib.neural_propose_mutation(*words))
         return Verdict(number, VERDICTS.get(number, "unknown"), newest.value)
@@ -234,13 +237,16 @@ class Ring:
         if self._u64(_STATE_AT):
             raise ConnectionError("the machine closed the ring")
         name = tensor.encode()
+        if name.endswith(b"\0"):
+            # A slot is filled up with zeros: the name would be another tensor's.
+            return Verdict(3, VERDICTS[3], self.generation())
         if len(name) > 64 or not 0 < len(payload) <= PAYLOAD_BYTES_MAX:
             raise ValueError(f"a name of {len(name)} bytes, at most 64; {len(payload)} bytes of payload, 1 to 8192")
         head = struct.pack("<QQQIf64s", number, self.generation(), offset, len(payload), confidence, name)
         self._memory[at : at + _PAYLOAD_AT] = (head + blake3(old) + blake3(payload)).ljust(_PAYLOAD_AT, b"\0")
         self._memory[at + _PAYLOAD_AT : at + _PAYLOAD_AT + len(payload)] = payload
         self._submitted += 1
-        # One aligned store of eight bytes, behind the slot; the write to the eventfd orders the two for the other side.
+        # One aligned store of eight bytes, behind the slot; the write to the socket orders the two for the other side.
         struct.pack_into("<Q", self._memory, _SUBMITTED_AT, self._submitted)
         os.write(self._fds[1], struct.pack("<Q", 1))
         until = time.monotonic() + _ANSWER_SECONDS
@@ -249,7 +255,8 @@ class Ring:
             if left <= 0:
                 raise TimeoutError(f"no answer in {_ANSWER_SECONDS} s")
             if select.select([self._fds[2]], [], [], left)[0]:
-                os.read(self._fds[2], 8)
+                if not os.read(self._fds[2], 4096) and self._u64(_ANSWERED_AT) < self._submitted:
+                    raise ConnectionError("the machine closed the ring")
         _, generation, verdict = struct.unpack_from("<QQH", self._memory, at + 192)
         return Verdict(verdict, VERDICTS.get(verdict, "unknown"), generation)
 

@@ -68,7 +68,8 @@ class Model(Mapping[str, "Tensor"]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._handle = 0
-        self._lock = threading.Lock()
+        # Again by the same thread: the collector may end a view while the lock is held.
+        self._lock = threading.RLock()
         self._views = 0
         self.path = os.fspath(path)
         handle = ctypes.c_uint64()
@@ -152,7 +153,8 @@ class Model(Mapping[str, "Tensor"]):
             if not self._handle:
                 raise ClosedError("the model is closed", -2)
             self._views += 1
-        weakref.finalize(view, _let_go, self)
+        # Not at the interpreter's end: the model must not go before a view that something still reads there.
+        weakref.finalize(view, _let_go, self).atexit = False
 
 
 def _let_go(model: Model) -> None:

@@ -14,6 +14,8 @@ const NAME: &str = "cortex.journal";
 const BEFORE: &str = "cortex.journal.before";
 /// Rows of one file: 6 MiB.
 const ROWS_MAX: u64 = 32_768;
+/// Rows that wait for a disk that takes nothing; what is over ends the file.
+const WAITING_BYTES_MAX: usize = 1 << 20;
 /// Rows of PID 1's ring.
 const ROWS_MAX_OF_INIT: usize = wire::neural::ROWS_MAX as usize;
 
@@ -127,9 +129,12 @@ impl JournalFile {
                 Ok(()) => self.waiting.clear(),
                 Err(e) => {
                     eprintln!("<4>cortex: {NAME}: {e}");
-                    // What was written of it makes no chain any more: the next start cuts there.
-                    self.file = None;
-                    self.waiting.clear();
+                    // What was written of it makes no chain: cut, and tried again with the next look.
+                    let whole = self.rows * ROW_BYTES as u64 - self.waiting.len() as u64;
+                    if file.set_len(whole).is_err() || self.waiting.len() > WAITING_BYTES_MAX {
+                        self.file = None;
+                        self.waiting.clear();
+                    }
                 }
             }
         }
@@ -138,6 +143,7 @@ impl JournalFile {
     /// Puts the full file aside; the chain goes on in the new one from its beginning.
     fn begin_anew(&mut self) {
         self.flush();
+        self.waiting.clear();
         let Some((_, folder)) = self.file.take() else {
             return;
         };

@@ -5,19 +5,21 @@ use crate::evolution::{Channel, Consumer, Engine, RollbackError};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::packet::PacketSocket;
-use wire::evolution::generation::Generation;
 use wire::evolution::{
     EvolutionChannel, EvolutionGet, EvolutionOpen, EvolutionStatus, Mutation, MutationsGet,
     MutationsRollback, ring,
 };
-use wire::{Done, Frame, Kind, Message, Refused};
+use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Questions are small.
 const PACKET_BYTES: usize = 4096;
 /// Verdicts of one answer: what a socket's buffer surely takes.
 const LISTED_MAX: usize = 200;
+
+/// A published generation, and the hash of what it holds.
+pub(super) type Sealed = (OwnedFd, [u8; 32]);
 
 /// What is to become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,12 @@ impl Peer {
     }
 
     /// Takes one packet; `rings` are in use.
-    pub(super) fn serve(&mut self, engine: &Engine<'_>, rings: usize) -> Next {
+    pub(super) fn serve(
+        &mut self,
+        engine: &Engine<'_>,
+        sealed: Option<&Sealed>,
+        rings: usize,
+    ) -> Next {
         let mut buf = [0; PACKET_BYTES];
         match self.socket.take(&mut buf) {
             // Descriptors that nobody asked for are closed with their list: none of ours can wait.
@@ -78,14 +85,20 @@ impl Peer {
             }
             Ok(received) => {
                 let packet = buf.get(..received.bytes).unwrap_or_default();
-                self.take(packet, engine, rings)
+                self.take(packet, engine, sealed, rings)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Next::Keep,
             Err(_) => Next::Close,
         }
     }
 
-    fn take(&mut self, packet: &[u8], engine: &Engine<'_>, rings: usize) -> Next {
+    fn take(
+        &mut self,
+        packet: &[u8],
+        engine: &Engine<'_>,
+        sealed: Option<&Sealed>,
+        rings: usize,
+    ) -> Next {
         let id = Frame::open(packet).map_or(0, |frame| frame.id);
         let frame = match self.served.open(packet) {
             Ok(frame) => frame,
@@ -107,7 +120,7 @@ impl Peer {
                 self.open_ring(id, engine, rings)
             }
             Kind::EvolutionGet if frame.body::<EvolutionGet>().is_ok() => {
-                self.tell(id, engine, rings)
+                self.tell(id, engine, sealed, rings)
             }
             Kind::MutationsGet => match frame.body::<MutationsGet>() {
                 Ok(get) => self.list(id, engine, get.count),
@@ -131,7 +144,9 @@ impl Peer {
         if self.ring.is_some() {
             return self.refuse(id, &refused("CONFLICT", "ring", "one a connection"));
         }
-        if rings >= RINGS_MAX {
+        // One is kept for a person, whatever users' services do.
+        let kept = usize::from(!matches!(self.served.role, Role::Operator | Role::Console));
+        if rings + kept >= RINGS_MAX {
             return self.refuse(id, &refused("QUOTA", "rings", "4 at once"));
         }
         let generation = engine.generation();
@@ -152,18 +167,23 @@ impl Peer {
         self.reply(id, &body, &descriptors)
     }
 
-    fn tell(&mut self, id: u64, engine: &Engine<'_>, rings: usize) -> Next {
-        let bytes = engine.encode();
-        let Ok(sealed) = sys::memfd::sealed("generation", &bytes) else {
+    /// The same memory for everybody who asks: what a peer keeps is charged to us.
+    fn tell(
+        &mut self,
+        id: u64,
+        engine: &Engine<'_>,
+        sealed: Option<&Sealed>,
+        rings: usize,
+    ) -> Next {
+        let Some((sealed, content)) = sealed else {
             return self.refuse(id, &refused("INTERNAL", "generation", "memory"));
         };
-        let content = Generation::parse_policy(&bytes).map_or([0; 32], |g| g.content);
         let counts = engine.counts();
         let body = EvolutionStatus {
             generation: engine.generation(),
             oldest: engine.oldest(),
             base: engine.base().blake3(),
-            content,
+            content: *content,
             accepted: counts.accepted,
             refused: counts.refused,
             rolled_back: counts.rolled_back,

@@ -32,7 +32,7 @@ impl Channel {
     /// A ring within one process.
     ///
     /// # Errors
-    /// As `memfd_create(2)`, `mmap(2)` and `eventfd(2)`.
+    /// As `memfd_create(2)`, `mmap(2)` and `socketpair(2)`.
     pub fn create() -> io::Result<(Proposer, Consumer)> {
         let (consumer, handles) = Self::offer(0)?;
         let proposer = Proposer::over(&handles.memory, handles.submitted, handles.answered)?;
@@ -46,11 +46,14 @@ impl Channel {
     pub fn offer(generation: u64) -> io::Result<(Consumer, Handles)> {
         let (memory, shared) = Shared::create("evolution", ring::BYTES)?;
         shared.write(0, &ring::header(generation));
-        let (submitted, answered) = (Wake::new()?, Wake::new()?);
+        let (ours, submitted) = Wake::pair()?;
+        let (ringer, answered) = Wake::pair()?;
         let consumer = Consumer {
             shared,
-            submitted: submitted.try_clone()?,
-            answered: answered.try_clone()?,
+            submitted: ours,
+            // Held, so that a proposer that closes its end leaves no end of file which would wake for ever.
+            rung: submitted.try_clone()?,
+            answered: ringer,
             taken: 0,
             told: 0,
             slot: vec![0; ring::SLOT_BYTES].into_boxed_slice(),
@@ -230,6 +233,7 @@ impl std::fmt::Display for Broken {
 pub struct Consumer {
     shared: Shared,
     submitted: Wake,
+    rung: Wake,
     answered: Wake,
     /// Copied so far.
     taken: u64,
@@ -306,12 +310,18 @@ impl Consumer {
 
     /// Wakes this end as if the proposer had rung: there was more than one turn takes.
     pub fn again(&self) {
-        self.submitted.ring();
+        self.rung.ring();
     }
 
     /// Forgets that the proposer rang; call before looking with [`Self::take`].
     pub fn rest(&self) {
         self.submitted.take();
+    }
+
+    /// Whether the proposer shut its end down.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.submitted.is_over()
     }
 
     /// What wakes when something was submitted, for a poller.
@@ -431,7 +441,7 @@ mod tests {
     #[test]
     fn another_layout_is_refused() {
         let (memory, _) = Shared::create("ring", ring::BYTES).unwrap();
-        let wake = || Wake::new().unwrap();
+        let wake = || Wake::pair().unwrap().0;
         let refused = Proposer::over(&memory, wake(), wake()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
     }

@@ -461,11 +461,17 @@ impl<'m> Engine<'m> {
             return true;
         }
         self.chain = self.durable;
-        let lost = self.group_places.len() as u64;
+        let mutations = self
+            .group_places
+            .iter()
+            .filter(|p| p.kind == Kind::Mutation);
+        let lost = mutations.count() as u64;
         self.counts.accepted = self.counts.accepted.saturating_sub(lost);
+        self.counts.refused += lost;
         self.group.clear();
         self.group_places.clear();
         let newest = self.generation();
+        self.history.not_written(newest);
         if let Ok(Some(state)) = self.state_at(newest) {
             self.state = state;
         }
@@ -490,7 +496,8 @@ impl<'m> Engine<'m> {
         if to == self.generation() {
             return Err(RollbackError::Current);
         }
-        if to > self.generation() || to < self.oldest() {
+        // The base can always be gone back to: else what filled the overlay before a snapshot could never leave it.
+        if to > self.generation() || (to != 0 && to < self.oldest()) {
             return Err(unknown);
         }
         let state = self.state_at(to).map_err(RollbackError::Log)?;

@@ -95,6 +95,15 @@ impl History {
         });
     }
 
+    /// What was accepted above this generation could not be written, and so was not accepted.
+    pub fn not_written(&mut self, newest: u64) {
+        for row in &mut self.0 {
+            if row.verdict == Verdict::Accepted && row.generation > newest {
+                (row.verdict, row.generation) = (Verdict::JournalFailed, newest);
+            }
+        }
+    }
+
     fn push(&mut self, verdict: Verdicts) {
         if self.0.len() == KEPT {
             self.0.pop_front();

@@ -227,7 +227,7 @@ impl Scan {
             (Some(last), Kind::Rollback) => {
                 record.generation == last.generation.checked_add(1)?
                     && record.place < record.generation
-                    && record.place >= oldest(&self.places)
+                    && (record.place == 0 || record.place >= oldest(&self.places))
             }
         };
         let holds = link(&self.chain.0, bytes) == get(bytes, CHAIN_AT);
@@ -254,10 +254,11 @@ pub fn oldest(places: &[Place]) -> u64 {
 #[must_use]
 pub fn path(places: &[Place], generation: u64) -> Option<Vec<Place>> {
     let mut path = Vec::new();
-    let (mut wanted, oldest) = (generation, oldest(places));
+    let mut wanted = generation;
     let first = places.first().map_or(1, |place| place.generation);
     loop {
-        if wanted == 0 && oldest == 0 {
+        // The base is always there, also behind a snapshot.
+        if wanted == 0 {
             break;
         }
         let index = usize::try_from(wanted.checked_sub(first)?).ok()?;

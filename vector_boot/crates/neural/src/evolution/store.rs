@@ -138,9 +138,12 @@ impl Store {
         match &self.folder {
             Some(folder) => {
                 write_whole(&folder.join(NEW), content)?;
+                let (file, names) = (open(&folder.join(NEW))?, File::open(folder)?);
                 fs::rename(folder.join(NEW), folder.join(NAME))?;
-                File::open(folder)?.sync_all()?;
-                self.file = open(&folder.join(NAME))?;
+                // From here on the old file has no name: what is written to it would be gone with its last handle.
+                self.file = file;
+                self.end = content.len() as u64;
+                names.sync_all().inspect_err(|_| self.lost = true)?;
             }
             None => {
                 self.file.set_len(0)?;
