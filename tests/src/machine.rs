@@ -297,7 +297,7 @@ impl Machine {
     /// package, and waits for that and until the console that comes answers.
     pub fn run_and_be_greeted(&mut self, command: &str) {
         let greetings = |text: &str| text.matches("Vector Boot ").count();
-        let before = greetings(&self.serial.tail());
+        let before = greetings(&self.serial.text());
         self.send(command);
         self.serial
             .wait_for("another greeting", BOOT_LIMIT, |text| {

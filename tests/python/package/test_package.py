@@ -286,20 +286,20 @@ class Evolution(unittest.TestCase):
     def test_refusals_have_names_and_change_nothing(self) -> None:
         with vector_boot.Runtime(), evolution.Local() as target:
             base = target._read()  # pylint: disable=protected-access
-            zeros, ones = bytes(32), struct.pack("<8f", *[1.0] * 8)
-            for name, offset, payload, old, confidence, verdict in [
-                ("policy.b2", 0, ones, zeros, 0.8, "confidence_too_low"),
-                ("policy.b2", 0, ones, zeros, math.nan, "confidence_not_finite"),
-                ("policy.b2", 0, ones, zeros, math.inf, "confidence_not_finite"),
-                ("kernel.limits", 0, ones, zeros, 0.9, "tensor_protected"),
-                ("POLICY.b2", 0, ones, zeros, 0.9, "tensor_unknown"),
-                ("policy.b2", 1, ones[:4], zeros[:4], 0.9, "range_off_block"),
+            old, ones = target.policy().parts["policy.b2"].tobytes(), struct.pack("<8f", *[1.0] * 8)
+            for name, offset, payload, found, confidence, verdict in [
+                ("policy.b2", 0, ones, old, 0.8, "confidence_too_low"),
+                ("policy.b2", 0, ones, old, math.nan, "confidence_not_finite"),
+                ("policy.b2", 0, ones, old, math.inf, "confidence_not_finite"),
+                ("kernel.limits", 0, ones, old, 0.9, "tensor_protected"),
+                ("POLICY.b2", 0, ones, old, 0.9, "tensor_unknown"),
+                ("policy.b2", 1, ones[:4], old[:4], 0.9, "range_off_block"),
                 ("policy.b2", 0, ones, ones, 0.9, "old_hash_differs"),
-                ("policy.b2", 0, struct.pack("<8f", *[math.nan] * 8), zeros, 0.9, "not_finite"),
+                ("policy.b2", 0, struct.pack("<8f", *[math.nan] * 8), old, 0.9, "not_finite"),
             ]:
-                self.assertEqual(target.propose(name, offset, payload, old, confidence).name, verdict)
+                self.assertEqual(target.propose(name, offset, payload, found, confidence).name, verdict)
             self.assertEqual(target._read(), base)  # pylint: disable=protected-access
-            self.assertTrue(target.propose("policy.b2", 0, ones, zeros, 0.9).accepted)
+            self.assertTrue(target.propose("policy.b2", 0, ones, old, 0.9).accepted)
 
 
 class Commands(Files):

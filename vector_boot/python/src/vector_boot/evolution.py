@@ -313,6 +313,10 @@ class Improved(NamedTuple):
     generation: int
 
 
+# How far along a direction is tried: far for a policy that knows nothing, near for one that is good already.
+_SCALES = tuple(sign * 4.0**power for power in range(-3, 2) for sign in (1, -1))
+
+
 def improve(
     target: Target,
     trace: Sequence[Moment],
@@ -337,7 +341,7 @@ def improve(
         old = weights[row * 32 : row * 32 + 32]
         direction = [chance.gauss(0, 0.2) for _ in old]
         found = None
-        for scale in (1.0, -1.0, 2.0, -2.0, 4.0, -4.0):
+        for scale in _SCALES:
             weights[row * 32 : row * 32 + 32] = array.array("f", (w + scale * d for w, d in zip(old, direction)))
             now = loss(policy, trace, hidden)
             if now < best * 0.999 and (found is None or now < found[0]):
