@@ -54,9 +54,9 @@ fn boots_and_verifies(arch: Arch) -> String {
     assert_eq!(status["tensors"], 272);
     assert_eq!(status["services_up"], status["services"]);
     assert_eq!(status["pid"], 1);
+    // Whether one is missed is asked where instructions are the clock: an emulated processor that a busy host leaves
+    // waiting counts that as its own time.
     assert!(beat["count"].as_u64().unwrap() > 0, "{beat}");
-    // An instruction of another architecture costs several of the host's: on a busy host a beat can fall out.
-    assert!(arch == Arch::OTHER || beat["missed"] == 0, "{beat}");
     assert!(
         host.contains("machine and kernel") && host.contains("handoff to ready"),
         "{host}"
