@@ -773,6 +773,7 @@ impl Heart {
         self.decide(Event::Tick);
         self.at(Doing::BeatErrands);
         self.catch_up();
+        self.go_back_if_asked(now);
         self.tend_helper(now);
         self.keep_token();
         self.resume_control();

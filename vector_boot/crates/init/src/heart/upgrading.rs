@@ -32,6 +32,8 @@ const PLACE_BYTES_MAX: usize = 255;
 const SCRUB_BLOCKS: u32 = 64;
 /// What services did since the last turn; a turn reaps fewer than that of ours.
 const SEEN_MAX: usize = 2 * UNITS_MAX;
+/// Time for the helper to end what it has under way before a rollback: a block of tensors, a look at a disk.
+const GO_BACK_WAIT_NS: u64 = 5_000_000_000;
 /// Beside a service's own limits for its stop and start: its cell, and a busy machine.
 const SLACK_NS: u64 = 60_000_000_000;
 /// Reasons are cut to fit an event.
@@ -182,6 +184,19 @@ pub struct Upgrades {
     pub(super) end: Option<End>,
     pub(super) reason: String,
     pub(super) count: u32,
+    /// A person waits for the package before.
+    asked_back: Option<AskedBack>,
+}
+
+/// Who wants the package before; what the helper has under way of this one is let end first.
+#[derive(Clone, Copy)]
+struct AskedBack {
+    slot: usize,
+    /// The connection in that slot.
+    generation: u64,
+    id: u64,
+    role: Role,
+    since_ns: u64,
 }
 
 impl Upgrades {
@@ -274,9 +289,45 @@ impl Heart {
 
     /// A person wants the package before; `false` ends the connection.
     pub(crate) fn take_rollback(&mut self, slot: usize, id: u64, role: Role) -> bool {
-        if !self.is_free_for_upgrade() || !self.helper.is_idle() {
+        if !self.is_free_for_upgrade() {
             return self.reply_busy(slot, id);
         }
+        self.upgrades.asked_back = Some(AskedBack {
+            slot,
+            generation: self.generation_of(slot),
+            id,
+            role,
+            since_ns: sys::clock::monotonic_ns(),
+        });
+        true
+    }
+
+    /// Goes back once the helper has ended what it does with the package: call it before it is given more.
+    pub(super) fn go_back_if_asked(&mut self, now: u64) {
+        let Some(asked) = self.upgrades.asked_back else {
+            return;
+        };
+        let late = now.saturating_sub(asked.since_ns) > GO_BACK_WAIT_NS;
+        if !late && !self.helper.is_idle() {
+            return;
+        }
+        self.upgrades.asked_back = None;
+        let (slot, id) = (asked.slot, asked.id);
+        if self.generation_of(slot) != asked.generation {
+            // Who asked has gone, and nobody would hear of it.
+            return;
+        }
+        let goes_on = if late || !self.is_free_for_upgrade() {
+            self.reply_busy(slot, id)
+        } else {
+            self.go_back(slot, id, asked.role)
+        };
+        if !goes_on {
+            self.hang_up(slot);
+        }
+    }
+
+    fn go_back(&mut self, slot: usize, id: u64, role: Role) -> bool {
         let Some(before) = self.upgrades.before.take() else {
             let limit = "an upgrade before it";
             return self.reply(slot, id, &refused("CONFLICT", "rollback", "", limit));
@@ -348,7 +399,10 @@ impl Heart {
     }
 
     fn is_free_for_upgrade(&self) -> bool {
-        matches!(self.upgrades.stage, Stage::Idle) && matches!(self.ending, Ending::No)
+        let ups = &self.upgrades;
+        ups.asked_back.is_none()
+            && matches!(ups.stage, Stage::Idle)
+            && matches!(self.ending, Ending::No)
     }
 
     fn reply_busy(&mut self, slot: usize, id: u64) -> bool {
