@@ -54,10 +54,10 @@ pub fn there_and_back(folder: &Path, rounds: u64, window: &str) {
     assert!(calls > 0);
     assert_eq!(machine.run("ready 60").code, 0);
     let events = machine.events();
-    println!(
-        "{rounds} rounds, {calls} calls, {} events, {own} to {most} bytes from the third round on",
-        events.len()
-    );
+    println!("{rounds} rounds, {calls} calls, {} events", events.len());
+    if own <= most {
+        println!("{own} to {most} bytes from the third round on");
+    }
     let rounds = usize::try_from(rounds).expect("a small number");
     for (kind, wanted) in [
         ("init_upgraded", rounds),
