@@ -14,40 +14,10 @@ use serde::{Deserialize, Serialize};
 /// Smallest confidence that is *not* enough: a mutation needs more.
 pub const CONFIDENCE_MIN: f32 = 0.8;
 
-/// Declares the verdicts once: number, variant, spelling, and what a person reads.
-macro_rules! verdicts {
-    ($($number:literal $name:ident $word:literal $says:literal;)*) => {
-        /// What became of a mutation.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u16)]
-        pub enum Verdict { $(#[doc = $says] $name = $number,)* }
+spelled! {
+    /// What became of a mutation.
+    Verdict
 
-        impl Verdict {
-            /// Every verdict, in the order of their numbers.
-            pub const ALL: &'static [Verdict] = &[$(Verdict::$name,)*];
-
-            /// The verdict with this number; [`Verdict::Unknown`] for one of a later build.
-            #[must_use]
-            pub fn of(number: u16) -> Self {
-                match number { $($number => Self::$name,)* _ => Self::Unknown }
-            }
-
-            /// Its spelling in answers, events and JSON.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $word,)* }
-            }
-
-            /// What it says to a person.
-            #[must_use]
-            pub fn says(self) -> &'static str {
-                match self { $(Self::$name => $says,)* }
-            }
-        }
-    };
-}
-
-verdicts! {
     0 Accepted "accepted" "applied and written to the journal";
     1 ConfidenceNotFinite "confidence_not_finite" "the confidence is no finite number";
     2 ConfidenceTooLow "confidence_too_low" "the confidence is not above 0.8";
@@ -71,18 +41,6 @@ verdicts! {
     20 RolledBack "rolled_back" "a person asked for an earlier generation";
     21 Misbehaved "misbehaved" "the generation misbehaved in its first beats and was rolled back";
     65535 Unknown "unknown" "a verdict of a later build";
-}
-
-impl Serialize for Verdict {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u16(*self as u16)
-    }
-}
-
-impl<'de> Deserialize<'de> for Verdict {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        u16::deserialize(from).map(Self::of)
-    }
 }
 
 /// Asks for a ring of one's own; answered by [`EvolutionChannel`] with three descriptors.

@@ -16,6 +16,10 @@
 #[cfg(test)]
 extern crate std;
 
+// First: what it declares is used by those that follow.
+#[macro_use]
+mod spelled;
+
 mod frame;
 mod role;
 

@@ -7,46 +7,10 @@ use crate::control::message;
 use crate::{Kind, Message};
 use serde::{Deserialize, Serialize};
 
-/// Declares the reasons once: number, variant, spelling, and what a person reads.
-macro_rules! reasons {
-    ($($number:literal $name:ident $word:literal $says:literal;)*) => {
-        /// A reason.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum Reason { $(#[doc = $says] $name = $number,)* }
+spelled! {
+    /// A reason.
+    Reason
 
-        impl Reason {
-            /// Every reason, in the order of their numbers.
-            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
-
-            /// The reason with this number; [`Reason::Unknown`] for one of a later build.
-            #[must_use]
-            pub fn of(number: u16) -> Self {
-                match number { $($number => Self::$name,)* _ => Self::Unknown }
-            }
-
-            /// Its spelling in events and in JSON.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $word,)* }
-            }
-
-            /// The reason of this spelling.
-            #[must_use]
-            pub fn named(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$name),)* _ => None }
-            }
-
-            /// What it says to a person, as the rest of a sentence.
-            #[must_use]
-            pub fn says(self) -> &'static str {
-                match self { $(Self::$name => $says,)* }
-            }
-        }
-    };
-}
-
-reasons! {
     0 Unknown "unknown" "nothing is known";
 
     // How the boot before ended.
@@ -90,18 +54,6 @@ reasons! {
     58 InitHang "init_hang" "gave no beat";
     59 NotKept "not_kept" "the package's device could not be written";
     60 Ending "ending" "the machine was ending";
-}
-
-impl Serialize for Reason {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u16(*self as u16)
-    }
-}
-
-impl<'de> Deserialize<'de> for Reason {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        u16::deserialize(from).map(Self::of)
-    }
 }
 
 /// Asks for [`Why`] records, newest first, then [`crate::Done`].
