@@ -1,0 +1,143 @@
+//! The command line: the service itself, or questions to a log on disk or to a running ledger.
+//!
+//! Owns the words and the choice between the two. Each command is a file of its own: its words, and
+//! `run`, which asks the [`Place`] that the person named.
+
+mod append;
+mod doctor;
+mod peer;
+mod query;
+mod snapshot;
+mod verify;
+
+use crate::device::{Access, Device};
+use crate::json::Json;
+use crate::{open, serve};
+use clap::{Parser, Subcommand};
+use peer::Peer;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Exit code when the log does not hold, or the call was refused.
+const FAILED: u8 = 1;
+
+/// What a command ends with: its exit code, or why it could not be done.
+type Outcome = Result<ExitCode, String>;
+
+/// The ledger: without a command, the service.
+#[derive(Parser)]
+#[command(name = "ledger", disable_version_flag = true)]
+struct Words {
+    /// A folder, file, disk image (its partition `log`) or block device.
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "socket")]
+    log: Option<PathBuf>,
+    /// The ledger's folder, for a log on disk; beside the log if not given.
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "socket")]
+    data: Option<PathBuf>,
+    /// The socket of a running ledger; `ledger.sock` in the run folder if neither is given.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Appends one event and prints its id.
+    Append(append::Words),
+    /// Prints events that match.
+    Query(query::Words),
+    /// Prints the last events.
+    Tail(query::TailWords),
+    /// Checks every frame, chain value, tag and root; exit 0 only if all hold.
+    Verify(verify::Words),
+    /// Prints how the log is.
+    Doctor(doctor::Words),
+}
+
+impl Command {
+    fn run(&self, place: &Place) -> Outcome {
+        match self {
+            Self::Append(words) => words.run(place),
+            Self::Query(words) => words.run(place),
+            Self::Tail(words) => words.run(place),
+            Self::Verify(words) => words.run(place),
+            Self::Doctor(words) => words.run(place),
+        }
+    }
+}
+
+/// Whom a command asks.
+enum Place {
+    /// A log on disk.
+    Disk(Disk),
+    /// A running ledger.
+    Running(Peer),
+}
+
+/// A log on disk, and the ledger's folder.
+struct Disk {
+    log: PathBuf,
+    data: Option<PathBuf>,
+}
+
+impl Disk {
+    fn open(&self, access: Access) -> Result<Arc<dyn Device>, String> {
+        open::path(&self.log, access).map_err(|e| e.to_string())
+    }
+
+    /// The ledger's folder: the one named, else the log's where that is a folder, else the one that
+    /// the log lies in.
+    #[allow(dead_code)]
+    fn data(&self) -> &Path {
+        match &self.data {
+            Some(named) => named,
+            None if self.log.is_dir() => &self.log,
+            None => self.log.parent().unwrap_or(Path::new(".")),
+        }
+    }
+}
+
+/// Runs the role over the words behind its name.
+pub fn main(words: &[OsString]) -> ExitCode {
+    let name = OsString::from("ledger");
+    let words = match Words::try_parse_from(std::iter::once(&name).chain(words)) {
+        Ok(words) => words,
+        Err(e) => {
+            // Nobody reads: nothing is left to say.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let Some(command) = words.command else {
+        return serve::main(words.log.as_deref());
+    };
+    let default = || ipc::run_folder().join("ledger.sock");
+    let place = match words.log {
+        Some(log) => Place::Disk(Disk {
+            log,
+            data: words.data,
+        }),
+        None => Place::Running(Peer::new(words.socket.unwrap_or_else(default))),
+    };
+    match command.run(&place) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("ledger: {why}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn print_members(members: &Json, json: bool) {
+    match members {
+        Json::Object(all) if !json => {
+            for (key, value) in all {
+                println!("{key}: {value}");
+            }
+        }
+        other => println!("{other}"),
+    }
+}
