@@ -9,6 +9,7 @@
 
 pub mod committer;
 pub mod device;
+pub mod keys;
 pub mod log;
 pub mod open;
 pub mod scan;

@@ -28,6 +28,7 @@ pub mod reclaim;
 pub mod region;
 pub mod release;
 pub mod seccomp;
+pub mod secret;
 pub mod seqlock;
 pub mod shared;
 pub mod space;

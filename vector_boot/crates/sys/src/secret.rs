@@ -1,0 +1,240 @@
+//! A secret in memory: on a page of its own that is never swapped, never in a core dump, and wiped at the end;
+//! and the file that keeps one.
+//!
+//! Start with [`Secret`]. What the secret is for is decided elsewhere.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// `N` bytes on a page of their own, at most [`BYTES_MAX`].
+pub struct Secret<const N: usize> {
+    at: NonNull<u8>,
+    locked: bool,
+}
+
+/// What fits the smallest page that there is.
+pub const BYTES_MAX: usize = 4096;
+
+// SAFETY: the mapping is plain memory that moves with its owner; no thread-bound state.
+unsafe impl<const N: usize> Send for Secret<N> {}
+// SAFETY: through a shared reference the bytes are only read.
+unsafe impl<const N: usize> Sync for Secret<N> {}
+
+impl<const N: usize> Secret<N> {
+    /// Zeros, to be written by `fill`.
+    ///
+    /// # Errors
+    /// As `mmap(2)`, and what `fill` answers.
+    pub fn new(fill: impl FnOnce(&mut [u8; N]) -> io::Result<()>) -> io::Result<Self> {
+        const { assert!(N > 0 && N <= BYTES_MAX) };
+        // SAFETY: a null hint cannot replace a mapping; the result is checked.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                BYTES_MAX,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
+        // SAFETY: both take the mapping that was just made and change nothing in it. A process that may lock no
+        // memory does without, and `is_locked` says so; a kernel without MADV_DONTDUMP writes no core dump of ours,
+        // whose limit is 0.
+        let locked = unsafe {
+            libc::madvise(at.as_ptr().cast(), BYTES_MAX, libc::MADV_DONTDUMP);
+            libc::mlock(at.as_ptr().cast(), BYTES_MAX) == 0
+        };
+        let this = Self { at, locked };
+        // SAFETY: N bytes at the beginning of the mapping, which nobody else knows yet.
+        fill(unsafe { &mut *this.at.as_ptr().cast::<[u8; N]>() })?;
+        Ok(this)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; N] {
+        // SAFETY: N bytes at the beginning of the mapping, alive as long as self and written in `new` alone.
+        unsafe { &*self.at.as_ptr().cast::<[u8; N]>() }
+    }
+
+    /// Whether the page stays out of swap.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.locked
+    }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        for i in 0..N {
+            // SAFETY: inside the mapping; volatile, so that it is done although nobody reads it again.
+            unsafe { self.at.as_ptr().add(i).write_volatile(0) };
+        }
+        // SAFETY: the mapping of `new`, of which no reference outlives self.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), BYTES_MAX) };
+    }
+}
+
+impl<const N: usize> std::fmt::Debug for Secret<N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret<{N}>(..)")
+    }
+}
+
+/// What is wrong with a file that should hold a secret.
+#[derive(Debug)]
+pub enum FileFault {
+    /// There is none.
+    Absent,
+    /// It could not be opened or read.
+    Io(io::Error),
+    /// It is no regular file of ours that nobody else can read.
+    Exposed(String),
+    /// Bytes found.
+    Length(u64),
+}
+
+/// Reads a file of exactly `N` bytes that belongs to this process's user and is for nobody else.
+///
+/// # Errors
+/// [`FileFault`]. A symbolic link is not followed.
+pub fn read_file<const N: usize>(path: &Path, into: &mut [u8; N]) -> Result<(), FileFault> {
+    let opened = OpenOptions::new()
+        .read(true)
+        // A FIFO would hold up whoever opens it.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let mut file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(FileFault::Absent),
+        Err(e) => return Err(FileFault::Io(e)),
+    };
+    let meta = file.metadata().map_err(FileFault::Io)?;
+    let (mode, own) = (meta.mode() & 0o7777, crate::packet::own_uid());
+    if !meta.is_file() || mode & 0o077 != 0 || meta.uid() != own {
+        let uid = meta.uid();
+        let kind = if meta.is_file() { "" } else { "no file, " };
+        let why = format!("{kind}mode {mode:04o} of uid {uid}, expected 0400 of uid {own}");
+        return Err(FileFault::Exposed(why));
+    }
+    if meta.len() != N as u64 {
+        return Err(FileFault::Length(meta.len()));
+    }
+    file.read_exact(into).map_err(FileFault::Io)
+}
+
+/// Keeps `content` as `name` in `folder`, mode 0400, where nothing of that name is: all of it or nothing, durable
+/// when this returns. An unfinished file of an earlier try is replaced.
+///
+/// # Errors
+/// `AlreadyExists`; as `open(2)`, `write(2)`, `fsync(2)`, `rename(2)`.
+pub fn create_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let (path, unfinished) = (folder.join(name), folder.join(format!("{name}.new")));
+    match std::fs::symlink_metadata(&path) {
+        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    match std::fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&unfinished)?;
+    let written = file
+        .write_all(content)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&unfinished, &path));
+    if let Err(e) = written {
+        // The first failure is the one that counts.
+        let _ = std::fs::remove_file(&unfinished);
+        return Err(e);
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Makes a folder that is this process's own, unless it is there.
+///
+/// # Errors
+/// As `mkdir(2)`.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn read(path: &Path) -> Result<[u8; 4], FileFault> {
+        let mut bytes = [0; 4];
+        read_file(path, &mut bytes).map(|()| bytes)
+    }
+
+    #[test]
+    fn the_page_is_not_in_core_dumps() {
+        let secret = Secret::<32>::new(|bytes| crate::random::fill(bytes)).unwrap();
+        assert_ne!(secret.bytes(), &[0; 32]);
+        let at = format!("{:x}-", secret.at.as_ptr() as usize);
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let own = maps.split_once(&at).unwrap().1;
+        let flags = own.lines().find(|l| l.starts_with("VmFlags:")).unwrap();
+        assert!(flags.contains(" dd"), "{flags}");
+        assert_eq!(flags.contains(" lo"), secret.is_locked(), "{flags}");
+        assert_eq!(format!("{secret:?}"), "Secret<32>(..)");
+    }
+
+    #[test]
+    fn a_file_is_read_only_if_it_is_whole_and_for_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        assert!(matches!(read(&path), Err(FileFault::Absent)));
+        create_file(folder.path(), "key", b"abcd").unwrap();
+        assert_eq!(&read(&path).unwrap(), b"abcd");
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o400);
+        let again = create_file(folder.path(), "key", b"efgh").unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        for mode in [0o440, 0o404, 0o644] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(
+                matches!(read(&path), Err(FileFault::Exposed(_))),
+                "{mode:o}"
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+        create_file(folder.path(), "key", b"abc").unwrap();
+        assert!(matches!(read(&path), Err(FileFault::Length(3))));
+        let link = folder.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(read(&link), Err(FileFault::Io(_))));
+        assert!(matches!(read(folder.path()), Err(FileFault::Exposed(_))));
+    }
+
+    #[test]
+    fn an_unfinished_file_is_no_file_and_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("key.new"), b"ab").unwrap();
+        assert!(matches!(
+            read(&folder.path().join("key")),
+            Err(FileFault::Absent)
+        ));
+        create_file(folder.path(), "key", b"abcd").unwrap();
+        assert_eq!(&read(&folder.path().join("key")).unwrap(), b"abcd");
+        assert!(!folder.path().join("key.new").exists());
+    }
+}
