@@ -1,5 +1,6 @@
 //! One event as it lies in a frame.
 
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Gap-free number of an event, from 1.
@@ -57,6 +58,13 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// Encodes the body of a frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Into memory it cannot fail.
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
     /// Decodes a frame's body; trailing bytes are refused.
     #[must_use]
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {

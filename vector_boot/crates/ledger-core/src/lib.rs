@@ -25,6 +25,8 @@ mod tree;
 mod verify;
 
 pub mod fuzz;
+pub mod kinds;
+pub mod policy;
 pub mod rules;
 pub mod time;
 pub mod ulid;

@@ -12,7 +12,9 @@ use crate::device::Device;
 use crate::fold::Fold;
 use crate::index::Index;
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
+use crate::planes::{Decision, Moment, Planes};
 use crate::reader::Reader;
+pub use crate::refusal::Refusal;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,7 +29,7 @@ const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const GROUP_EVENTS_MAX: u32 = 4096;
 
 /// An event that wants to be appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Draft {
     /// Recognises repeats.
     pub origin: Option<Origin>,
@@ -63,6 +65,25 @@ impl Draft {
         ];
         text.iter().map(|t| t.len()).sum::<usize>() + size_of::<Self>()
     }
+
+    /// The event as it lies in a frame, but for its tenant's tag.
+    fn body(&self, wall_ns: u64) -> Body<'_> {
+        Body {
+            timestamp_ns: self.timestamp_ns.unwrap_or_default(),
+            wall_ns,
+            ulid: self.ulid.unwrap_or_default(),
+            tenant_tag: [0; 8],
+            ns: &self.ns,
+            actor: &self.actor,
+            tenant_id: &self.tenant_id,
+            event_type: &self.event_type,
+            subject: &self.subject,
+            payload: &self.payload,
+            causation_id: self.causation_id,
+            origin: self.origin,
+            sig: None,
+        }
+    }
 }
 
 /// A durable event.
@@ -78,70 +99,35 @@ pub struct Receipt {
     pub repeated: bool,
 }
 
-/// Why a request was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Stable code.
-    pub code: &'static str,
-    /// Field.
-    pub field: &'static str,
-    /// What it held.
-    pub value: String,
-    /// What it may hold, or what is wrong.
-    pub limit: String,
-}
-
-impl Refusal {
-    /// A refusal of a field.
-    #[must_use]
-    pub fn new(code: &'static str, field: &'static str, value: &str, limit: &str) -> Self {
-        // A hostile value must not become a long answer.
-        let cut = |text: &str| text.chars().take(VALUE_CHARS_MAX).collect();
-        Self {
-            code,
-            field,
-            value: cut(value),
-            limit: cut(limit),
-        }
-    }
-
-    /// Whether it says that the ledger stops: what was asked is good, and its successor's to do.
-    #[must_use]
-    pub fn is_of_a_stop(&self) -> bool {
-        *self == closing()
-    }
-
-    /// What is wrong, for people.
-    #[must_use]
-    pub fn reason(&self) -> String {
-        if self.value.is_empty() {
-            format!("{}: {}", self.field, self.limit)
-        } else {
-            format!("{} is {}: {}", self.field, self.value, self.limit)
-        }
-    }
-}
-
-/// Characters of a refused value that are sent back, and of the limit, which may quote it.
-const VALUE_CHARS_MAX: usize = 128;
-
-impl From<&Stopped> for Refusal {
-    fn from(stopped: &Stopped) -> Self {
-        Self::new(stopped.code(), "log", "", &stopped.to_string())
-    }
-}
-
 /// What happens with the outcome; called by the committer, so it must not block.
 pub type Reply = Box<dyn FnOnce(Result<Vec<Receipt>, Refusal>) + Send>;
 
+/// Makes events of the planes as they are when its turn comes, or of why its turn never comes.
+type Decide = Box<dyn FnOnce(Result<(&Planes, &Moment), Refusal>) -> (Vec<Draft>, Reply) + Send>;
+
+enum Work {
+    Append(Vec<Draft>, Reply),
+    Decide(Decide),
+}
+
+/// A request on its way into a group.
 struct Job {
-    drafts: Vec<Draft>,
+    work: Work,
     bytes: usize,
-    reply: Reply,
+}
+
+impl Job {
+    fn refuse(self, refusal: Refusal) {
+        let reply = match self.work {
+            Work::Append(_, reply) => reply,
+            Work::Decide(decide) => decide(Err(refusal.clone())).1,
+        };
+        reply(Err(refusal));
+    }
 }
 
 enum Message {
-    Append(Job),
+    Job(Job),
     Stop,
 }
 
@@ -171,6 +157,8 @@ struct Shared {
     last_wall_ns: u64,
     boots: Boots,
     index: Arc<Mutex<Index>>,
+    /// Changed by the committer alone; ahead of `standing` while a group is under way.
+    planes: Mutex<Planes>,
     standing: Mutex<Standing>,
     moved: Condvar,
     queued: Mutex<usize>,
@@ -205,6 +193,7 @@ impl Committer {
             last_wall_ns: fold.last_wall_ns,
             boots: fold.boots,
             index,
+            planes: Mutex::new(fold.planes),
             standing: Mutex::new(standing_of(&log, 0)),
             moved: Condvar::new(),
             queued: Mutex::new(0),
@@ -262,11 +251,72 @@ impl Ledger {
     /// Hands events over; `reply` gets their receipts once all are durable, or one refusal for all.
     /// Waits while the queue is full.
     pub fn append(&self, drafts: Vec<Draft>, reply: Reply) {
-        let bytes = drafts
-            .iter()
-            .map(Draft::bytes)
-            .sum::<usize>()
-            .min(QUEUE_BYTES_MAX);
+        let bytes = drafts.iter().map(Draft::bytes).sum();
+        self.queue(Work::Append(drafts, reply), bytes);
+    }
+
+    /// Reads the planes, checks and appends as one step: `decide` runs on the committer's thread, sees
+    /// everything placed before it, and must be short. `bytes` bounds what its events will take, for the
+    /// queue. `reply` gets the answer and the receipts once the group is durable; a refusal too waits
+    /// for that, since it may rest on an event of the same group.
+    /// Waits while the queue is full.
+    pub fn decide<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
+        reply: impl FnOnce(Result<(T, Vec<Receipt>), Refusal>) + Send + 'static,
+    ) {
+        let decide = move |turn: Result<(&Planes, &Moment), Refusal>| -> (Vec<Draft>, Reply) {
+            match turn.and_then(|(planes, moment)| decide(planes, moment)) {
+                Ok(Decision { events, answer }) => (
+                    events,
+                    Box::new(move |outcome| reply(outcome.map(|receipts| (answer, receipts)))),
+                ),
+                Err(refusal) => (
+                    Vec::new(),
+                    Box::new(move |outcome| reply(outcome.and(Err(refusal)))),
+                ),
+            }
+        };
+        self.queue(Work::Decide(Box::new(decide)), bytes);
+    }
+
+    /// Looks at the planes; what `look` says is given out once all that it saw is durable. It holds the
+    /// committer up, so it must be short.
+    ///
+    /// # Errors
+    /// READ_ONLY if what it saw never becomes durable: a sync failed.
+    pub fn planes<T>(&self, look: impl FnOnce(&Planes) -> T) -> Result<T, Refusal> {
+        let planes = self
+            .shared
+            .planes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (seen, through) = (look(&planes), planes.through);
+        drop(planes);
+        let mut standing = self
+            .shared
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while standing.id < through {
+            if let Some(stopped) = &standing.stopped {
+                return Err(stopped.into());
+            }
+            if standing.closing {
+                return Err(Refusal::closing());
+            }
+            standing = self
+                .shared
+                .moved
+                .wait(standing)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(seen)
+    }
+
+    fn queue(&self, work: Work, bytes: usize) {
+        let bytes = bytes.min(QUEUE_BYTES_MAX);
         let mut queued = self
             .shared
             .queued
@@ -281,15 +331,10 @@ impl Ledger {
         }
         *queued += bytes;
         drop(queued);
-        let job = Message::Append(Job {
-            drafts,
-            bytes,
-            reply,
-        });
-        if let Err(unsent) = self.sender.send(job)
-            && let Message::Append(job) = unsent.into_inner()
+        if let Err(unsent) = self.sender.send(Message::Job(Job { work, bytes }))
+            && let Message::Job(job) = unsent.into_inner()
         {
-            (job.reply)(Err(closing()));
+            job.refuse(Refusal::closing());
         }
     }
 
@@ -304,7 +349,7 @@ impl Ledger {
             // The receiver waits below.
             Box::new(move |outcome| drop(sender.send(outcome))),
         );
-        receiver.recv().unwrap_or_else(|_| Err(closing()))
+        receiver.recv().unwrap_or_else(|_| Err(Refusal::closing()))
     }
 
     /// When the last event was written that was there when the log was opened, by the wall clock
@@ -388,10 +433,6 @@ impl Ledger {
     }
 }
 
-fn closing() -> Refusal {
-    Refusal::new("READ_ONLY", "service", "", "the ledger is stopping")
-}
-
 fn standing_of(log: &Log, groups: u64) -> Standing {
     Standing {
         id: log.head().id,
@@ -418,10 +459,27 @@ struct Placed {
     outcome: Result<Vec<Receipt>, Refusal>,
 }
 
-/// What a group adds to the index.
+/// A request that does not fit what is left of the group.
+struct Unfit {
+    drafts: Vec<Draft>,
+    reply: Reply,
+}
+
+impl Unfit {
+    fn into_job(self, bytes: usize) -> Job {
+        Job {
+            work: Work::Append(self.drafts, self.reply),
+            bytes,
+        }
+    }
+}
+
+/// What a group adds to the index and the planes.
 struct Added {
     offset: u64,
     committed: Committed,
+    wall_ns: u64,
+    /// With its timestamp and ULID filled in.
     draft: Draft,
 }
 
@@ -434,15 +492,15 @@ impl Writer {
             let first = match next.take() {
                 Some(job) => job,
                 None => match receiver.recv() {
-                    Ok(Message::Append(job)) => job,
+                    Ok(Message::Job(job)) => job,
                     Ok(Message::Stop) | Err(_) => break,
                 },
             };
             self.group(first, receiver, &mut next, &mut stopping);
         }
         // Those who sent behind the stop are answered, not dropped.
-        while let Ok(Message::Append(job)) = receiver.try_recv() {
-            (job.reply)(Err(closing()));
+        while let Ok(Message::Job(job)) = receiver.try_recv() {
+            job.refuse(Refusal::closing());
         }
         self.publish(true);
     }
@@ -468,9 +526,9 @@ impl Writer {
                     match self.log.next_segment() {
                         Ok(()) => {
                             group = self.log.group();
-                            match self.place(&mut group, unfit, &mut added) {
+                            match self.place(&mut group, unfit.into_job(bytes), &mut added) {
                                 Ok(done) => placed.push(done),
-                                Err(job) => placed.push(self.too_large(job)),
+                                Err(unfit) => placed.push(self.too_large(unfit)),
                             }
                         }
                         Err(stopped) => placed.push(Placed {
@@ -480,7 +538,7 @@ impl Writer {
                     }
                 }
                 Err(unfit) => {
-                    *next = Some(unfit);
+                    *next = Some(unfit.into_job(bytes));
                     break;
                 }
             }
@@ -489,7 +547,7 @@ impl Writer {
                 break;
             }
             job = match receiver.try_recv() {
-                Ok(Message::Append(job)) => job,
+                Ok(Message::Job(job)) => job,
                 Ok(Message::Stop) => {
                     *stopping = true;
                     break;
@@ -500,58 +558,66 @@ impl Writer {
         self.finish(group, placed, added, released);
     }
 
-    fn too_large(&self, job: Job) -> Placed {
-        let bytes: usize = job.drafts.iter().map(Draft::bytes).sum();
+    fn too_large(&self, unfit: Unfit) -> Placed {
+        let bytes: usize = unfit.drafts.iter().map(Draft::bytes).sum();
         let limit = format!(
             "at most {} bytes of events",
             self.shared.superblock.body_bytes_max()
         );
+        let refusal = Refusal::new("TOO_LARGE", "events", &bytes.to_string(), &limit);
         Placed {
-            reply: job.reply,
-            outcome: Err(Refusal::new(
-                "TOO_LARGE",
-                "events",
-                &bytes.to_string(),
-                &limit,
-            )),
+            reply: unfit.reply,
+            outcome: Err(refusal),
         }
     }
 
-    /// Puts a request's events into the group: all, or none. A request that does not fit comes back.
+    /// Puts a request's events into the group: all, or none. A request that does not fit comes back,
+    /// decided: it is the first of the next group, so nothing is placed in between.
     fn place(
         &mut self,
         group: &mut GroupBuilder,
         job: Job,
         added: &mut Vec<Added>,
-    ) -> Result<Placed, Job> {
-        let refuse = |job: Job, refusal| {
-            Ok(Placed {
-                reply: job.reply,
-                outcome: Err(refusal),
-            })
+    ) -> Result<Placed, Unfit> {
+        let shared = self.shared.clone();
+        let mut planes = shared.planes.lock().unwrap_or_else(PoisonError::into_inner);
+        let moment = Moment {
+            wall_ns: clock::wall_ns(),
+            monotonic_ns: clock::monotonic_ns(),
+            next_id: group.next_id(),
         };
-        if let Some(stopped) = self.log.stopped() {
-            return refuse(job, stopped.into());
+        let stopped = self.log.stopped().map(Refusal::from);
+        let (drafts, reply) = match (job.work, &stopped) {
+            (Work::Append(drafts, reply), _) => (drafts, reply),
+            (Work::Decide(decide), None) => decide(Ok((&planes, &moment))),
+            (Work::Decide(decide), Some(refusal)) => decide(Err(refusal.clone())),
+        };
+        if let Some(refusal) = stopped {
+            let outcome = Err(refusal);
+            return Ok(Placed { reply, outcome });
         }
         let (mark, kept) = (group.mark(), added.len());
-        let mut receipts = Vec::with_capacity(job.drafts.len());
-        for draft in &job.drafts {
-            match self.place_one(group, draft, added) {
-                Ok(Some(receipt)) => receipts.push(receipt),
-                Ok(None) => {
-                    group.rewind(mark);
-                    added.truncate(kept);
-                    return Err(job);
-                }
-                Err(refusal) => {
-                    group.rewind(mark);
-                    added.truncate(kept);
-                    return refuse(job, refusal);
-                }
+        let mut receipts = Vec::with_capacity(drafts.len());
+        for draft in &drafts {
+            let placed = self.place_one(group, draft, added);
+            if !matches!(placed, Ok(Some(_))) {
+                group.rewind(mark);
+                added.truncate(kept);
+                return match placed {
+                    Err(refusal) => Ok(Placed {
+                        reply,
+                        outcome: Err(refusal),
+                    }),
+                    Ok(_) => Err(Unfit { drafts, reply }),
+                };
             }
+            receipts.extend(placed.ok().flatten());
+        }
+        for event in added.get(kept..).unwrap_or_default() {
+            planes.apply(event.committed.id, &event.draft.body(event.wall_ns));
         }
         Ok(Placed {
-            reply: job.reply,
+            reply,
             outcome: Ok(receipts),
         })
     }
@@ -589,25 +655,15 @@ impl Writer {
             }
         }
         let wall_ns = clock::wall_ns();
-        let ulid = match draft.ulid {
-            Some(ulid) => ulid,
-            None => ulid::compose(wall_ns, clock::random()),
+        let ulid = draft
+            .ulid
+            .unwrap_or_else(|| ulid::compose(wall_ns, clock::random()));
+        let draft = Draft {
+            timestamp_ns: draft.timestamp_ns.or_else(|| Some(clock::monotonic_ns())),
+            ulid: Some(ulid),
+            ..draft.clone()
         };
-        let body = Body {
-            timestamp_ns: draft.timestamp_ns.unwrap_or_else(clock::monotonic_ns),
-            wall_ns,
-            ulid,
-            tenant_tag: [0; 8],
-            ns: &draft.ns,
-            actor: &draft.actor,
-            tenant_id: &draft.tenant_id,
-            event_type: &draft.event_type,
-            subject: &draft.subject,
-            payload: &draft.payload,
-            causation_id: draft.causation_id,
-            origin: draft.origin,
-            sig: None,
-        };
+        let body = draft.body(wall_ns);
         rules::stored(&body, group.next_id()).map_err(|broken| {
             let value = match broken {
                 rules::Broken::Ns => draft.ns.clone(),
@@ -619,11 +675,13 @@ impl Writer {
             };
             Refusal::new(broken.code(), broken.field(), &value, broken.limit())
         })?;
-        Ok(group.push(&body).map(|committed| {
+        let committed = group.push(&body);
+        Ok(committed.map(|committed| {
             added.push(Added {
                 offset: self.log.segment_base() + committed.offset,
                 committed,
-                draft: draft.clone(),
+                wall_ns,
+                draft,
             });
             Receipt {
                 id: committed.id,

@@ -1,10 +1,11 @@
-//! What a scan of the whole log leaves in memory: the index and the origins seen.
+//! What a scan of the whole log leaves in memory: the index, the origins seen and the planes.
 
 use crate::boots::{self, Boots, Seen};
 use crate::dedupe::Dedupe;
 use crate::index::Index;
+use crate::planes::Planes;
 use crate::scan::Found;
-use ledger_core::{Hash, Origin};
+use ledger_core::{Body, Hash, Origin};
 
 /// What recovery folds the log into. Events count once their group has ended.
 #[derive(Default)]
@@ -17,6 +18,8 @@ pub struct Fold {
     pub last_wall_ns: u64,
     /// How the newest boots ended.
     pub boots: Boots,
+    /// The state machines over the log.
+    pub planes: Planes,
     pending: Vec<Pending>,
 }
 
@@ -30,6 +33,8 @@ struct Pending {
     values: [String; 4],
     /// Of the event that ends a boot alone.
     payload: String,
+    /// Of an event that a plane looks at: the body as it lies in the frame.
+    body: Option<Vec<u8>>,
 }
 
 impl Fold {
@@ -53,6 +58,7 @@ impl Fold {
                 } else {
                     String::new()
                 },
+                body: Planes::wants(body.event_type).then(|| body.encode()),
                 values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
             }),
             Found::Group { .. } => {
@@ -69,6 +75,10 @@ impl Fold {
                         actor,
                         payload: &event.payload,
                     });
+                    self.planes.through = event.id;
+                    if let Some(body) = event.body.as_deref().and_then(Body::decode) {
+                        self.planes.apply(event.id, &body);
+                    }
                     self.index.add(event.id, event.offset, &values);
                     if let Some(origin) = event.origin {
                         self.dedupe.add(&origin, event.id, &event.chain);

@@ -1,14 +1,140 @@
 //! Who may write what: the peer's role, as the kernel attests it, against namespace and actor.
 
-use crate::committer::Refusal;
+use crate::committer::{Ledger, Refusal};
+use crate::json::Json;
+use ledger_core::{kinds, rules};
 use wire::Role;
 
 /// Namespace of the machine itself: PID 1, the operator, a person at the console.
 const NS_SYSTEM: &str = "system";
 /// Namespace of users' services.
 const NS_USER: &str = "user";
+/// Namespaces in which a token's holder writes nothing: those of the machine, of its roles and of
+/// users' services.
+const OWN_NAMESPACES: [&str; 13] = [
+    NS_SYSTEM, NS_USER, "operator", "init", "ledger", "capacity", "gateway", "zygote", "console",
+    "model", "net", "cortex", "stranger",
+];
 /// The person at the terminal, whom the console answers for.
 const CONSOLE_PERSON: &str = "user:console";
+
+/// Who asks, and whose rights count: the peer, or the holder of a token for whom the gateway asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The peer, as the kernel attests it.
+    pub role: Role,
+    holder: Option<Holder>,
+}
+
+/// Who holds the token with which the gateway was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Holder {
+    actor: String,
+    tenant: String,
+}
+
+impl Caller {
+    /// The caller of a request with this member `as`, which the gateway alone may send.
+    ///
+    /// # Errors
+    /// `BAD_ACTOR`, `BAD_REQUEST`.
+    pub fn of(role: Role, on_behalf: Option<&Json>) -> Result<Self, Refusal> {
+        let Some(on_behalf) = on_behalf else {
+            return Ok(Self { role, holder: None });
+        };
+        if role != Role::Gateway {
+            let limit = "sent by the gateway alone";
+            return Err(Refusal::new("BAD_ACTOR", "as", "", limit));
+        }
+        let member = |key, holds: fn(&str) -> bool| {
+            let text = on_behalf.get(key).and_then(Json::text);
+            text.filter(|t| holds(t)).map(str::to_owned)
+        };
+        let person = |t: &str| rules::actor(t) && !t.starts_with("service:");
+        let two = matches!(on_behalf, Json::Object(members) if members.len() == 2);
+        match (member("actor", person), member("tenant", rules::tenant)) {
+            (Some(actor), Some(tenant)) if two => Ok(Self {
+                role,
+                holder: Some(Holder { actor, tenant }),
+            }),
+            _ => {
+                let limit = "an object of actor (agent:NAME or user:NAME) and tenant, no more";
+                Err(Refusal::bad("as", limit))
+            }
+        }
+    }
+
+    /// Whether it is one of whom nothing is trusted: a user's service, a token's holder, a stranger.
+    #[must_use]
+    pub fn is_tenant(&self) -> bool {
+        self.holder.is_some() || matches!(self.role, Role::User(_) | Role::Stranger(_))
+    }
+
+    /// The name under which it acts.
+    #[must_use]
+    pub fn actor(&self) -> String {
+        match (&self.holder, self.role) {
+            (Some(holder), _) => holder.actor.clone(),
+            (None, Role::User(uid) | Role::Stranger(uid)) => format!("service:uid-{uid}"),
+            (None, Role::Operator) => "user:operator".to_owned(),
+            (None, named) => format!("service:{}", named.name()),
+        }
+    }
+
+    /// The tenant of what does not name one.
+    #[must_use]
+    pub fn tenant(&self) -> String {
+        match self.reads() {
+            Reads::Tenant(tenant) => tenant,
+            _ => NS_SYSTEM.to_owned(),
+        }
+    }
+
+    /// What it may read.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        match &self.holder {
+            Some(holder) => Reads::Tenant(holder.tenant.clone()),
+            None => reads_as(self.role),
+        }
+    }
+
+    /// Checks that it may append an event under these names. A token's holder writes under its own
+    /// actor, in any namespace that is not one of the machine's own.
+    ///
+    /// # Errors
+    /// `BAD_ACTOR` or `BAD_NS`.
+    pub fn may_append(&self, ns: &str, actor: &str) -> Result<(), Refusal> {
+        let Some(holder) = &self.holder else {
+            return may_append(self.role, ns, actor);
+        };
+        if holder.actor != actor {
+            let limit = format!("{} for this caller", holder.actor);
+            return Err(Refusal::new("BAD_ACTOR", "actor", actor, &limit));
+        }
+        if OWN_NAMESPACES.contains(&ns) {
+            let limit = "no namespace of the machine's own";
+            return Err(Refusal::new("BAD_NS", "ns", ns, limit));
+        }
+        Ok(())
+    }
+
+    /// Checks that it may append for this tenant.
+    ///
+    /// # Errors
+    /// `POLICY_DENY`.
+    pub fn may_append_for(&self, tenant: &str) -> Result<(), Refusal> {
+        tenant_is_of(&self.reads(), tenant)
+    }
+
+    /// Checks that it may make the log longer.
+    ///
+    /// # Errors
+    /// `QUOTA`.
+    pub fn may_fill(&self, ledger: &Ledger) -> Result<(), Refusal> {
+        may_fill(self.is_tenant(), ledger.standing().end, ledger.room())
+    }
+}
 
 /// Checks that a peer may append an event under these names.
 ///
@@ -79,21 +205,16 @@ pub enum Reads {
     Everything,
 }
 
-/// The tenant of an event that does not name one.
-#[must_use]
-pub fn own_tenant(role: Role) -> String {
-    match reads_as(role) {
-        Reads::Tenant(tenant) => tenant,
-        _ => NS_SYSTEM.to_owned(),
-    }
-}
-
 /// Checks that a peer may append for this tenant: users' services for their own alone.
 ///
 /// # Errors
 /// `POLICY_DENY`.
 pub fn may_append_for(role: Role, tenant: &str) -> Result<(), Refusal> {
-    match reads_as(role) {
+    tenant_is_of(&reads_as(role), tenant)
+}
+
+fn tenant_is_of(reads: &Reads, tenant: &str) -> Result<(), Refusal> {
+    match reads {
         Reads::Tenant(own) if own != tenant => {
             let limit = format!("{own} for this peer");
             Err(Refusal::new("POLICY_DENY", "tenant_id", tenant, &limit))
@@ -102,16 +223,30 @@ pub fn may_append_for(role: Role, tenant: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Checks that a plain append may write events of this type.
+///
+/// # Errors
+/// `POLICY_DENY`.
+pub fn may_write(event_type: &str) -> Result<(), Refusal> {
+    match kinds::reserved(event_type) {
+        None => Ok(()),
+        Some(by) => {
+            let limit = format!("written by {by} alone");
+            Err(Refusal::new("POLICY_DENY", "event_type", event_type, &limit).by(kinds::RULE))
+        }
+    }
+}
+
 /// Of the log, what users' services may fill; the rest is kept for the machine's own evidence, without
 /// which the gateway does nothing.
 const USERS_PERCENT: u64 = 75;
 
-/// Checks that a peer may make the log longer, of which `end` of `room` bytes are used.
+/// Checks that the log may become longer for a tenant, if it is one who asks; of the log `end` of `room`
+/// bytes are used.
 ///
 /// # Errors
 /// `QUOTA`.
-pub fn may_fill(role: Role, end: u64, room: u64) -> Result<(), Refusal> {
-    let user = matches!(role, Role::User(_) | Role::Stranger(_));
+pub fn may_fill(user: bool, end: u64, room: u64) -> Result<(), Refusal> {
     // In this order, since the room of a file that may grow is nearly all numbers.
     let full = end / USERS_PERCENT >= room / 100;
     if !user || !full {
@@ -164,23 +299,68 @@ mod tests {
 
     #[test]
     fn users_services_leave_a_quarter_of_the_log_to_the_machine() {
-        let user = Role::User(30_001);
-        assert!(may_fill(user, 74_000, 100_000).is_ok());
-        assert_eq!(may_fill(user, 75_000, 100_000).unwrap_err().code, "QUOTA");
-        assert!(may_fill(Role::Gateway, 99_999, 100_000).is_ok());
-        assert!(may_fill(Role::Operator, 99_999, 100_000).is_ok());
-        assert!(may_fill(user, 1 << 40, u64::MAX).is_ok());
+        assert!(may_fill(true, 74_000, 100_000).is_ok());
+        assert_eq!(may_fill(true, 75_000, 100_000).unwrap_err().code, "QUOTA");
+        assert!(may_fill(false, 99_999, 100_000).is_ok());
+        assert!(may_fill(true, 1 << 40, u64::MAX).is_ok());
     }
 
     #[test]
     fn users_services_stay_with_their_tenant() {
         let user = Role::User(30_001);
-        assert_eq!(own_tenant(user), "uid-30001");
+        assert_eq!(Caller::of(user, None).unwrap().tenant(), "uid-30001");
         assert!(may_append_for(user, "uid-30001").is_ok());
         assert_eq!(
             may_append_for(user, "system").unwrap_err().code,
             "POLICY_DENY"
         );
         assert_eq!(reads_as(Role::Stranger(1)), Reads::Nothing);
+    }
+
+    #[test]
+    fn the_gateway_alone_speaks_for_others_and_they_keep_to_their_own() {
+        let on_behalf = Json::parse(r#"{"actor":"agent:a","tenant":"t"}"#).unwrap();
+        let code = |role, text: &str| {
+            let on_behalf = Json::parse(text).unwrap();
+            Caller::of(role, Some(&on_behalf)).unwrap_err().code
+        };
+        for role in [
+            Role::Operator,
+            Role::Capacity,
+            Role::Console,
+            Role::User(30_001),
+        ] {
+            assert_eq!(
+                Caller::of(role, Some(&on_behalf)).unwrap_err().code,
+                "BAD_ACTOR"
+            );
+        }
+        for bad in [
+            "{}",
+            "null",
+            "\"agent:a\"",
+            r#"{"actor":"agent:a"}"#,
+            r#"{"actor":"agent:a","tenant":""}"#,
+            r#"{"actor":"service:gateway","tenant":"t"}"#,
+            r#"{"actor":"a","tenant":"t"}"#,
+            r#"{"actor":"agent:a","tenant":"t","role":"operator"}"#,
+        ] {
+            assert_eq!(code(Role::Gateway, bad), "BAD_REQUEST", "{bad}");
+        }
+        let caller = Caller::of(Role::Gateway, Some(&on_behalf)).unwrap();
+        assert!(caller.is_tenant());
+        assert_eq!(caller.reads(), Reads::Tenant("t".to_owned()));
+        let append = |ns, actor| caller.may_append(ns, actor).map_err(|r| r.code);
+        assert_eq!(append("finance", "agent:a"), Ok(()));
+        assert_eq!(append("finance", "agent:b"), Err("BAD_ACTOR"));
+        assert_eq!(append("finance", "service:gateway"), Err("BAD_ACTOR"));
+        for ns in OWN_NAMESPACES {
+            assert_eq!(append(ns, "agent:a"), Err("BAD_NS"), "{ns}");
+        }
+        assert_eq!(caller.may_append_for("t"), Ok(()));
+        assert_eq!(
+            caller.may_append_for("system").unwrap_err().code,
+            "POLICY_DENY"
+        );
     }
 }

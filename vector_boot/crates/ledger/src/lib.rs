@@ -12,6 +12,8 @@ pub mod device;
 pub mod keys;
 pub mod log;
 pub mod open;
+pub mod planes;
+pub mod refusal;
 pub mod scan;
 
 mod boots;

@@ -188,7 +188,8 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
     if !matches!(question, Question::Append(_)) {
         return question;
     }
-    match identity::may_fill(role, ledger.standing().end, ledger.room()) {
+    let user = matches!(role, Role::User(_) | Role::Stranger(_));
+    match identity::may_fill(user, ledger.standing().end, ledger.room()) {
         Ok(()) => question,
         Err(refusal) => Question::Refused(refusal),
     }
@@ -250,6 +251,7 @@ fn code_of(code: &str) -> &'static str {
 fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
     identity::may_append(served.role, append.ns, append.actor)?;
     identity::may_append_for(served.role, append.tenant_id)?;
+    identity::may_write(append.event_type)?;
     if append.payload.len() > PAYLOAD_BYTES_MAX {
         let value = append.payload.len().to_string();
         let limit = format!("at most {PAYLOAD_BYTES_MAX} bytes");

@@ -1,9 +1,11 @@
 //! A model of a disk in the device's place: power cuts at any write or sync, with any of the unsynced
 //! sectors dropped, written or torn; failing syncs; a full disk; damage.
 
-use ledger::committer::{Committer, Draft};
+use ledger::committer::{Committer, Draft, Ledger, Receipt};
 use ledger::device::Device;
 use ledger::log::{Birth, Log, Recovery, Stopped};
+use ledger::planes::{Decision, Moment, Planes};
+use ledger::refusal::Refusal;
 use ledger::scan::{self, Found};
 use ledger_core::{Body, Hash, Origin, SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
 use std::collections::BTreeMap;
@@ -474,4 +476,113 @@ fn every_flipped_byte_of_a_small_log_is_detected_by_verify() {
         disk.flip(at);
     }
     assert_eq!(check().unwrap(), None);
+}
+
+/// Sets the policy if its last change is still the one expected: the smallest decision there is.
+fn swap(
+    ledger: &Ledger,
+    expected: u64,
+) -> std::sync::mpsc::Receiver<Result<((), Vec<Receipt>), Refusal>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let decide = move |planes: &Planes, _: &Moment| {
+        if planes.policy.revision() != expected {
+            return Err(Refusal::new(
+                "CONFLICT",
+                "revision",
+                "",
+                "somebody was first",
+            ));
+        }
+        Ok(Decision {
+            events: vec![Draft {
+                event_type: "policy.set".into(),
+                ..draft("{}")
+            }],
+            answer: (),
+        })
+    };
+    ledger.decide(0, decide, move |outcome| drop(sender.send(outcome)));
+    receiver
+}
+
+#[test]
+fn of_decisions_that_exclude_each_other_one_wins_also_within_a_group() {
+    let disk = Disk::new(16);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    let mut expected = 0;
+    for _ in 0..20 {
+        // The first append keeps the committer busy, so that the decisions share a group.
+        ledger.append(vec![draft("{}")], Box::new(|_| ()));
+        let asked: Vec<_> = (0..32).map(|_| swap(ledger, expected)).collect();
+        let won: Vec<u64> = asked
+            .iter()
+            .filter_map(|answer| match answer.recv().unwrap() {
+                Ok(((), receipts)) => Some(receipts[0].id),
+                Err(refusal) => {
+                    assert_eq!(refusal.code, "CONFLICT");
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(won.len(), 1, "{won:?}");
+        expected = won[0];
+        assert_eq!(ledger.planes(|p| p.policy.revision()).unwrap(), expected);
+    }
+    let before = ledger.planes(|p| p.policy.clone()).unwrap();
+    committer.stop();
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    let rebuilt = committer.ledger().planes(|p| p.policy.clone()).unwrap();
+    assert_eq!(rebuilt, before);
+    committer.stop();
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_planes_is_told_to_nobody() {
+    let disk = Disk::new(4);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    assert!(swap(ledger, 0).recv().unwrap().is_ok());
+    disk.0.lock().unwrap().fail_next_sync = true;
+    let codes = [swap(ledger, 1), swap(ledger, 1), swap(ledger, 2)]
+        .map(|answer| answer.recv().unwrap().unwrap_err().code);
+    assert_eq!(codes, ["READ_ONLY"; 3]);
+    let refusal = ledger.planes(|p| p.policy.revision()).unwrap_err();
+    assert_eq!(refusal.code, "READ_ONLY");
+    committer.stop();
+    let disk = disk.after_cut(&mut Chance(7));
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    let (revision, last) = (
+        ledger.planes(|p| p.policy.revision()).unwrap(),
+        ledger.standing().id,
+    );
+    assert_eq!(revision, last, "the planes are what the log says");
+    committer.stop();
+}
+
+#[test]
+fn a_decision_that_does_not_fit_the_segment_begins_the_next_as_it_was_decided() {
+    let disk = Disk::new(8);
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    let mut next = 1;
+    for _ in 0..12 {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let decide = |_: &Planes, moment: &Moment| {
+            let big = format!("{{\"x\":\"{}\"}}", "y".repeat(5000));
+            Ok(Decision {
+                events: vec![draft(&big), draft("{}")],
+                answer: moment.next_id,
+            })
+        };
+        ledger.decide(5000, decide, move |outcome| drop(sender.send(outcome)));
+        let (told, receipts) = receiver.recv().unwrap().unwrap();
+        assert_eq!(
+            (told, receipts[0].id, receipts[1].id),
+            (next, next, next + 1)
+        );
+        next += 2;
+    }
+    committer.stop();
 }

@@ -1,0 +1,186 @@
+//! What a call is given: the request, who asks, the ledger, and the ways to answer.
+
+use super::{Connection, Out, refused};
+use crate::committer::{Ledger, Receipt};
+use crate::gate::Permit;
+use crate::identity::Caller;
+use crate::json::Json;
+use crate::planes::{Decision, Moment, Planes};
+use crate::refusal::Refusal;
+use crossbeam::channel::Sender;
+use std::sync::Arc;
+
+/// One request, for its handler. What the handler returns as an error is the answer.
+pub struct Call<'c> {
+    /// Echoed in every line of the answer.
+    pub id: &'c Json,
+    /// The whole object.
+    pub request: &'c Json,
+    /// Who asks, and whose rights count.
+    pub caller: &'c Caller,
+    pub(super) connection: &'c Connection<'c>,
+}
+
+impl Call<'_> {
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.connection.ledger
+    }
+
+    /// A member that must be text.
+    pub fn text(&self, key: &'static str) -> Result<&str, Refusal> {
+        let text = self.optional_text(key)?;
+        text.ok_or_else(|| Refusal::bad(key, "text"))
+    }
+
+    /// A member that is text, or absent, or null.
+    pub fn optional_text(&self, key: &'static str) -> Result<Option<&str>, Refusal> {
+        match self.request.get(key) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(Refusal::bad(key, "text")),
+        }
+    }
+
+    /// A member that is a number from 0 on, or absent, or null.
+    pub fn optional_number(&self, key: &'static str) -> Result<Option<u64>, Refusal> {
+        match self.request.get(key) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Unsigned(n)) => Ok(Some(*n)),
+            Some(_) => Err(Refusal::bad(key, "a number from 0 on")),
+        }
+    }
+
+    /// A member that names an actor; a bare name means `user:`. The caller's own where it is absent.
+    pub fn actor(&self, key: &'static str) -> Result<String, Refusal> {
+        Ok(match self.optional_text(key)? {
+            None => self.caller.actor(),
+            Some(bare) if !bare.contains(':') => format!("user:{bare}"),
+            Some(full) => full.to_owned(),
+        })
+    }
+
+    /// A line with the id and these members (`"key":value,...`); false once the peer is gone.
+    pub fn line(&self, members: &str) -> bool {
+        self.connection.out.line(&line(self.id, members))
+    }
+
+    /// The answer, with these members.
+    pub fn ok(&self, members: &str) {
+        self.connection.out.line(&ok(self.id, members));
+    }
+
+    /// Says that the call is under way: at once where it is long, or once it has been silent for 50 ms.
+    pub fn ack(&self) {
+        let id = self.id;
+        self.connection
+            .out
+            .line(&format!("{{\"ack\":true,\"id\":{id}}}"));
+    }
+
+    /// A progress line.
+    pub fn progress(&self, percent: u64) {
+        self.line(&format!("\"progress\":{percent}"));
+    }
+
+    /// The answer of a call that ends on another thread; waits while too many are under way.
+    pub fn later(&self) -> Later {
+        Later {
+            id: self.id.clone(),
+            answers: self.connection.answers.clone(),
+            permit: self.connection.gate.enter(),
+        }
+    }
+
+    /// Has the committer decide ([`Ledger::decide`]); `members` makes the answer's members of what was
+    /// decided and appended, once that is durable.
+    #[allow(dead_code)] // Its first users are on their way.
+    pub fn decide<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
+        members: impl FnOnce(T, &[Receipt]) -> Result<String, Refusal> + Send + 'static,
+    ) {
+        let later = self.later();
+        self.ledger().decide(bytes, decide, move |outcome| {
+            later.end(outcome.and_then(|(answer, receipts)| members(answer, &receipts)));
+        });
+    }
+
+    /// Takes one of the connection's subscriptions, or refuses.
+    pub fn stream(&self) -> Result<Stream, Refusal> {
+        let permit = self.connection.subscriptions.try_enter().ok_or_else(|| {
+            let limit = format!("at most {} a connection", self.connection.subscriptions_max);
+            Refusal::new("QUOTA", "subscriptions", "", &limit)
+        })?;
+        Ok(Stream {
+            id: self.id.clone(),
+            ledger: self.ledger().clone(),
+            out: self.connection.out.clone(),
+            _permit: permit,
+        })
+    }
+}
+
+/// An answer that is still due.
+pub struct Later {
+    id: Json,
+    answers: Sender<(String, Permit)>,
+    permit: Permit,
+}
+
+impl Later {
+    /// Answers; does not block, so the committer may call it.
+    pub fn end(self, outcome: Result<String, Refusal>) {
+        let answer = match outcome {
+            Ok(members) => ok(&self.id, &members),
+            Err(refusal) => refused(&self.id, &refusal),
+        };
+        // A peer that went does not need its answer.
+        drop(self.answers.send((answer, self.permit)));
+    }
+}
+
+/// What a subscription's thread writes to; dropping it makes room for another.
+pub struct Stream {
+    id: Json,
+    /// The ledger.
+    pub ledger: Ledger,
+    out: Arc<Out>,
+    _permit: Permit,
+}
+
+impl Stream {
+    /// A line with the id and these members; false once the peer is gone.
+    pub fn line(&self, members: &str) -> bool {
+        self.out.line(&line(&self.id, members))
+    }
+
+    /// The last line: why it ends.
+    pub fn refuse(&self, refusal: &Refusal) {
+        self.out.line(&refused(&self.id, refusal));
+    }
+
+    /// Whether the peer went.
+    pub fn is_gone(&self) -> bool {
+        self.out.is_gone()
+    }
+
+    /// Runs `follow` on a thread of its own.
+    pub fn spawn(self, follow: impl FnOnce(&Self) + Send + 'static) -> Result<(), Refusal> {
+        std::thread::Builder::new()
+            .name("subscription".to_owned())
+            .spawn(move || follow(&self))
+            .map_err(|e| Refusal::from(&e))?;
+        Ok(())
+    }
+}
+
+fn line(id: &Json, members: &str) -> String {
+    format!("{{\"id\":{id},{members}}}")
+}
+
+fn ok(id: &Json, members: &str) -> String {
+    let comma = if members.is_empty() { "" } else { "," };
+    format!("{{\"ok\":true,\"id\":{id}{comma}{members}}}")
+}

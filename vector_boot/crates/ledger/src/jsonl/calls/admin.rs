@@ -1,0 +1,91 @@
+//! `ping`, `head`, `doctor`, `verify`: how the log is.
+
+use super::{Call, Handler};
+use crate::json::Json;
+use crate::query::hex;
+use crate::refusal::Refusal;
+use crate::{clock, verify};
+use std::time::{Duration, Instant};
+
+/// Progress lines of a long call.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// The handler of a call of this family.
+pub fn find(kind: &str) -> Option<Handler> {
+    match kind {
+        "ping" => Some(ping),
+        "head" => Some(head),
+        "doctor" => Some(doctor),
+        "verify" => Some(verify),
+        _ => None,
+    }
+}
+
+fn ping(call: &Call<'_>) -> Result<(), Refusal> {
+    call.ok("\"pong\":true");
+    Ok(())
+}
+
+fn head(call: &Call<'_>) -> Result<(), Refusal> {
+    call.ok(&members(&standing(call)));
+    Ok(())
+}
+
+fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
+    let ledger = call.ledger();
+    let superblock = ledger.superblock();
+    let standing_now = ledger.standing();
+    let room = ledger.room();
+    let percent = standing_now.end.saturating_mul(100) / room.max(1);
+    let mut all = standing(call);
+    all.extend([
+        ("bytes_used", standing_now.end.into()),
+        ("bytes_max", room.into()),
+        ("percent_used", percent.into()),
+        ("segment_bytes", superblock.segment_bytes.into()),
+        ("created_wall_ns", superblock.created_wall_ns.into()),
+        ("wall_ns", clock::wall_ns().into()),
+        ("groups", standing_now.groups.into()),
+        ("queued_bytes", (ledger.queued_bytes() as u64).into()),
+    ]);
+    call.ok(&members(&all));
+    Ok(())
+}
+
+fn standing(call: &Call<'_>) -> Vec<(&'static str, Json)> {
+    let standing = call.ledger().standing();
+    let stopped = standing.stopped.as_ref();
+    vec![
+        ("event_id", standing.id.into()),
+        ("commit_id", hex(&standing.chain).as_str().into()),
+        ("root", hex(&standing.root).as_str().into()),
+        ("writable", stopped.is_none().into()),
+        (
+            "stopped",
+            stopped.map_or(Json::Null, |why| why.to_string().as_str().into()),
+        ),
+    ]
+}
+
+fn members(all: &[(&str, Json)]) -> String {
+    let all: Vec<String> = all.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+    all.join(",")
+}
+
+fn verify(call: &Call<'_>) -> Result<(), Refusal> {
+    call.ack();
+    let end = call.ledger().standing().end;
+    let mut told = Instant::now();
+    let report = verify::verify(&**call.ledger().device(), Some(end), &mut |at| {
+        if told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            call.progress(at.saturating_mul(100) / end.max(1));
+        }
+    })
+    .map_err(|e| Refusal::new("CORRUPT", "log", "", &e.to_string()))?;
+    // What was damaged before the service started stays damaged, though nothing behind it is read.
+    let stopped = call.ledger().standing().stopped;
+    let stopped = stopped.map_or(Json::Null, |why| why.to_string().as_str().into());
+    call.ok(&format!("{},\"stopped\":{stopped}", report.members()));
+    Ok(())
+}

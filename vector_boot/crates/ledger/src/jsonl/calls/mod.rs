@@ -1,0 +1,35 @@
+//! The calls, a file a family. Each family's `find` names its calls.
+
+mod admin;
+mod append;
+mod blob;
+mod bus;
+mod epoch;
+mod fold;
+mod job;
+mod policy;
+mod proof;
+mod query;
+
+use super::call::Call;
+use crate::refusal::Refusal;
+
+/// Answers one request: with [`Call::ok`] or [`Call::later`], or with the refusal that it returns.
+pub type Handler = fn(&Call<'_>) -> Result<(), Refusal>;
+
+/// The handler of a call.
+pub fn find(kind: &str) -> Option<Handler> {
+    let families = [
+        admin::find,
+        append::find,
+        blob::find,
+        bus::find,
+        epoch::find,
+        fold::find,
+        job::find,
+        policy::find,
+        proof::find,
+        query::find,
+    ];
+    families.iter().find_map(|find| find(kind))
+}

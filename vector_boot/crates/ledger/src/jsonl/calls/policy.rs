@@ -1,0 +1,8 @@
+//! Policy: rules, grants, and why something is denied.
+
+use super::Handler;
+
+/// The handler of a call of this family.
+pub fn find(_kind: &str) -> Option<Handler> {
+    None
+}

@@ -1,0 +1,215 @@
+//! `ledger.sock`: one JSON object a line each way, `id` echoed.
+//!
+//! The connection's thread reads and answers in order; what is appended or decided is answered when it
+//! is durable, so that many may be under way; each subscription has a thread of its own. A peer that
+//! reads slowly holds up its own threads only. Start with [`serve`]; a family of calls is a file in
+//! `calls`, over what [`call::Call`] gives.
+
+mod call;
+mod calls;
+
+use crate::committer::Ledger;
+use crate::gate::{Gate, Permit};
+use crate::identity::{Caller, Reads};
+use crate::json::{Json, LINE_BYTES_MAX};
+use crate::refusal::Refusal;
+use crate::visitors::Visit;
+use call::Call;
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use wire::Role;
+
+/// Appends and decisions of one connection whose answers are not sent yet.
+const UNDER_WAY_MAX: usize = 64;
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS_MAX: usize = 8;
+/// The same of a user's service: each is a thread, and the manifest bounds those of the ledger.
+const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
+/// A peer that takes nothing for this long is dropped.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The writing half, shared by the connection's threads. Whole lines only.
+struct Out {
+    stream: Mutex<UnixStream>,
+    gone: AtomicBool,
+}
+
+impl Out {
+    /// Writes a line; false once the peer is gone.
+    fn line(&self, text: &str) -> bool {
+        let mut line = String::with_capacity(text.len() + 1);
+        line.push_str(text);
+        line.push('\n');
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = !self.is_gone() && stream.write_all(line.as_bytes()).is_ok();
+        if !written {
+            // A line may be half written: nothing can follow it.
+            self.gone.store(true, Ordering::Relaxed);
+            drop(stream.shutdown(std::net::Shutdown::Both));
+        }
+        written
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+/// Serves one connection until the peer goes.
+pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
+    let role = visit.served().role;
+    let Ok(writing) = stream.try_clone() else {
+        return;
+    };
+    if writing.set_write_timeout(Some(WRITE_LIMIT)).is_err() {
+        return;
+    }
+    let out = Arc::new(Out {
+        stream: Mutex::new(writing),
+        gone: AtomicBool::new(false),
+    });
+    // Unbounded, yet never longer than UNDER_WAY_MAX.
+    let (answers, to_write) = unbounded();
+    let theirs = out.clone();
+    let writer = std::thread::Builder::new()
+        .name("jsonl-answers".to_owned())
+        .spawn(move || write_answers(&theirs, &to_write));
+    let Ok(writer) = writer else { return };
+    let subscriptions = match role {
+        Role::User(_) | Role::Stranger(_) => SUBSCRIPTIONS_OF_A_USER_MAX,
+        _ => SUBSCRIPTIONS_MAX,
+    };
+    let connection = Connection {
+        visit,
+        ledger: ledger.clone(),
+        out: out.clone(),
+        answers,
+        gate: Arc::new(Gate::new(UNDER_WAY_MAX)),
+        subscriptions: Arc::new(Gate::new(subscriptions)),
+        subscriptions_max: subscriptions,
+    };
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let limit = LINE_BYTES_MAX as u64 + 1;
+        match lines.by_ref().take(limit).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        } else if line.len() > LINE_BYTES_MAX {
+            let limit = format!("at most {LINE_BYTES_MAX} bytes");
+            let refusal = Refusal::new("TOO_LARGE", "line", "", &limit);
+            connection.refuse(&Json::Null, &refusal);
+            break;
+        }
+        if !line.iter().all(u8::is_ascii_whitespace) {
+            connection.request(&line);
+        }
+        if out.is_gone() {
+            break;
+        }
+        // A line of a megabyte is no reason to keep one at rest.
+        line.shrink_to(LINE_KEPT_BYTES);
+    }
+    drop(connection);
+    // Answers to appends under way still go to a peer that only closed its writing half.
+    let _ = writer.join();
+    out.gone.store(true, Ordering::Relaxed);
+}
+
+/// Buffer that a connection keeps between lines.
+const LINE_KEPT_BYTES: usize = 16 * 1024;
+
+fn write_answers(out: &Out, answers: &Receiver<(String, Permit)>) {
+    for (answer, _permit) in answers {
+        out.line(&answer);
+    }
+}
+
+/// The answer that refuses.
+fn refused(id: &Json, refusal: &Refusal) -> String {
+    let mut error = vec![("code", Json::from(refusal.code))];
+    error.extend(refusal.rule.as_deref().map(|rule| ("rule", rule.into())));
+    error.push(("reason", refusal.reason().as_str().into()));
+    // By hand, so that `ok` comes first for whoever reads along.
+    let members: Vec<String> = error
+        .iter()
+        .map(|(key, value)| format!("\"{key}\":{value}"))
+        .collect();
+    let error = members.join(",");
+    format!("{{\"ok\":false,\"id\":{id},\"error\":{{{error}}}}}")
+}
+
+struct Connection<'v> {
+    visit: &'v Visit,
+    ledger: Ledger,
+    out: Arc<Out>,
+    /// Each with its permit: the queue is never longer than there are.
+    answers: Sender<(String, Permit)>,
+    gate: Arc<Gate>,
+    subscriptions: Arc<Gate>,
+    subscriptions_max: usize,
+}
+
+impl Connection<'_> {
+    fn request(&self, line: &[u8]) {
+        let parsed = std::str::from_utf8(line)
+            .map_err(|_| Refusal::bad("line", "UTF-8"))
+            .and_then(Json::parse);
+        let request = match parsed {
+            Ok(request @ Json::Object(_)) => request,
+            Ok(_) => {
+                self.refuse(&Json::Null, &Refusal::bad("line", "a JSON object"));
+                return;
+            }
+            Err(refusal) => return self.refuse(&Json::Null, &refusal),
+        };
+        let id = request.get("id").cloned().unwrap_or(Json::Null);
+        if !matches!(id, Json::Null | Json::Text(_) | Json::Unsigned(_)) {
+            return self.refuse(
+                &Json::Null,
+                &Refusal::bad("id", "text or a number from 0 on"),
+            );
+        }
+        if let Err(refusal) = self.dispatch(&request, &id) {
+            self.refuse(&id, &refusal);
+        }
+    }
+
+    fn refuse(&self, id: &Json, refusal: &Refusal) {
+        // Without the value, which is the peer's.
+        self.visit
+            .complain(&format!("{} {}", refusal.code, refusal.field));
+        self.out.line(&refused(id, refusal));
+    }
+
+    fn dispatch(&self, request: &Json, id: &Json) -> Result<(), Refusal> {
+        let role = self.visit.served().role;
+        let caller = Caller::of(role, request.get("as"))?;
+        let kind = request
+            .get("type")
+            .and_then(Json::text)
+            .ok_or_else(|| Refusal::bad("type", "text, the call's name"))?;
+        if caller.reads() == Reads::Nothing && kind != "ping" {
+            let uid = role.uid().to_string();
+            let limit = "uids that the machine does not know may only ping";
+            return Err(Refusal::new("BAD_ACTOR", "uid", &uid, limit));
+        }
+        let Some(handler) = calls::find(kind) else {
+            return Err(Refusal::new("BAD_REQUEST", "type", kind, "no such call"));
+        };
+        handler(&Call {
+            id,
+            request,
+            caller: &caller,
+            connection: self,
+        })
+    }
+}
