@@ -276,6 +276,8 @@ impl Calls {
             libc::SYS_fsync,
             libc::SYS_ftruncate,
             libc::SYS_flock,
+            // What a compaction dropped from a log in a file goes back to the file system.
+            libc::SYS_fallocate,
         ]);
         self.ioctls(&[libc::BLKSSZGET as u32, BLKGETSIZE64]);
     }

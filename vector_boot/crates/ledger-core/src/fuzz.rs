@@ -1,6 +1,9 @@
 //! Hostile bytes for every parser here; a fuzzer calls it, and so do the tests.
 
-use crate::{Body, GroupFrame, SUPERBLOCK_BYTES, SegmentHeader, Step, Superblock, Verifier};
+use crate::{
+    Anchor, Body, Compacted, GroupFrame, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES, SegmentHeader,
+    Step, SummaryPiece, Superblock, Verifier,
+};
 
 /// Feeds `data` to each parser: none may panic, and the verifier must end.
 pub fn fuzz_body(data: &[u8]) {
@@ -13,16 +16,25 @@ pub fn fuzz_body(data: &[u8]) {
         log_id: [0; 16],
         tag_key: [0; 32],
         created_wall_ns: 0,
-        epoch: 1,
+        generation: 1,
+        first_segment: 0,
     });
-    let _ = SegmentHeader::decode(data.get(..512).unwrap_or(data));
+    if let Some(header) = SegmentHeader::decode(data.get(..SEGMENT_HEADER_BYTES).unwrap_or(data)) {
+        let _ = Verifier::resume(superblock, &header);
+    }
+    if let Ok(text) = core::str::from_utf8(data) {
+        let _ = (
+            Anchor::parse(text),
+            Compacted::parse(text),
+            SummaryPiece::parse(text),
+        );
+    }
     let _ = GroupFrame::decode(&superblock.place(0, 1), data);
     let _ = Body::decode(data);
     let mut verifier = Verifier::new(superblock);
     let _ = verifier.damaged(0, 0, data);
-    let mut sector = [0u8; 512];
-    verifier.header_for(0).encode(&mut sector);
-    if verifier.enter(0, &sector).is_err() {
+    let header = verifier.header_for(0).encode();
+    if verifier.enter(0, &header).is_err() {
         return;
     }
     let start = verifier.offset();

@@ -146,6 +146,7 @@ pub struct GroupBuilder {
     previous: Hash,
     head: Head,
     count: u32,
+    first: Option<(u64, Hash)>,
     chain: Chain,
     body: Vec<u8>,
     bytes: Vec<u8>,
@@ -166,6 +167,7 @@ impl GroupBuilder {
             previous: head.chain,
             head,
             count: 0,
+            first: None,
             chain: Chain::new(),
             body: Vec::new(),
             bytes: Vec::new(),
@@ -183,6 +185,12 @@ impl GroupBuilder {
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Id and chain value of its first event.
+    #[must_use]
+    pub fn first(&self) -> Option<(u64, Hash)> {
+        self.first.filter(|_| self.count > 0)
     }
 
     /// Appends an event if the group has room for it; its tenant tag is filled in.
@@ -220,6 +228,9 @@ impl GroupBuilder {
         )?;
         self.head
             .advance(&self.chain, &header, &self.body, &event.tenant_tag);
+        if self.count == 0 {
+            self.first = Some((id, self.head.chain));
+        }
         self.count = self.count.saturating_add(1);
         Some(Committed {
             id,

@@ -1,7 +1,12 @@
 //! Where things lie: the superblock, the segments and their headers.
+//!
+//! Segments are numbered from 0 and never again; the device has a slot for each that is kept. Log
+//! offsets count as if no segment had ever been dropped ([`Superblock::segment_offset`]); only who
+//! touches the device asks where that is there ([`Superblock::slot_offset`]).
 
-use crate::frame::{Reader, Writer};
-use crate::{HEADER_BYTES, Hash};
+use crate::frame::{self, Reader, Writer};
+use crate::{CompactRange, HEADER_BYTES, Hash, Head};
+use alloc::vec::Vec;
 
 /// Bytes of one superblock copy. Two lie at the front of a log, the second written first.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -11,32 +16,36 @@ pub const SEGMENTS_OFFSET: u64 = 2 * SUPERBLOCK_BYTES as u64;
 pub const SECTOR_BYTES_MIN: u32 = 512;
 /// See [`SECTOR_BYTES_MIN`].
 pub const SECTOR_BYTES_MAX: u32 = 4096;
+/// Bytes of a segment's header: whole sectors of any size, with room for a tree of 2^64 events.
+pub const SEGMENT_HEADER_BYTES: usize = 4096;
 /// Smallest segment; it still holds events of the usual size.
 pub const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
-/// Largest segment: what `verify` and a later compaction handle as one unit.
+/// Largest segment: what a compaction drops as one unit.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Largest group: a JSONL line of 1 MiB as one batch, framed, with room for company.
 pub const GROUP_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 const SUPERBLOCK_MAGIC: &[u8; 8] = b"VBLEDGER";
 const SEGMENT_MAGIC: &[u8; 8] = b"VBLSEGMT";
-const FORMAT_VERSION: u32 = 1;
-const SUPERBLOCK_CONTEXT: &str = "vb-ledger-superblock v1";
+const FORMAT_VERSION: u32 = 2;
+const SUPERBLOCK_CONTEXT: &str = "vb-ledger-superblock v2";
 /// Where the superblock's hash lies.
 const SUPERBLOCK_HASHED: usize = SUPERBLOCK_BYTES - 32;
 /// The fields of a superblock end here; zeros follow up to the hash.
-const SUPERBLOCK_FIELDS: usize = 96;
-/// A segment header fills one sector; its checksum covers what lies before it.
-const SEGMENT_CRC_AT: usize = 508;
+const SUPERBLOCK_FIELDS: usize = 100;
+/// A segment header's checksum covers what lies before it.
+const SEGMENT_CRC_AT: usize = SEGMENT_HEADER_BYTES - 4;
+/// Epoch of a log's first segment.
+pub const FIRST_EPOCH: u64 = 1;
 
-/// What holds for a whole log; written once, when it is made.
+/// What holds for a whole log; written when it is made, and when a compaction drops segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
     /// Groups and segment headers are multiples of this.
     pub sector_bytes: u32,
     /// Bytes of every segment.
     pub segment_bytes: u64,
-    /// Segments that there may be.
+    /// Segments that there may be at once: the device's slots.
     pub segments_max: u32,
     /// Random; binds frames and chain to this log.
     pub log_id: [u8; 16],
@@ -44,8 +53,10 @@ pub struct Superblock {
     pub tag_key: [u8; 32],
     /// When it was made, nanoseconds since 1970.
     pub created_wall_ns: u64,
-    /// Epoch of the first segment, 1.
-    pub epoch: u64,
+    /// Counts the times that this block was written anew, from 1.
+    pub generation: u64,
+    /// First segment that is kept; those before it were dropped.
+    pub first_segment: u32,
 }
 
 impl Superblock {
@@ -65,7 +76,8 @@ impl Superblock {
         w.put(&self.log_id);
         w.put(&self.tag_key);
         w.put(&self.created_wall_ns.to_le_bytes());
-        w.put(&self.epoch.to_le_bytes());
+        w.put(&self.generation.to_le_bytes());
+        w.put(&self.first_segment.to_le_bytes());
         hash.copy_from_slice(&blake3::derive_key(SUPERBLOCK_CONTEXT, fields));
         out
     }
@@ -83,7 +95,7 @@ impl Superblock {
             return Err("magic is not VBLEDGER");
         }
         if u32::from_le_bytes(r.take().ok_or(short)?) != FORMAT_VERSION {
-            return Err("version is not 1");
+            return Err("version is not 2");
         }
         if hash != blake3::derive_key(SUPERBLOCK_CONTEXT, fields) {
             return Err("hash does not match");
@@ -101,7 +113,8 @@ impl Superblock {
             log_id: r.take().ok_or(short)?,
             tag_key: r.take().ok_or(short)?,
             created_wall_ns: u64::from_le_bytes(r.take().ok_or(short)?),
-            epoch: u64::from_le_bytes(r.take().ok_or(short)?),
+            generation: u64::from_le_bytes(r.take().ok_or(short)?),
+            first_segment: u32::from_le_bytes(r.take().ok_or(short)?),
         };
         let sector = u64::from(sector_bytes);
         if !sector_bytes.is_power_of_two()
@@ -117,6 +130,9 @@ impl Superblock {
         if segments_max == 0 {
             return Err("segment count is 0");
         }
+        if this.generation == 0 {
+            return Err("generation is 0");
+        }
         if fields
             .get(SUPERBLOCK_FIELDS..)
             .is_none_or(|z| z.iter().any(|b| *b != 0))
@@ -126,10 +142,43 @@ impl Superblock {
         Ok(this)
     }
 
-    /// Where a segment begins in the log.
+    /// Where a segment begins in the log, whose offsets never repeat.
     #[must_use]
     pub fn segment_offset(&self, segment: u32) -> u64 {
         SEGMENTS_OFFSET.saturating_add(u64::from(segment).saturating_mul(self.segment_bytes))
+    }
+
+    /// The segment that a log offset lies in; 0 for the superblocks.
+    #[must_use]
+    pub fn segment_at(&self, offset: u64) -> u32 {
+        let within = offset.saturating_sub(SEGMENTS_OFFSET);
+        let segment = within.checked_div(self.segment_bytes).unwrap_or(0);
+        u32::try_from(segment).unwrap_or(u32::MAX)
+    }
+
+    /// Where a log offset lies on the device: segments take its slots in turn. An offset of the
+    /// device is left as it is.
+    #[must_use]
+    pub fn slot_offset(&self, offset: u64) -> u64 {
+        match offset.checked_sub(SEGMENTS_OFFSET) {
+            None => offset,
+            Some(at) => {
+                let slots = u64::from(self.segments_max).saturating_mul(self.segment_bytes);
+                SEGMENTS_OFFSET.saturating_add(at.checked_rem(slots).unwrap_or(at))
+            }
+        }
+    }
+
+    /// Bytes that the log takes of its device at most.
+    #[must_use]
+    pub fn device_bytes(&self) -> u64 {
+        self.segment_offset(self.segments_max)
+    }
+
+    /// The number behind the last segment that there is room for without dropping any.
+    #[must_use]
+    pub fn segments_end(&self) -> u32 {
+        self.first_segment.saturating_add(self.segments_max)
     }
 
     /// Largest group, with its group frame.
@@ -137,7 +186,7 @@ impl Superblock {
     pub fn group_bytes_max(&self) -> u64 {
         GROUP_BYTES_MAX.min(
             self.segment_bytes
-                .saturating_sub(u64::from(self.sector_bytes)),
+                .saturating_sub(SEGMENT_HEADER_BYTES as u64),
         )
     }
 
@@ -180,45 +229,73 @@ impl Place {
     }
 }
 
-/// First sector of a segment: where the log stood when it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// First bytes of a segment: where the log stood when it began, so that reading can begin here.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// Which segment of which log and epoch.
     pub place: Place,
-    /// Id that its first event will have.
-    pub first_event_id: u64,
-    /// Chain value before that.
-    pub chain: Hash,
-    /// Tree size before that.
-    pub tree_size: u64,
-    /// Tree root before that.
-    pub root: Hash,
+    /// First segment of its epoch.
+    pub epoch_segment: u32,
+    /// Where the log stood before the segment's first event.
+    pub head: Head,
 }
 
 impl SegmentHeader {
-    /// Writes the header into a zeroed sector.
-    pub fn encode(&self, sector: &mut [u8]) {
-        if let Some((fields, rest)) = sector.split_at_mut_checked(SEGMENT_CRC_AT) {
+    /// The header of a log's very first segment.
+    #[must_use]
+    pub fn first(superblock: &Superblock) -> Self {
+        Self {
+            place: superblock.place(0, FIRST_EPOCH),
+            epoch_segment: 0,
+            head: Head::genesis(superblock),
+        }
+    }
+
+    /// Id that its first event has.
+    #[must_use]
+    pub fn first_event_id(&self) -> u64 {
+        self.head.id.saturating_add(1)
+    }
+
+    /// Whether an epoch begins with it; then its first event is the epoch's anchor.
+    #[must_use]
+    pub fn opens_epoch(&self) -> bool {
+        self.place.segment == self.epoch_segment && self.place.epoch > FIRST_EPOCH
+    }
+
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = alloc::vec![0; SEGMENT_HEADER_BYTES];
+        if let Some((fields, crc)) = out.split_at_mut_checked(SEGMENT_CRC_AT) {
+            let peaks = self.head.tree.peaks();
             let mut w = Writer(fields);
             w.put(SEGMENT_MAGIC);
             w.put(&FORMAT_VERSION.to_le_bytes());
             w.put(&self.place.segment.to_le_bytes());
             w.put(&self.place.epoch.to_le_bytes());
             w.put(&self.place.log_id);
-            w.put(&self.first_event_id.to_le_bytes());
-            w.put(&self.chain);
-            w.put(&self.tree_size.to_le_bytes());
-            w.put(&self.root);
-            Writer(rest).put(&crc32fast::hash(fields).to_le_bytes());
+            w.put(&self.first_event_id().to_le_bytes());
+            w.put(&self.head.chain);
+            w.put(&self.head.tree.size().to_le_bytes());
+            w.put(&self.head.tree.root());
+            w.put(&self.epoch_segment.to_le_bytes());
+            // At most 64: one for each bit of the size.
+            w.put(&u32::try_from(peaks.len()).unwrap_or(0).to_le_bytes());
+            for peak in peaks {
+                w.put(peak);
+            }
+            Writer(crc).put(&crc32fast::hash(fields).to_le_bytes());
         }
+        out
     }
 
-    /// Reads a header from a whole sector.
+    /// Reads a header from its bytes.
     #[must_use]
-    pub fn decode(sector: &[u8]) -> Option<Self> {
-        let (fields, rest) = sector.split_at_checked(SEGMENT_CRC_AT)?;
-        let (crc, zeros) = rest.split_first_chunk::<4>()?;
-        if crc32fast::hash(fields) != u32::from_le_bytes(*crc) || zeros.iter().any(|b| *b != 0) {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (fields, crc) = bytes.split_at_checked(SEGMENT_CRC_AT)?;
+        let crc: [u8; 4] = crc.try_into().ok()?;
+        if crc32fast::hash(fields) != u32::from_le_bytes(crc) {
             return None;
         }
         let mut r = Reader(fields);
@@ -228,18 +305,33 @@ impl SegmentHeader {
         let segment = u32::from_le_bytes(r.take()?);
         let epoch = u64::from_le_bytes(r.take()?);
         let log_id = r.take()?;
-        let this = Self {
+        let id = u64::from_le_bytes(r.take()?).checked_sub(1)?;
+        let chain = r.take()?;
+        let tree_size = u64::from_le_bytes(r.take()?);
+        let root: Hash = r.take()?;
+        let epoch_segment = u32::from_le_bytes(r.take()?);
+        let count = u32::from_le_bytes(r.take()?);
+        if count > u64::BITS {
+            return None;
+        }
+        let peaks = (0..count).map(|_| r.take()).collect::<Option<Vec<_>>>()?;
+        let tree = CompactRange::from_peaks(tree_size, peaks)?;
+        let genesis = id == 0 && chain != frame::genesis(&log_id);
+        let holds = tree.root() == root
+            && tree_size == id
+            && !genesis
+            && epoch >= FIRST_EPOCH
+            && epoch_segment <= segment
+            && r.0.iter().all(|b| *b == 0);
+        holds.then_some(Self {
             place: Place {
                 log_id,
                 segment,
                 epoch,
             },
-            first_event_id: u64::from_le_bytes(r.take()?),
-            chain: r.take()?,
-            tree_size: u64::from_le_bytes(r.take()?),
-            root: r.take()?,
-        };
-        r.0.iter().all(|b| *b == 0).then_some(this)
+            epoch_segment,
+            head: Head { id, chain, tree },
+        })
     }
 }
 
@@ -255,7 +347,8 @@ mod tests {
             log_id: [7; 16],
             tag_key: [9; 32],
             created_wall_ns: 1,
-            epoch: 1,
+            generation: 1,
+            first_segment: 0,
         }
     }
 
@@ -295,22 +388,60 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_segment_header_is_refused() {
-        let header = SegmentHeader {
-            place: superblock().place(2, 1),
-            first_event_id: 5,
-            chain: [1; 32],
-            tree_size: 4,
-            root: [2; 32],
-        };
-        for bytes in [512usize, 4096] {
-            let mut good = alloc::vec![0; bytes];
-            header.encode(&mut good);
-            assert_eq!(SegmentHeader::decode(&good), Some(header));
-            for at in 0..good.len() {
-                let mut bad = good.clone();
-                bad[at] ^= 1 << (at % 8);
-                assert_eq!(SegmentHeader::decode(&bad), None, "byte {at}");
-            }
+        let mut head = Head::genesis(&superblock());
+        for id in 1..=7 {
+            head.id = id;
+            head.tree.push(&[u8::try_from(id).unwrap(); 64]);
         }
+        let header = SegmentHeader {
+            place: superblock().place(2, 2),
+            epoch_segment: 1,
+            head,
+        };
+        let good = header.encode();
+        assert_eq!(SegmentHeader::decode(&good), Some(header));
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            assert_eq!(SegmentHeader::decode(&bad), None, "byte {at}");
+            assert_eq!(SegmentHeader::decode(&good[..at]), None);
+        }
+    }
+
+    #[test]
+    fn a_header_whose_tree_is_another_is_refused_even_with_a_good_checksum() {
+        let header = SegmentHeader {
+            place: superblock().place(0, 1),
+            epoch_segment: 0,
+            head: Head::genesis(&superblock()),
+        };
+        for (at, value) in [
+            (40, 2),
+            (48, 1),
+            (80, 1),
+            (88, 1),
+            (120, 1),
+            (124, 1),
+            (16, 0),
+        ] {
+            let mut bad = header.encode();
+            bad[at] = value;
+            let crc = crc32fast::hash(&bad[..SEGMENT_CRC_AT]).to_le_bytes();
+            bad[SEGMENT_CRC_AT..].copy_from_slice(&crc);
+            assert_eq!(SegmentHeader::decode(&bad), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn slots_are_taken_in_turn_and_device_offsets_stay() {
+        let superblock = superblock();
+        for segment in 0..12u32 {
+            let at = superblock.segment_offset(segment) + 77;
+            let slot = superblock.segment_offset(segment % 3) + 77;
+            assert_eq!(superblock.slot_offset(at), slot);
+            assert_eq!(superblock.slot_offset(slot), slot);
+            assert_eq!(superblock.segment_at(at), segment);
+        }
+        assert_eq!(superblock.slot_offset(4096), 4096);
     }
 }

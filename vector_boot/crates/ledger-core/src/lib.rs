@@ -17,6 +17,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod epoch;
 mod event;
 mod frame;
 mod group;
@@ -31,6 +32,10 @@ pub mod rules;
 pub mod time;
 pub mod ulid;
 
+pub use epoch::{
+    Anchor, COMPACTED, Compacted, EPOCH_OPENED, Gathered, LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT,
+    SUMMARY, SummaryPiece,
+};
 pub use event::{Body, EventId, Origin};
 pub use frame::{
     ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Peek, open_event, padded,
@@ -40,8 +45,9 @@ pub use group::{
     Committed, GROUP_FRAME_BYTES, GroupBuilder, GroupFrame, GroupMark, Head, group_frame_end,
 };
 pub use layout::{
-    GROUP_BYTES_MAX, Place, SECTOR_BYTES_MAX, SECTOR_BYTES_MIN, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader, Superblock,
+    FIRST_EPOCH, GROUP_BYTES_MAX, Place, SECTOR_BYTES_MAX, SECTOR_BYTES_MIN, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader,
+    Superblock,
 };
 pub use tree::{CompactRange, EMPTY_ROOT, commitment, tenant_key, tenant_tag};
 pub use verify::{Fault, FaultKind, Step, Verifier};

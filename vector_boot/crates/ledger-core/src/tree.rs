@@ -29,6 +29,18 @@ impl CompactRange {
         self.size
     }
 
+    /// A range from what [`Self::peaks`] said, if there are as many as the size needs.
+    #[must_use]
+    pub fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (peaks.len() == size.count_ones() as usize).then_some(Self { size, peaks })
+    }
+
+    /// Roots of its perfect subtrees, largest first.
+    #[must_use]
+    pub fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
     /// Appends one leaf.
     pub fn push(&mut self, commitment: &[u8; COMMITMENT_BYTES]) {
         let mut node: Hash = Sha256::new()

@@ -7,9 +7,9 @@
 use crate::frame::{self, Chain, Header};
 use crate::group::TRAILER;
 use crate::{
-    Body, ENCODING_POSTCARD, EventId, GROUP_FRAME_BYTES, GroupFrame, HEADER_BYTES, Hash, Head,
-    KIND_EVENT, KIND_GROUP, Place, SegmentHeader, Superblock, group_frame_end, padded, rules,
-    tenant_key, tenant_tag,
+    Anchor, Body, Compacted, ENCODING_POSTCARD, EventId, GROUP_FRAME_BYTES, GroupFrame,
+    HEADER_BYTES, Hash, Head, KIND_EVENT, KIND_GROUP, Place, SEGMENT_HEADER_BYTES, SegmentHeader,
+    Superblock, group_frame_end, padded, rules, tenant_key, tenant_tag,
 };
 
 /// What is wrong.
@@ -17,8 +17,12 @@ use crate::{
 pub enum FaultKind {
     /// A superblock copy does not hold.
     Superblock(&'static str),
-    /// A segment's first sector is not the header that must be there.
+    /// A segment does not begin with the header that must be there.
     SegmentHeader,
+    /// The first event of an epoch is not its anchor.
+    Anchor,
+    /// No event says that what came before the first segment was dropped.
+    Unbound,
     /// A frame's length cannot be.
     Length(u32),
     /// A frame's checksum does not match.
@@ -48,6 +52,10 @@ impl core::fmt::Display for FaultKind {
         match self {
             Self::Superblock(why) => write!(f, "superblock: {why}"),
             Self::SegmentHeader => f.write_str("segment header does not match"),
+            Self::Anchor => f.write_str("the epoch's first event is not its anchor"),
+            Self::Unbound => {
+                f.write_str("no event says that the log was compacted to this segment")
+            }
             Self::Length(n) => write!(f, "frame length {n} is out of range"),
             Self::Checksum => f.write_str("frame checksum does not match"),
             Self::Header(field) => write!(f, "frame header field {field} is not valid"),
@@ -116,6 +124,16 @@ pub struct Verifier {
     superblock: Superblock,
     chain: Chain,
     place: Place,
+    epoch_segment: u32,
+    /// No segment was entered yet.
+    outside: bool,
+    /// The next event must be an epoch's anchor.
+    anchor_due: bool,
+    /// The newest anchor: its id and chain value.
+    anchor: Option<(u64, Hash)>,
+    /// Where reading began, and whether that is where the log begins.
+    begin: SegmentHeader,
+    bound: bool,
     offset: u64,
     head: Head,
     open: Option<Open>,
@@ -124,54 +142,103 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// At the beginning of a log whose superblock holds.
+    /// At the beginning of a log whose superblock holds and of which nothing was dropped.
     #[must_use]
     pub fn new(superblock: Superblock) -> Self {
-        let head = Head::genesis(&superblock);
+        Self::at(superblock, &SegmentHeader::first(&superblock))
+    }
+
+    /// At the beginning of a segment, whose header is believed. That of the first segment kept is
+    /// bound by the events of the compaction that dropped those before it.
+    #[must_use]
+    pub fn resume(superblock: Superblock, header: &SegmentHeader) -> Option<Self> {
+        (header.place.log_id == superblock.log_id).then(|| Self::at(superblock, header))
+    }
+
+    fn at(superblock: Superblock, header: &SegmentHeader) -> Self {
         Self {
             chain: Chain::new(),
-            place: superblock.place(0, superblock.epoch),
+            place: header.place,
+            epoch_segment: header.epoch_segment,
+            outside: true,
+            anchor_due: false,
+            anchor: None,
+            bound: *header == SegmentHeader::first(&superblock),
+            begin: header.clone(),
             offset: 0,
-            committed: (0, 0, head.clone()),
-            head,
+            committed: (header.place.segment, 0, header.head.clone()),
+            head: header.head.clone(),
             open: None,
             superblock,
             tenant: None,
         }
     }
 
-    /// The header that the given segment must begin with, were it entered now.
+    /// The header that the given segment begins with if it is entered now in the same epoch.
     #[must_use]
     pub fn header_for(&self, segment: u32) -> SegmentHeader {
         SegmentHeader {
-            place: self.superblock.place(segment, self.superblock.epoch),
-            first_event_id: self.head.id.saturating_add(1),
-            chain: self.head.chain,
-            tree_size: self.head.tree.size(),
-            root: self.head.tree.root(),
+            place: self.superblock.place(segment, self.place.epoch),
+            epoch_segment: self.epoch_segment,
+            head: self.head.clone(),
         }
     }
 
-    /// Enters a segment by its first sector.
+    /// Enters a segment by the bytes of its header.
     ///
     /// # Errors
-    /// [`FaultKind::SegmentHeader`]; the state is as before.
-    pub fn enter(&mut self, segment: u32, sector: &[u8]) -> Result<(), Fault> {
-        let expected = self.header_for(segment);
-        let right = sector.len() == self.superblock.sector_bytes as usize
-            && SegmentHeader::decode(sector) == Some(expected);
-        if !right || self.open.is_some() {
-            return Err(Fault {
-                id: EventId(expected.first_event_id),
-                segment,
-                offset: 0,
-                kind: FaultKind::SegmentHeader,
-            });
+    /// [`FaultKind::SegmentHeader`], or [`FaultKind::Anchor`] of the segment before; the state is
+    /// as before.
+    pub fn enter(&mut self, segment: u32, bytes: &[u8]) -> Result<(), Fault> {
+        let fault = |kind| Fault {
+            id: EventId(self.head.id.saturating_add(1)),
+            segment,
+            offset: 0,
+            kind,
+        };
+        let mut expected = self.header_for(segment);
+        let header = SegmentHeader::decode(bytes).ok_or(fault(FaultKind::SegmentHeader))?;
+        if !self.outside && Some(header.place.epoch) == self.place.epoch.checked_add(1) {
+            expected.place.epoch = header.place.epoch;
+            expected.epoch_segment = segment;
         }
-        self.place = expected.place;
-        self.offset = u64::from(self.superblock.sector_bytes);
+        if header != expected || self.open.is_some() {
+            return Err(fault(FaultKind::SegmentHeader));
+        }
+        if self.anchor_due {
+            return Err(fault(FaultKind::Anchor));
+        }
+        self.anchor_due = header.opens_epoch();
+        self.outside = false;
+        self.place = header.place;
+        self.epoch_segment = header.epoch_segment;
+        self.offset = SEGMENT_HEADER_BYTES as u64;
         self.committed = (segment, self.offset, self.head.clone());
         Ok(())
+    }
+
+    /// Epoch of the current segment, and the segment with which it began.
+    #[must_use]
+    pub fn epoch(&self) -> (u64, u32) {
+        (self.place.epoch, self.epoch_segment)
+    }
+
+    /// Whether reading began where the log begins: at genesis, or where an event of a compaction says.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.bound
+    }
+
+    /// Whether an epoch was begun whose anchor is still to come.
+    #[must_use]
+    pub fn anchor_due(&self) -> bool {
+        self.anchor_due
+    }
+
+    /// Id and chain value of the newest anchor that was met.
+    #[must_use]
+    pub fn anchor(&self) -> Option<(u64, Hash)> {
+        self.anchor
     }
 
     /// Where the next step reads, from the segment's start.
@@ -271,6 +338,15 @@ impl Verifier {
         if tenant_tag(&self.key_of(event.tenant_id), header.id) != event.tenant_tag {
             return Err(self.fault(FaultKind::TenantTag));
         }
+        if self.anchor_due {
+            let anchor = Anchor::of(&event).filter(|anchor| {
+                (anchor.epoch, anchor.chain) == (self.place.epoch, self.head.chain)
+                    && (anchor.tree_size, anchor.root)
+                        == (self.head.tree.size(), self.head.tree.root())
+                    && (self.anchor.is_none() || anchor.previous == self.anchor)
+            });
+            anchor.ok_or(self.fault(FaultKind::Anchor))?;
+        }
         let mut open = open.unwrap_or(Open {
             start: self.offset,
             previous: self.head.chain,
@@ -280,6 +356,10 @@ impl Verifier {
         self.open = Some(open);
         self.head
             .advance(&self.chain, &header, body, &event.tenant_tag);
+        self.bound |= Compacted::of(&event).is_some_and(|c| c.is_of(&self.begin));
+        if core::mem::take(&mut self.anchor_due) {
+            self.anchor = Some((header.id, self.head.chain));
+        }
         let offset = self.offset;
         self.offset = offset.saturating_add(whole as u64);
         Ok(Step::Event {
@@ -355,7 +435,9 @@ impl Verifier {
     #[must_use]
     pub fn damaged(&self, segment: u32, first_offset: u64, bytes: &[u8]) -> bool {
         let sector = self.superblock.sector_bytes as usize;
-        let place = self.superblock.place(segment, self.superblock.epoch);
+        // A later segment may have begun an epoch.
+        let later = u64::from(segment != self.place.segment);
+        let epochs = self.place.epoch..=self.place.epoch.saturating_add(later);
         let (committed_segment, committed_offset, _) = self.committed();
         let mut whole_so_far = segment == committed_segment && first_offset == committed_offset;
         for (n, bytes) in bytes.chunks_exact(sector.max(1)).enumerate() {
@@ -365,7 +447,12 @@ impl Verifier {
                     return true;
                 }
                 let at = sector.saturating_sub(GROUP_FRAME_BYTES);
-                let group = bytes.get(at..).and_then(|b| GroupFrame::decode(&place, b));
+                let group = bytes.get(at..).and_then(|b| {
+                    epochs
+                        .clone()
+                        .map(|epoch| self.superblock.place(segment, epoch))
+                        .find_map(|place| GroupFrame::decode(&place, b))
+                });
                 let later = |g: GroupFrame| {
                     segment != committed_segment
                         || end.saturating_sub(u64::from(g.bytes)) > committed_offset
@@ -374,8 +461,8 @@ impl Verifier {
                     return true;
                 }
             }
-            // A sector that ends in zeros may be one that never arrived.
-            whole_so_far = whole_so_far && !bytes.ends_with(&[0; 8]);
+            // A sector that ends in a zero may be one that did not arrive to its end.
+            whole_so_far = whole_so_far && !bytes.ends_with(&[0]);
         }
         false
     }

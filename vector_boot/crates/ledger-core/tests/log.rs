@@ -1,12 +1,13 @@
 //! A small log as bytes: round trips, every flipped bit, every truncation, hostile bytes, golden bytes.
 
 use ledger_core::{
-    Body, EventId, FaultKind, GROUP_FRAME_BYTES, GroupBuilder, Head, Origin, SEGMENT_BYTES_MIN,
-    Step, Superblock, Verifier, fuzz,
+    Anchor, Body, EPOCH_OPENED, EventId, FaultKind, GROUP_FRAME_BYTES, GroupBuilder, Head, Origin,
+    SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, Step, Superblock, Verifier, fuzz,
 };
 use proptest::prelude::*;
 
 const SECTOR: usize = 512;
+const HEADER: usize = SEGMENT_HEADER_BYTES;
 
 fn superblock() -> Superblock {
     Superblock {
@@ -16,7 +17,8 @@ fn superblock() -> Superblock {
         log_id: *b"0123456789abcdef",
         tag_key: [3; 32],
         created_wall_ns: 1_700_000_000_000_000_000,
-        epoch: 1,
+        generation: 1,
+        first_segment: 0,
     }
 }
 
@@ -45,8 +47,7 @@ fn body<'a>(subject: &'a str, payload: &'a str) -> Body<'a> {
 /// One segment with a group of each of these event counts, padded with zeros to its whole length.
 fn segment(groups: &[usize]) -> (Vec<u8>, Vec<usize>, Head) {
     let superblock = superblock();
-    let mut bytes = vec![0; SECTOR];
-    Verifier::new(superblock).header_for(0).encode(&mut bytes);
+    let mut bytes = Verifier::new(superblock).header_for(0).encode();
     let mut head = Head::genesis(&superblock);
     let mut ends = vec![bytes.len()];
     for count in groups {
@@ -73,7 +74,7 @@ fn segment(groups: &[usize]) -> (Vec<u8>, Vec<usize>, Head) {
 /// Verifies a segment: the events and the offset of its last whole group, and the fault if any.
 fn verify(bytes: &[u8]) -> (u64, u64, Option<ledger_core::Fault>) {
     let mut verifier = Verifier::new(superblock());
-    if let Err(fault) = verifier.enter(0, &bytes[..SECTOR]) {
+    if let Err(fault) = verifier.enter(0, &bytes[..HEADER]) {
         return (0, 0, Some(fault));
     }
     let fault = loop {
@@ -121,7 +122,7 @@ fn every_flipped_bit_is_detected_where_it_lies() {
 #[test]
 fn truncation_at_every_byte_keeps_the_whole_groups_and_is_no_damage() {
     let (good, ends, _) = segment(&[2, 1, 3]);
-    for cut in SECTOR..*ends.last().unwrap() {
+    for cut in HEADER..*ends.last().unwrap() {
         let mut torn = good.clone();
         torn[cut..].fill(0);
         let (_, committed, _) = verify(&torn);
@@ -136,7 +137,7 @@ fn a_bad_group_before_a_good_one_is_damage_and_a_torn_last_one_is_not() {
     let (good, ends, _) = segment(&[1, 1, 1]);
     let judge = |bytes: &[u8]| {
         let mut verifier = Verifier::new(superblock());
-        verifier.enter(0, &bytes[..SECTOR]).unwrap();
+        verifier.enter(0, &bytes[..HEADER]).unwrap();
         loop {
             let at = usize::try_from(verifier.offset()).unwrap();
             match verifier.step(&bytes[at..]) {
@@ -166,10 +167,9 @@ fn a_bad_group_before_a_good_one_is_damage_and_a_torn_last_one_is_not() {
 #[test]
 fn rules_hold_for_what_is_read_too() {
     let superblock = superblock();
-    let mut bytes = vec![0; SECTOR];
-    Verifier::new(superblock).header_for(0).encode(&mut bytes);
+    let mut bytes = Verifier::new(superblock).header_for(0).encode();
     let head = Head::genesis(&superblock);
-    let mut group = GroupBuilder::new(&superblock, superblock.place(0, 1), 512, head);
+    let mut group = GroupBuilder::new(&superblock, superblock.place(0, 1), HEADER as u64, head);
     let bad = Body {
         actor: "root",
         ..body("", "{}")
@@ -182,11 +182,116 @@ fn rules_hold_for_what_is_read_too() {
     assert!(matches!(fault.kind, FaultKind::Rule(_)), "{fault:?}");
 }
 
+/// Epoch 2 in segment 1 behind one event in segment 0; `first` is the new segment's first event.
+fn second_epoch(first: &Body<'_>, header: &SegmentHeader) -> Result<Verifier, FaultKind> {
+    let superblock = superblock();
+    let (bytes, ..) = segment(&[1]);
+    let mut verifier = Verifier::new(superblock);
+    verifier.enter(0, &bytes[..HEADER]).unwrap();
+    while !matches!(
+        verifier.step(&bytes[usize::try_from(verifier.offset()).unwrap()..]),
+        Ok(Step::Blank)
+    ) {}
+    verifier.enter(1, &header.encode()).map_err(|f| f.kind)?;
+    let mut group = GroupBuilder::new(
+        &superblock,
+        header.place,
+        HEADER as u64,
+        header.head.clone(),
+    );
+    group.push(first).unwrap();
+    let (bytes, _) = group.finish();
+    verifier.step(&bytes).map_err(|f| f.kind)?;
+    Ok(verifier)
+}
+
+#[test]
+fn an_epoch_begins_with_its_anchor_and_with_nothing_else() {
+    let head = segment(&[1]).2;
+    let header = SegmentHeader {
+        place: superblock().place(1, 2),
+        epoch_segment: 1,
+        head: head.clone(),
+    };
+    let anchor = Anchor {
+        epoch: 2,
+        previous: None,
+        chain: head.chain,
+        tree_size: 1,
+        root: head.tree.root(),
+        state: [7; 32],
+    };
+    let judge = |anchor: &Anchor, event_type: &str| {
+        let payload = anchor.payload();
+        let event = Body {
+            event_type,
+            ns: "ledger",
+            actor: "service:ledger",
+            ..body("", &payload)
+        };
+        second_epoch(&event, &header).map(|v| (v.epoch(), v.anchor().map(|a| a.0), v.anchor_due()))
+    };
+    assert_eq!(judge(&anchor, EPOCH_OPENED), Ok(((2, 1), Some(2), false)));
+    assert_eq!(judge(&anchor, "note"), Err(FaultKind::Anchor));
+    for bad in [
+        Anchor { epoch: 3, ..anchor },
+        Anchor {
+            chain: [0; 32],
+            ..anchor
+        },
+        Anchor {
+            tree_size: 2,
+            ..anchor
+        },
+        Anchor {
+            root: [0; 32],
+            ..anchor
+        },
+    ] {
+        assert_eq!(judge(&bad, EPOCH_OPENED), Err(FaultKind::Anchor), "{bad:?}");
+    }
+    for (segment, epoch, epoch_segment) in [(1, 3, 1), (1, 2, 0), (1, 1, 1), (2, 2, 2)] {
+        let header = SegmentHeader {
+            place: superblock().place(segment, epoch),
+            epoch_segment,
+            head: head.clone(),
+        };
+        let entered = second_epoch(&body("", "{}"), &header).map(|_| ());
+        assert_eq!(entered, Err(FaultKind::SegmentHeader), "{segment} {epoch}");
+    }
+}
+
+#[test]
+fn reading_begins_at_any_header_and_comes_to_the_same_end() {
+    let head = segment(&[3]).2;
+    let header = SegmentHeader {
+        place: superblock().place(1, 1),
+        epoch_segment: 0,
+        head: head.clone(),
+    };
+    let mut group = GroupBuilder::new(&superblock(), header.place, HEADER as u64, head);
+    group.push(&body("", "{}")).unwrap();
+    let (bytes, end) = group.finish();
+    let mut verifier = Verifier::resume(superblock(), &header).unwrap();
+    verifier.enter(1, &header.encode()).unwrap();
+    let mut at = 0;
+    while at < bytes.len() {
+        verifier.step(&bytes[at..]).unwrap();
+        at = usize::try_from(verifier.offset()).unwrap() - HEADER;
+    }
+    assert_eq!(verifier.committed().2, &end);
+    let other = Superblock {
+        log_id: [0; 16],
+        ..superblock()
+    };
+    assert!(Verifier::resume(other, &header).is_none());
+}
+
 #[test]
 fn a_group_takes_no_more_than_its_room_and_gives_a_batch_back_whole() {
     let superblock = superblock();
     let head = Head::genesis(&superblock);
-    let mut group = GroupBuilder::new(&superblock, superblock.place(0, 1), 512, head);
+    let mut group = GroupBuilder::new(&superblock, superblock.place(0, 1), HEADER as u64, head);
     let mut pushed = 0;
     while group.push(&body("", "{}")).is_some() {
         pushed += 1;
@@ -220,7 +325,7 @@ fn golden_bytes() {
         hex(&head.chain),
         hex(&head.tree.root())
     );
-    let golden = include_str!("golden/log-v1.txt");
+    let golden = include_str!("golden/log-v2.txt");
     assert_eq!(text, golden, "the written bytes changed:\n{text}");
 }
 
@@ -237,12 +342,12 @@ fn hostile_bytes_for_a_second() {
     };
     let log: Vec<u8> = [
         &superblock().encode()[..],
-        &good[SECTOR..*ends.last().unwrap()],
+        &good[HEADER..*ends.last().unwrap()],
     ]
     .concat();
     for _ in 0..3_000 {
         let mut data = if next() % 2 == 0 {
-            good[SECTOR..].to_vec()
+            good[HEADER..].to_vec()
         } else {
             log.clone()
         };
@@ -261,8 +366,7 @@ proptest! {
         proptest::collection::vec(("[a-z /.]{0,40}", "[a-z0-9]{0,300}"), 1..4), 0..8)
     ) {
         let superblock = superblock();
-        let mut bytes = vec![0; SECTOR];
-        Verifier::new(superblock).header_for(0).encode(&mut bytes);
+        let mut bytes = Verifier::new(superblock).header_for(0).encode();
         let mut head = Head::genesis(&superblock);
         let mut wanted = Vec::new();
         for events in &groups {
@@ -277,7 +381,7 @@ proptest! {
             head = next;
         }
         let mut verifier = Verifier::new(superblock);
-        verifier.enter(0, &bytes[..SECTOR]).unwrap();
+        verifier.enter(0, &bytes[..HEADER]).unwrap();
         let mut found = Vec::new();
         // The narrowest window that the verifier asks for.
         let mut window = 0;
@@ -297,7 +401,7 @@ proptest! {
         }
         prop_assert_eq!(found, wanted);
         prop_assert_eq!(verifier.committed().2, &head);
-        prop_assert!(bytes.len() == SECTOR || bytes.ends_with(b"VBGROUP1"));
+        prop_assert!(bytes.len() == HEADER || bytes.ends_with(b"VBGROUP1"));
         prop_assert!(GROUP_FRAME_BYTES < SECTOR);
     }
 }

@@ -244,8 +244,7 @@ impl Ledger {
     /// Bytes that the log can have.
     #[must_use]
     pub fn room(&self) -> u64 {
-        let superblock = self.superblock();
-        superblock.segment_offset(superblock.segments_max)
+        self.superblock().device_bytes()
     }
 
     /// Hands events over; `reply` gets their receipts once all are durable, or one refusal for all.

@@ -34,6 +34,14 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As `fdatasync(2)`; what was written since the last one may be lost for ever.
     fn sync(&self) -> io::Result<()>;
+    /// Gives back storage whose content is of no use any more, where that is room for others;
+    /// afterwards it holds anything.
+    ///
+    /// # Errors
+    /// As `fallocate(2)`; nothing depends on it.
+    fn discard(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Where an offset of the log is, for people: the file and the byte in it.
     fn locate(&self, offset: u64) -> String;
 }
@@ -123,6 +131,14 @@ impl Device for FileDevice {
     }
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let file = self.file.metadata()?;
+        // A file of its whole length was given so that nobody else takes the room.
+        if !file.is_file() || file.len() >= self.at(self.capacity)? {
+            return Ok(());
+        }
+        sys::space::punch_hole(&self.file, self.at(offset)?, bytes)
     }
     fn locate(&self, offset: u64) -> String {
         format!(
@@ -273,6 +289,13 @@ impl Device for FolderDevice {
             part.dirty = false;
         }
         Ok(())
+    }
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let (number, at, _) = self.part(offset);
+        match self.file(number, false, false)? {
+            Some(file) => sys::space::punch_hole(&file, at, bytes),
+            None => Ok(()),
+        }
     }
     fn locate(&self, offset: u64) -> String {
         let (number, at, _) = self.part(offset);

@@ -38,8 +38,10 @@ struct Postings {
 /// The index.
 #[derive(Default)]
 pub struct Index {
-    /// Log offset of event 1, 17, 33, ...
-    anchors: Vec<u64>,
+    /// First event that there is.
+    first: u64,
+    /// Log offset of the first event, then of every one whose id is one more than a multiple of 16.
+    anchors: VecDeque<u64>,
     by: [Postings; 4],
     last: u64,
     posted_from: u64,
@@ -57,8 +59,11 @@ impl Index {
     /// Takes the next event in.
     pub fn add(&mut self, id: u64, offset: u64, values: &Values<'_>) {
         self.last = id;
-        if id % ANCHOR_EVERY == 1 {
-            self.anchors.push(offset);
+        if self.anchors.is_empty() {
+            self.first = id;
+        }
+        if id == self.first || id % ANCHOR_EVERY == 1 {
+            self.anchors.push_back(offset);
         }
         let Ok(short) = u32::try_from(id) else { return };
         for (postings, value) in self.by.iter_mut().zip(values) {
@@ -72,14 +77,16 @@ impl Index {
                 postings.overflowed = true;
             }
         }
-        self.posted_from = self.posted_from.max(1);
+        if self.posted_from == 0 {
+            self.posted_from = id;
+        }
         if id - self.posted_from >= POSTED_EVENTS_MAX as u64 {
-            self.forget_half();
+            self.forget_postings(self.posted_from + POSTED_EVENTS_MAX as u64 / 2);
         }
     }
 
-    fn forget_half(&mut self) {
-        self.posted_from += POSTED_EVENTS_MAX as u64 / 2;
+    fn forget_postings(&mut self, first: u64) {
+        self.posted_from = first;
         let first = u32::try_from(self.posted_from).unwrap_or(u32::MAX);
         for postings in &mut self.by {
             for list in postings.lists.values_mut() {
@@ -101,8 +108,33 @@ impl Index {
     #[must_use]
     pub fn anchor(&self, id: u64) -> Option<(u64, u64)> {
         let n = id.checked_sub(1)? / ANCHOR_EVERY;
-        let offset = self.anchors.get(usize::try_from(n).ok()?)?;
-        Some((n * ANCHOR_EVERY + 1, *offset))
+        let skipped = self.first.checked_sub(1)? / ANCHOR_EVERY;
+        let at = usize::try_from(n.checked_sub(skipped)?).ok()?;
+        let offset = self.anchors.get(at).filter(|_| id >= self.first)?;
+        Some(((n * ANCHOR_EVERY + 1).max(self.first), *offset))
+    }
+
+    /// Forgets what a compaction dropped: `first` is the first event kept, which begins at `offset`.
+    pub fn forget_before(&mut self, first: u64, offset: u64) {
+        if first <= self.first || first > self.last {
+            return;
+        }
+        let gone = (first - 1) / ANCHOR_EVERY - (self.first - 1) / ANCHOR_EVERY;
+        self.anchors
+            .drain(..usize::try_from(gone).unwrap_or(0).min(self.anchors.len()));
+        if let Some(anchor) = self.anchors.front_mut() {
+            *anchor = offset;
+        }
+        self.first = first;
+        if self.posted_from < first {
+            self.forget_postings(first);
+        }
+    }
+
+    /// First event that there is.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// Which of the events `from..=to` may match, at most `limit` of them, ascending or descending.
@@ -170,6 +202,10 @@ mod tests {
             Candidates::All => panic!("posted"),
         }
         assert_eq!(index.anchor(1), Some((1, 512)));
+        index.forget_before(21, 9000);
+        assert_eq!(index.anchor(20), None);
+        assert_eq!(index.anchor(21), Some((21, 9000)));
+        assert_eq!(index.anchor(32), Some((21, 9000)));
         assert_eq!(index.anchor(35), Some((33, 33 * 512)));
         assert!(matches!(
             index.candidates(&[(Dimension::Tenant, "nobody")], from, events, true, 2),

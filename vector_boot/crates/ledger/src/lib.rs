@@ -29,6 +29,7 @@ mod jsonl;
 mod query;
 mod reader;
 mod serve;
+mod slots;
 mod stats;
 pub mod verify;
 pub mod visitors;

@@ -7,14 +7,15 @@
 
 use crate::device::Device;
 use crate::scan::{self, End, Found};
+use crate::slots::Slots;
 use ledger_core::{
-    GroupBuilder, Head, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_OFFSET, SUPERBLOCK_BYTES,
-    SegmentHeader, Superblock,
+    Compacted, FIRST_EPOCH, GroupBuilder, Hash, Head, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader, Superblock,
 };
 use std::io;
 use std::sync::Arc;
 
-/// A small device is cut into at least this many segments, so that a later compaction can drop some.
+/// A small device is cut into at least this many segments, so that a compaction can drop some.
 const SEGMENTS_WANTED: u64 = 8;
 /// Zeros are written ahead in pieces of this size, along with a group's sync.
 const ZERO_PIECE_BYTES: u64 = 1024 * 1024;
@@ -30,8 +31,10 @@ pub enum Stopped {
         /// The kernel's words.
         error: String,
     },
-    /// Every segment is used.
-    #[error("log is full: {segments} segments of {segment_bytes} bytes are used")]
+    /// Every segment is used, and none could be dropped.
+    #[error(
+        "log is full: {segments} segments of {segment_bytes} bytes are used and nothing is left to drop"
+    )]
     Full {
         /// How many.
         segments: u32,
@@ -58,8 +61,7 @@ impl Stopped {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Device { .. } | Self::ReadOnly => "READ_ONLY",
-            Self::Full { .. } => "QUOTA",
+            Self::Device { .. } | Self::ReadOnly | Self::Full { .. } => "READ_ONLY",
             Self::Corrupt { .. } => "CORRUPT",
         }
     }
@@ -131,7 +133,8 @@ impl Birth {
                 log_id: self.log_id,
                 tag_key: self.tag_key,
                 created_wall_ns: self.wall_ns,
-                epoch: 1,
+                generation: 1,
+                first_segment: 0,
             }),
         }
     }
@@ -146,13 +149,24 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Which superblock copy was written anew.
     pub superblock_repaired: bool,
+    /// Whether a compaction was finished that was cut short.
+    pub compacted: bool,
 }
 
 /// An open log.
 pub struct Log {
+    /// By offsets of the log.
     device: Arc<dyn Device>,
     superblock: Superblock,
+    /// Where the log stood before the first event that is kept.
+    first: Head,
     segment: u32,
+    /// The epoch, and the segment with which it began.
+    epoch: (u64, u32),
+    /// The epoch's anchor is still to be written, as the next event.
+    anchor_due: bool,
+    /// Id and chain value of the newest anchor.
+    anchor: Option<(u64, Hash)>,
     offset: u64,
     head: Head,
     /// Zeros are durable from `offset` up to here, from the segment's start.
@@ -164,7 +178,8 @@ pub struct Log {
 
 impl Log {
     /// Opens a log to append to it: makes it on a blank device, otherwise reads it all, hands every
-    /// event to `found`, and zeroes a torn group at its end. A damaged log opens read-only.
+    /// event to `found`, zeroes a torn group at its end, and finishes a compaction that was cut
+    /// short. A damaged log opens read-only.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot even be read.
@@ -189,11 +204,20 @@ impl Log {
             }
         };
         check_size(&*device, &superblock)?;
-        let end = scan::scan(&*device, &superblock, None, found).map_err(io_at("read log"))?;
+        let mut compacted = NewestCompacted::default();
+        let end = scan::scan(&*device, &superblock, None, &mut |it| {
+            compacted.found(&it);
+            found(it);
+        })
+        .map_err(io_at("read log"))?;
         let mut log = Self {
-            device,
+            device: Slots::over(device, &superblock),
             superblock,
+            first: end.first.clone(),
             segment: end.segment,
+            epoch: end.epoch,
+            anchor_due: end.anchor_due,
+            anchor: end.anchor,
             offset: end.offset,
             head: end.head.clone(),
             zeroed: end.offset,
@@ -214,6 +238,11 @@ impl Log {
                     recovery.torn_bytes = log.cut(&end).map_err(io_at("zero torn group"))?;
                 }
                 log.prepare().map_err(io_at("zero ahead"))?;
+                if let Some(compacted) = compacted.durable {
+                    recovery.compacted = log
+                        .drop_before(&compacted)
+                        .map_err(io_at("finish compaction"))?;
+                }
             }
         }
         Ok((log, recovery))
@@ -230,23 +259,34 @@ impl Log {
         let torn = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
         bytes.fill(0);
         self.device.write_at(from, &bytes)?;
-        if end.segment + 1 < self.superblock.segments_max {
-            let mut sector = vec![0; self.superblock.sector_bytes as usize];
-            self.device.read_at(next, &mut sector)?;
-            if !scan::is_zero(&sector) {
-                sector.fill(0);
-                self.device.write_at(next, &sector)?;
-            }
-        }
+        self.clear_next(end.segment)?;
         self.device.sync()?;
         Ok(torn as u64)
+    }
+
+    /// Zeroes the place of the header behind a segment, if there is one: to be synced before that
+    /// segment's first group.
+    fn clear_next(&self, segment: u32) -> io::Result<()> {
+        let next = segment + 1;
+        if next >= self.superblock.segments_end() {
+            return Ok(());
+        }
+        let base = self.superblock.segment_offset(next);
+        let mut area = vec![0; SEGMENT_HEADER_BYTES];
+        self.device.read_at(base, &mut area)?;
+        if !scan::is_zero(&area) {
+            area.fill(0);
+            self.device.write_at(base, &area)?;
+        }
+        Ok(())
     }
 
     /// Makes sure that zeros are durable for the next group and the one behind it.
     fn prepare(&mut self) -> io::Result<()> {
         if self.offset == 0 {
-            self.enter(0)?;
+            self.enter(0, (FIRST_EPOCH, 0))?;
         }
+        self.clear_next(self.segment)?;
         self.zero_ahead()?;
         self.device.sync()?;
         self.zeroed = self.zeroing;
@@ -277,28 +317,22 @@ impl Log {
     }
 
     /// Begins a segment: zeros first, then its header, each durable before what follows.
-    fn enter(&mut self, segment: u32) -> io::Result<()> {
+    fn enter(&mut self, segment: u32, epoch: (u64, u32)) -> io::Result<()> {
         let base = self.superblock.segment_offset(segment);
-        let sector = u64::from(self.superblock.sector_bytes);
-        let to = self.zeros_wanted(sector);
+        let begin = SEGMENT_HEADER_BYTES as u64;
+        let to = self.zeros_wanted(begin);
         write_zeros(&*self.device, base, base + to)?;
-        if segment + 1 < self.superblock.segments_max {
-            let next = self.superblock.segment_offset(segment + 1);
-            write_zeros(&*self.device, next, next + sector)?;
-        }
+        self.clear_next(segment)?;
         self.device.sync()?;
-        let mut header = vec![0; self.superblock.sector_bytes as usize];
-        SegmentHeader {
-            place: self.superblock.place(segment, self.superblock.epoch),
-            first_event_id: self.head.id + 1,
-            chain: self.head.chain,
-            tree_size: self.head.tree.size(),
-            root: self.head.tree.root(),
-        }
-        .encode(&mut header);
-        self.device.write_at(base, &header)?;
+        let header = SegmentHeader {
+            place: self.superblock.place(segment, epoch.0),
+            epoch_segment: epoch.1,
+            head: self.head.clone(),
+        };
+        self.device.write_at(base, &header.encode())?;
         self.device.sync()?;
-        (self.segment, self.offset) = (segment, sector);
+        (self.segment, self.offset, self.epoch) = (segment, begin, epoch);
+        self.anchor_due = header.opens_epoch();
         (self.zeroed, self.zeroing) = (to, to);
         Ok(())
     }
@@ -306,8 +340,16 @@ impl Log {
     /// A group at the log's end.
     #[must_use]
     pub fn group(&self) -> GroupBuilder {
-        let place = self.superblock.place(self.segment, self.superblock.epoch);
+        let place = self.superblock.place(self.segment, self.epoch.0);
         GroupBuilder::new(&self.superblock, place, self.offset, self.head.clone())
+    }
+
+    /// A group as it would be at the beginning of a segment: what does not fit here fits nowhere.
+    #[must_use]
+    pub fn widest_group(&self) -> GroupBuilder {
+        let place = self.superblock.place(self.segment, self.epoch.0);
+        let begin = SEGMENT_HEADER_BYTES as u64;
+        GroupBuilder::new(&self.superblock, place, begin, self.head.clone())
     }
 
     /// Goes on to the next segment: the rest of this one is too small for the next group.
@@ -315,9 +357,25 @@ impl Log {
     /// # Errors
     /// [`Stopped`], for good.
     pub fn next_segment(&mut self) -> Result<(), Stopped> {
+        self.go_on(self.epoch)
+    }
+
+    /// Begins an epoch, with a segment of its own. The next event must be its anchor.
+    ///
+    /// # Errors
+    /// [`Stopped`], for good.
+    pub fn next_epoch(&mut self) -> Result<(), Stopped> {
+        if self.anchor_due {
+            // Begun before a crash, and nothing written since.
+            return self.writable();
+        }
+        self.go_on((self.epoch.0 + 1, self.segment + 1))
+    }
+
+    fn go_on(&mut self, epoch: (u64, u32)) -> Result<(), Stopped> {
         self.writable()?;
         let next = self.segment + 1;
-        if next >= self.superblock.segments_max {
+        if next >= self.superblock.segments_end() {
             return Err(self.stop(Stopped::Full {
                 segments: self.superblock.segments_max,
                 segment_bytes: self.superblock.segment_bytes,
@@ -331,8 +389,127 @@ impl Log {
             base + self.superblock.segment_bytes,
         );
         closed
-            .and_then(|()| self.enter(next))
+            .and_then(|()| self.enter(next, epoch))
             .map_err(|e| self.device_failed("begin segment", &e))
+    }
+
+    /// What an event must say before the segments before `first` may be dropped; `None` where there
+    /// is nothing to drop, or where `first` lies in the current epoch behind its first segment.
+    ///
+    /// # Errors
+    /// As the device's.
+    pub fn droppable(&self, first: u32, summary_id: u64) -> io::Result<Option<Compacted>> {
+        if first <= self.superblock.first_segment || first > self.epoch.1 {
+            return Ok(None);
+        }
+        let header = self.header(first)?;
+        Ok(header.map(|header| Compacted {
+            first_segment: first,
+            first_event_id: header.first_event_id(),
+            chain: header.head.chain,
+            root: header.head.tree.root(),
+            summary_id,
+        }))
+    }
+
+    fn header(&self, segment: u32) -> io::Result<Option<SegmentHeader>> {
+        let mut area = vec![0; SEGMENT_HEADER_BYTES];
+        let base = self.superblock.segment_offset(segment);
+        self.device.read_at(base, &mut area)?;
+        let header = SegmentHeader::decode(&area);
+        Ok(header.filter(|h| h.place.segment == segment))
+    }
+
+    /// Drops the segments before the first one kept: the event that says so is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`], for good.
+    pub fn compact(&mut self, compacted: &Compacted) -> Result<(), Stopped> {
+        self.writable()?;
+        self.drop_before(compacted)
+            .map(|_| ())
+            .map_err(|e| self.device_failed("drop segments", &e))
+    }
+
+    fn drop_before(&mut self, compacted: &Compacted) -> io::Result<bool> {
+        let before = self.superblock.first_segment;
+        let first = compacted.first_segment;
+        if first <= before || first > self.epoch.1 {
+            return Ok(false);
+        }
+        let Some(header) = self.header(first)?.filter(|h| compacted.is_of(h)) else {
+            return Ok(false);
+        };
+        let superblock = Superblock {
+            generation: self.superblock.generation + 1,
+            first_segment: first,
+            ..self.superblock
+        };
+        write_superblock(&*self.device, &superblock)?;
+        (self.superblock, self.first) = (superblock, header.head);
+        // The slot behind the current segment may have been one of them.
+        self.clear_next(self.segment)?;
+        self.device.sync()?;
+        for segment in before..first {
+            if segment + self.superblock.segments_max != self.segment + 1 {
+                let at = self.superblock.segment_offset(segment);
+                // Room that is not given back now is taken again later.
+                let _ = self.device.discard(at, self.superblock.segment_bytes);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The segment with which the newest bytes of the log begin, whose sum with the current one is
+    /// at least `keep`: what lies before may be dropped by that measure.
+    #[must_use]
+    pub fn keeping(&self, keep: u64) -> u32 {
+        let spare = self.used().saturating_sub(keep) / self.superblock.segment_bytes;
+        let spare = u32::try_from(spare).unwrap_or(u32::MAX);
+        self.superblock.first_segment.saturating_add(spare)
+    }
+
+    /// Bytes from the first segment kept to the log's end.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let first = self.superblock.first_segment;
+        self.end() - self.superblock.segment_offset(first)
+    }
+
+    /// Bytes that segments may take.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.superblock.device_bytes() - SEGMENTS_OFFSET
+    }
+
+    /// The epoch, and the segment with which it began.
+    #[must_use]
+    pub fn epoch(&self) -> (u64, u32) {
+        self.epoch
+    }
+
+    /// Whether the next event must be the epoch's anchor.
+    #[must_use]
+    pub fn anchor_due(&self) -> bool {
+        self.anchor_due
+    }
+
+    /// Id and chain value of the newest anchor that is kept.
+    #[must_use]
+    pub fn anchor(&self) -> Option<(u64, Hash)> {
+        self.anchor
+    }
+
+    /// Where the log stood before the first event that is kept.
+    #[must_use]
+    pub fn first(&self) -> &Head {
+        &self.first
+    }
+
+    /// The segment that holds the current end.
+    #[must_use]
+    pub fn segment(&self) -> u32 {
+        self.segment
     }
 
     /// Makes a group durable. The log stands behind it afterwards.
@@ -341,6 +518,7 @@ impl Log {
     /// [`Stopped`], for good: nothing of the group may be acknowledged.
     pub fn commit(&mut self, group: GroupBuilder) -> Result<(), Stopped> {
         self.writable()?;
+        let anchor = self.anchor_due.then(|| group.first()).flatten();
         let (bytes, head) = group.finish();
         let end = self.offset + bytes.len() as u64;
         // A group may only be torn over zeros: recovery tells torn from damaged by them.
@@ -358,6 +536,9 @@ impl Log {
             .map_err(|e| self.device_failed("sync group", &e))?;
         self.zeroed = zeroing;
         (self.offset, self.head) = (end, head);
+        if anchor.is_some() {
+            (self.anchor, self.anchor_due) = (anchor, false);
+        }
         // The next group's sync makes these durable. This group is: a failure stops the log for the
         // next one.
         if let Err(e) = self.zero_ahead() {
@@ -419,7 +600,7 @@ impl Log {
 }
 
 pub(crate) fn check_size(device: &dyn Device, superblock: &Superblock) -> Result<(), OpenError> {
-    if superblock.segment_offset(superblock.segments_max) > device.capacity() {
+    if superblock.device_bytes() > device.capacity() {
         return Err(OpenError::Short {
             segments: superblock.segments_max,
             segment_bytes: superblock.segment_bytes,
@@ -429,18 +610,34 @@ pub(crate) fn check_size(device: &dyn Device, superblock: &Superblock) -> Result
     Ok(())
 }
 
+/// The newest compaction that a scan met in a whole group.
+#[derive(Default)]
+struct NewestCompacted {
+    met: Option<Compacted>,
+    durable: Option<Compacted>,
+}
+
+impl NewestCompacted {
+    fn found(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Event { body, .. } => self.met = Compacted::of(body).or(self.met),
+            Found::Group { .. } => self.durable = self.met,
+        }
+    }
+}
+
 /// Makes a log: zeros where it will begin, then the second superblock, then the first, so that the
 /// first is there only when all else is.
 fn create(device: &dyn Device, superblock: &Superblock) -> io::Result<()> {
-    let end = superblock.segment_offset(0) + superblock.group_bytes_max();
+    let begin = SEGMENTS_OFFSET + SEGMENT_HEADER_BYTES as u64;
     write_zeros(
         device,
         SEGMENTS_OFFSET,
-        end.min(superblock.segment_offset(1)),
+        begin + superblock.group_bytes_max(),
     )?;
     if superblock.segments_max > 1 {
         let next = superblock.segment_offset(1);
-        write_zeros(device, next, next + u64::from(superblock.sector_bytes))?;
+        write_zeros(device, next, next + SEGMENT_HEADER_BYTES as u64)?;
     }
     device.sync()?;
     write_superblock(device, superblock)

@@ -45,9 +45,7 @@ pub fn descriptor(file: File, name: &str, access: Access) -> io::Result<Arc<dyn 
         && file.metadata()?.is_file()
     {
         // A file that grows: the superblock says how far it may.
-        let capacity = superblock
-            .segment_offset(superblock.segments_max)
-            .max(bytes);
+        let capacity = superblock.device_bytes().max(bytes);
         let device = FileDevice::range(file, name.to_owned(), access, 0, capacity, sector_bytes)?;
         return Ok(Arc::new(device));
     }

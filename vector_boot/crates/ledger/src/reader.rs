@@ -2,8 +2,10 @@
 
 use crate::device::Device;
 use crate::index::Index;
+use crate::slots::Slots;
 use ledger_core::{
-    Body, Hash, Peek, SEGMENTS_OFFSET, Superblock, group_frame_end, open_event, peek,
+    Body, Hash, Peek, Place, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock, group_frame_end,
+    open_event, peek,
 };
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,8 @@ pub struct Reader {
     device: Arc<dyn Device>,
     superblock: Superblock,
     index: Arc<Mutex<Index>>,
+    /// Of the segment read last.
+    place: Option<Place>,
     /// The event that begins at `at`, 0 for no position.
     id: u64,
     at: u64,
@@ -31,9 +35,10 @@ impl Reader {
     #[must_use]
     pub fn new(device: Arc<dyn Device>, superblock: Superblock, index: Arc<Mutex<Index>>) -> Self {
         Self {
-            device,
+            device: Slots::over(device, &superblock),
             superblock,
             index,
+            place: None,
             id: 0,
             at: 0,
             buf: Vec::new(),
@@ -67,7 +72,7 @@ impl Reader {
             match peek(self.bytes(self.at, 64)?) {
                 Peek::Event { id: found, bytes } if found == self.id => {
                     if found == id {
-                        let place = self.superblock.place(segment, self.superblock.epoch);
+                        let place = self.place(segment)?;
                         let at = self.at;
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                         let opened = open_event(&place, self.bytes(at, bytes)?)
@@ -109,17 +114,29 @@ impl Reader {
     }
 
     fn segment_of(&self, at: u64) -> (u32, u64) {
-        let n = at.saturating_sub(SEGMENTS_OFFSET) / self.superblock.segment_bytes;
-        let segment = u32::try_from(n).unwrap_or(u32::MAX);
+        let segment = self.superblock.segment_at(at);
         (segment, self.superblock.segment_offset(segment))
     }
 
     fn next_segment(&self, segment: u32) -> io::Result<u64> {
-        if segment + 1 >= self.superblock.segments_max {
-            return Err(io::ErrorKind::NotFound.into());
+        let next = segment.checked_add(1).ok_or(io::ErrorKind::NotFound)?;
+        let base = self.superblock.segment_offset(next);
+        Ok(base + SEGMENT_HEADER_BYTES as u64)
+    }
+
+    /// What the checksums of a segment are seeded with, by its header.
+    fn place(&mut self, segment: u32) -> io::Result<Place> {
+        if let Some(place) = self.place.filter(|p| p.segment == segment) {
+            return Ok(place);
         }
-        let base = self.superblock.segment_offset(segment + 1);
-        Ok(base + u64::from(self.superblock.sector_bytes))
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let base = self.superblock.segment_offset(segment);
+        self.device.read_at(base, &mut header)?;
+        let place = SegmentHeader::decode(&header)
+            .map(|header| header.place)
+            .filter(|p| (p.segment, p.log_id) == (segment, self.superblock.log_id));
+        self.place = place;
+        place.ok_or_else(|| self.bad(base))
     }
 
     fn bad(&self, at: u64) -> io::Error {

@@ -1,8 +1,10 @@
 //! Reads a log from its beginning through the verifier: the one way in for recovery and `verify`.
 
 use crate::device::Device;
+use crate::slots::Mapped;
 use ledger_core::{
-    Body, EventId, Fault, FaultKind, Hash, Head, SUPERBLOCK_BYTES, Step, Superblock, Verifier,
+    Body, EventId, Fault, FaultKind, Hash, Head, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES,
+    SegmentHeader, Step, Superblock, Verifier,
 };
 use std::io;
 
@@ -31,12 +33,20 @@ pub enum Found<'a> {
 
 /// Where a scan ended.
 pub struct End {
+    /// Where the log stood before the first event that was read.
+    pub first: Head,
     /// Segment of the last whole group.
     pub segment: u32,
     /// Offset behind it, from the segment's start; 0 if no segment was entered.
     pub offset: u64,
     /// State there.
     pub head: Head,
+    /// Its epoch, and the segment with which that began.
+    pub epoch: (u64, u32),
+    /// Whether the epoch's anchor is still to come.
+    pub anchor_due: bool,
+    /// Id and chain value of the newest anchor that was met.
+    pub anchor: Option<(u64, Hash)>,
     /// The first bad thing, if there is one.
     pub fault: Option<Fault>,
     /// Whether the fault is damage rather than a torn write.
@@ -46,7 +56,9 @@ pub struct End {
 /// Which superblock copy does not hold, and why.
 pub type BadCopy = (usize, &'static str);
 
-/// Reads the superblock: the first copy that holds, and what is wrong with the other.
+const OLDER: &str = "is older than the other copy";
+
+/// Reads the superblock: the newest copy that holds, and what is wrong with the other.
 ///
 /// # Errors
 /// As the device's; `Ok(None)` if the log is blank (its first copy is zero and the second does not hold).
@@ -57,6 +69,9 @@ pub fn superblock(device: &dyn Device) -> io::Result<Option<(Superblock, Option<
     device.read_at(SUPERBLOCK_BYTES as u64, &mut second)?;
     match (Superblock::decode(&first), Superblock::decode(&second)) {
         (Ok(a), Ok(b)) if a == b => Ok(Some((a, None))),
+        // A compaction writes the second copy first.
+        (Ok(a), Ok(b)) if b.generation > a.generation => Ok(Some((b, Some((0, OLDER))))),
+        (Ok(a), Ok(b)) if b.generation < a.generation => Ok(Some((a, Some((1, OLDER))))),
         (Ok(a), Ok(_)) => Ok(Some((a, Some((1, "differs from the first copy"))))),
         (Ok(a), Err(why)) => Ok(Some((a, Some((1, why))))),
         (Err(why), Ok(b)) => Ok(Some((b, Some((0, why))))),
@@ -78,21 +93,47 @@ pub fn scan(
     until: Option<u64>,
     found: &mut dyn FnMut(Found<'_>),
 ) -> io::Result<End> {
-    let mut verifier = Verifier::new(*superblock);
-    let mut sector = vec![0; superblock.sector_bytes as usize];
+    scan_from(device, superblock, superblock.first_segment, until, found)
+}
+
+/// As [`scan`], from a segment on whose header is believed.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_from(
+    device: &dyn Device,
+    superblock: &Superblock,
+    first: u32,
+    until: Option<u64>,
+    found: &mut dyn FnMut(Found<'_>),
+) -> io::Result<End> {
+    let device = &Mapped { device, superblock };
+    let mut area = vec![0; SEGMENT_HEADER_BYTES];
+    let mut verifier = match first {
+        0 => Verifier::new(*superblock),
+        _ => {
+            device.read_at(superblock.segment_offset(first), &mut area)?;
+            let header = SegmentHeader::decode(&area).filter(|h| h.place.segment == first);
+            match header.and_then(|header| Verifier::resume(*superblock, &header)) {
+                Some(verifier) => verifier,
+                None => return Ok(End::headless(superblock, first)),
+            }
+        }
+    };
+    let begin = verifier.committed().2.clone();
     let mut window = Window::new(device);
     let mut fault = None;
     let reached = |offset: u64| until.is_some_and(|until| offset >= until);
-    for segment in 0..superblock.segments_max {
+    for segment in first..superblock.segments_end() {
         let base = superblock.segment_offset(segment);
         if reached(base) {
             break;
         }
-        device.read_at(base, &mut sector)?;
-        if is_zero(&sector) {
+        device.read_at(base, &mut area)?;
+        if is_unused(superblock, segment, &area) {
             break;
         }
-        if segment > 0 {
+        if segment > first {
             // The one before is closed: zeros up to its end.
             let at = superblock.segment_offset(segment - 1) + verifier.offset();
             if let Some(bad) = first_nonzero(device, at, base)? {
@@ -105,7 +146,7 @@ pub fn scan(
                 break;
             }
         }
-        if let Err(bad) = verifier.enter(segment, &sector) {
+        if let Err(bad) = verifier.enter(segment, &area) {
             fault = Some(bad);
             break;
         }
@@ -120,12 +161,26 @@ pub fn scan(
     }
     let (segment, offset, head) = verifier.committed();
     let mut end = End {
+        first: begin,
         segment,
         offset,
         head: head.clone(),
+        epoch: verifier.epoch(),
+        anchor_due: verifier.anchor_due(),
+        anchor: verifier.anchor(),
         fault,
         damaged: false,
     };
+    if end.fault.is_none() && first == superblock.first_segment && !verifier.is_bound() {
+        end.fault = Some(Fault {
+            id: EventId(end.first.id + 1),
+            segment: first,
+            offset: 0,
+            kind: FaultKind::Unbound,
+        });
+        end.damaged = true;
+        return Ok(end);
+    }
     if until.is_none() && end.fault.is_none() {
         end.fault = tail_fault(device, superblock, &end)?;
     }
@@ -133,6 +188,41 @@ pub fn scan(
         end.damaged = is_damaged(device, superblock, &verifier, &end)?;
     }
     Ok(end)
+}
+
+impl End {
+    /// The first segment that is kept has no header: that can be no torn write, for it was durable
+    /// before the superblock named it.
+    fn headless(superblock: &Superblock, first: u32) -> Self {
+        let genesis = Head::genesis(superblock);
+        Self {
+            first: genesis.clone(),
+            segment: first,
+            offset: 0,
+            head: genesis,
+            epoch: (0, first),
+            anchor_due: false,
+            anchor: None,
+            fault: Some(Fault {
+                id: EventId(0),
+                segment: first,
+                offset: 0,
+                kind: FaultKind::SegmentHeader,
+            }),
+            damaged: true,
+        }
+    }
+}
+
+/// Whether no segment begins with these bytes: they are zero, or the header of the segment that had
+/// the slot before and was dropped.
+fn is_unused(superblock: &Superblock, segment: u32, area: &[u8]) -> bool {
+    let dropped = segment.checked_sub(superblock.segments_max);
+    is_zero(area)
+        || dropped.is_some()
+            && SegmentHeader::decode(area).is_some_and(|header| {
+                (Some(header.place.segment), header.place.log_id) == (dropped, superblock.log_id)
+            })
 }
 
 fn read_segment(
@@ -181,9 +271,13 @@ fn tail_fault(
     let from = base + end.offset;
     let to = from.saturating_add(superblock.group_bytes_max()).min(next);
     let mut bad = first_nonzero(device, from, to)?.map(|at| (end.segment, at - base));
-    if bad.is_none() && end.offset > 0 && end.segment + 1 < superblock.segments_max {
-        let to = next + u64::from(superblock.sector_bytes);
-        bad = first_nonzero(device, next, to)?.map(|at| (end.segment + 1, at - next));
+    if bad.is_none() && end.offset > 0 && end.segment + 1 < superblock.segments_end() {
+        let mut area = vec![0; SEGMENT_HEADER_BYTES];
+        device.read_at(next, &mut area)?;
+        if !is_unused(superblock, end.segment + 1, &area) {
+            let at = area.iter().position(|b| *b != 0).unwrap_or(0);
+            bad = Some((end.segment + 1, at as u64));
+        }
     }
     Ok(bad.map(|(segment, offset)| Fault {
         id: EventId(end.head.id + 1),
@@ -201,6 +295,7 @@ fn is_damaged(
 ) -> io::Result<bool> {
     let group = superblock.group_bytes_max();
     let sector = u64::from(superblock.sector_bytes);
+    let header = SEGMENT_HEADER_BYTES as u64;
     let mut bytes = vec![0; usize::try_from(group.next_multiple_of(sector)).unwrap_or(0)];
     let mut look = |segment: u32, from: u64, to: u64| -> io::Result<bool> {
         let base = superblock.segment_offset(segment);
@@ -221,18 +316,18 @@ fn is_damaged(
     // The rest of the segment where the fault is, and the beginning of the one behind it: its first
     // group is written only after its header is durable.
     if end.offset == 0 {
-        return look(0, sector, superblock.segment_bytes);
+        return look(end.segment, header, superblock.segment_bytes);
     }
     if look(end.segment, end.offset, superblock.segment_bytes)? {
         return Ok(true);
     }
-    if end.segment + 1 >= superblock.segments_max {
+    if end.segment + 1 >= superblock.segments_end() {
         return Ok(false);
     }
     look(
         end.segment + 1,
-        sector,
-        (sector + group).min(superblock.segment_bytes),
+        header,
+        (header + group).min(superblock.segment_bytes),
     )
 }
 

@@ -73,21 +73,30 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, OpenError> {
     let io = |step| move |error| OpenError::Io { step, error };
-    let found = scan::superblock(device).map_err(io("read superblock"))?;
-    let (superblock, copy) = found.ok_or(OpenError::Blank)?;
-    check_size(device, &superblock)?;
-    let (mut groups, mut bytes) = (0, superblock.segment_offset(0));
-    let end = scan::scan(device, &superblock, until, &mut |found| {
-        if let Found::Group { end } = found {
-            groups += 1;
-            bytes = end;
-            progress(end);
+    let read = || scan::superblock(device).map_err(io("read superblock"));
+    let (mut superblock, mut copy) = read()?.ok_or(OpenError::Blank)?;
+    let (end, groups, bytes) = loop {
+        check_size(device, &superblock)?;
+        let (mut groups, mut bytes) = (0, superblock.segment_offset(superblock.first_segment));
+        let end = scan::scan(device, &superblock, until, &mut |found| {
+            if let Found::Group { end } = found {
+                groups += 1;
+                bytes = end;
+                progress(end);
+            }
+        })
+        .map_err(io("read log"))?;
+        let (now, bad) = read()?.ok_or(OpenError::Blank)?;
+        if now.generation == superblock.generation {
+            break (end, groups, bytes);
         }
-    })
-    .map_err(io("read log"))?;
+        // What was being read was dropped meanwhile.
+        (superblock, copy) = (now, bad);
+    };
     let by_copy = copy.map(|(copy, what)| superblock_bad(device, copy, what));
     let by_scan = end.fault.map(|fault| {
-        let offset = superblock.segment_offset(fault.segment) + fault.offset;
+        let at = superblock.segment_offset(fault.segment) + fault.offset;
+        let offset = superblock.slot_offset(at);
         Bad {
             event_id: fault.id.0,
             offset,
@@ -125,5 +134,5 @@ fn superblock_bad(device: &dyn Device, copy: usize, what: &str) -> Bad {
 /// Bytes that a verification will read at most, for progress.
 #[must_use]
 pub fn expected_bytes(superblock: &Superblock) -> u64 {
-    superblock.segment_offset(superblock.segments_max)
+    superblock.device_bytes()
 }

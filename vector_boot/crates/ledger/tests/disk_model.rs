@@ -7,7 +7,7 @@ use ledger::log::{Birth, Log, Recovery, Stopped};
 use ledger::planes::{Decision, Moment, Planes};
 use ledger::refusal::Refusal;
 use ledger::scan::{self, Found};
-use ledger_core::{Body, Hash, Origin, SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
+use ledger_core::{Body, Hash, Origin, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -342,7 +342,7 @@ fn draft(payload: &str) -> Draft {
 }
 
 #[test]
-fn a_full_log_refuses_with_quota_and_keeps_what_it_has() {
+fn a_full_log_is_read_only_and_keeps_what_it_has() {
     let disk = Disk::new(2);
     let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
     let ledger = committer.ledger();
@@ -353,7 +353,7 @@ fn a_full_log_refuses_with_quota_and_keeps_what_it_has() {
             Err(refusal) => break refusal,
         }
     };
-    assert_eq!(refusal.code, "QUOTA");
+    assert_eq!(refusal.code, "READ_ONLY");
     assert!(
         refusal.limit.contains("2 segments of 16384 bytes"),
         "{}",
@@ -362,7 +362,7 @@ fn a_full_log_refuses_with_quota_and_keeps_what_it_has() {
     assert!(durable > 20);
     assert_eq!(
         ledger.append_wait(vec![draft("{}")]).unwrap_err().code,
-        "QUOTA"
+        "READ_ONLY"
     );
     let read = ledger
         .reader()
@@ -432,7 +432,7 @@ fn damage_before_a_later_group_is_read_only_and_named() {
     }
     committer.stop();
     // The second group's sector.
-    let at = SEGMENTS_OFFSET + 2 * SECTOR as u64;
+    let at = SEGMENTS_OFFSET + (SEGMENT_HEADER_BYTES + SECTOR) as u64;
     disk.flip(at + 70);
     let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
     let refusal = committer

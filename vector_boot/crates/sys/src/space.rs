@@ -1,6 +1,6 @@
 //! Space of the file system that a descriptor stands on.
 
-use nix::fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise};
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, open, posix_fadvise};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::io;
@@ -43,6 +43,17 @@ pub fn of_fd(fd: &impl AsFd) -> io::Result<Space> {
 pub fn try_write(folder: &Path) -> io::Result<()> {
     let how = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     Ok(open(folder, how, Mode::S_IRUSR).map(drop)?)
+}
+
+/// Gives a range of a file back to its file system; it reads as zeros from then on, and the file
+/// keeps its length.
+///
+/// # Errors
+/// As `fallocate(2)`: `EOPNOTSUPP` where files have no holes.
+pub fn punch_hole(fd: &impl AsFd, offset: u64, bytes: u64) -> io::Result<()> {
+    let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(fd, how, signed(offset)?, signed(bytes)?)?)
 }
 
 /// Lets the kernel forget what it holds of a file in memory, so that the next read is the disk's.

@@ -33,7 +33,7 @@ fn offline(device: &dyn Device, json: bool) -> Outcome {
         .map_err(|e| e.to_string())?
         .ok_or("blank: no log here yet")?;
     let end = scan::scan(device, &superblock, None, &mut |_| ()).map_err(|e| e.to_string())?;
-    let used = superblock.segment_offset(end.segment) + end.offset;
+    let used = superblock.segment_offset(end.segment - superblock.first_segment) + end.offset;
     let state = match (&end.fault, end.damaged, copy) {
         (Some(_), true, _) => "damaged",
         (Some(_), false, _) => "torn",

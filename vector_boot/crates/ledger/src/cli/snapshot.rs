@@ -28,7 +28,9 @@ impl Snapshot {
         let end = scan::scan(&*device, &superblock, None, &mut |found| fold.found(&found))
             .map_err(|e| e.to_string())?;
         if let Some(fault) = end.fault {
-            let at = device.locate(superblock.segment_offset(fault.segment) + fault.offset);
+            let at = device.locate(
+                superblock.slot_offset(superblock.segment_offset(fault.segment) + fault.offset),
+            );
             eprintln!("ledger: reading stops at {at}: {}", fault.kind);
         }
         let index = Arc::new(Mutex::new(fold.index));
