@@ -21,6 +21,8 @@ const ROOT_OPTIONS: &str = "mode=0755,size=64k,nr_inodes=128";
 /// which the size does not count.
 const TMP_INODE_BYTES: u64 = 4096;
 const TMP_INODES_MIN: u64 = 64;
+/// The folder of a service of ours for which the data disk has none: a sixteenth of a small machine.
+const MEMORY_FOLDER_BYTES: u64 = 16 << 20;
 
 /// What is said of each step that fails.
 struct Failed(String);
@@ -108,10 +110,21 @@ fn furnish(cell: &Cell<'_>, view: &View) -> Result<(), Failed> {
     }
     if cell.data {
         let own = format!("{DATA}/service.{}", cell.service);
-        root.bound_folder(&own, Use::WRITE)?;
+        match root.bound_folder(&own, Use::WRITE) {
+            // PID 1 has said of the disk what is wrong with it. Our own services know how to work without
+            // what lies there; of a user's nobody knows.
+            Err(e) if !cell.foreign => {
+                eprintln!(
+                    "<4>helper: cell {}: its folder ends with this boot: {}",
+                    cell.service, e.0
+                );
+                root.memory(&own, cell.uid, MEMORY_FOLDER_BYTES)?;
+            }
+            bound => bound?,
+        }
     }
     if cell.tmp_bytes > 0 {
-        root.tmp(cell)?;
+        root.memory("/tmp", cell.uid, cell.tmp_bytes)?;
     }
     for name in view.devices {
         let path = format!("/dev/{name}");
@@ -196,17 +209,14 @@ impl Root<'_> {
             .map_err(Failed::at("/proc"))
     }
 
-    fn tmp(&self, cell: &Cell<'_>) -> Result<(), Failed> {
-        self.folder("/tmp")?;
-        let inodes = (cell.tmp_bytes / TMP_INODE_BYTES).max(TMP_INODES_MIN);
-        let options = format!(
-            "mode=0700,uid={uid},gid={uid},size={},nr_inodes={inodes}",
-            cell.tmp_bytes,
-            uid = cell.uid
-        );
-        let path = self.at("/tmp");
-        namespace::mount_new("tmpfs", &path, Use::WRITE, &options).map_err(Failed::at("/tmp"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(Failed::at("/tmp"))
+    /// A folder in memory, the service's own.
+    fn memory(&self, path: &str, uid: u32, bytes: u64) -> Result<(), Failed> {
+        self.folder(path)?;
+        let inodes = (bytes / TMP_INODE_BYTES).max(TMP_INODES_MIN);
+        let options = format!("mode=0700,uid={uid},gid={uid},size={bytes},nr_inodes={inodes}");
+        let place = self.at(path);
+        namespace::mount_new("tmpfs", &place, Use::WRITE, &options).map_err(Failed::at(path))?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).map_err(Failed::at(path))
     }
 }
 

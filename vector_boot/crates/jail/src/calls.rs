@@ -262,12 +262,14 @@ impl Calls {
         self.allow(&[libc::SYS_readlink]);
     }
 
-    /// One log, two listeners, a thread a connection. It connects to nobody and opens nothing.
+    /// One log, two listeners, a thread a connection, and files in its folder: the device key, which it keeps
+    /// out of swap, objects, tiles and snapshots. It connects to nobody.
     fn ledger(&mut self) {
         self.threads();
         self.own_descriptors();
         self.local_sockets();
         self.events();
+        self.files();
         self.allow(&[
             libc::SYS_accept4,
             libc::SYS_pread64,
@@ -278,6 +280,20 @@ impl Calls {
             libc::SYS_flock,
             // What a compaction dropped from a log in a file goes back to the file system.
             libc::SYS_fallocate,
+            libc::SYS_mkdirat,
+            libc::SYS_renameat,
+            libc::SYS_renameat2,
+            libc::SYS_unlinkat,
+            libc::SYS_mlock,
+            libc::SYS_mlock2,
+            libc::SYS_munlock,
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        self.allow(&[
+            libc::SYS_mkdir,
+            libc::SYS_rename,
+            libc::SYS_rmdir,
+            libc::SYS_unlink,
         ]);
         self.ioctls(&[libc::BLKSSZGET as u32, BLKGETSIZE64]);
     }
@@ -490,7 +506,6 @@ impl Calls {
             libc::SYS_unlinkat,
             libc::SYS_renameat,
             libc::SYS_renameat2,
-            libc::SYS_linkat,
             libc::SYS_symlinkat,
             libc::SYS_fchmod,
             libc::SYS_fchmodat,
@@ -566,7 +581,6 @@ impl Calls {
             libc::SYS_rmdir,
             libc::SYS_unlink,
             libc::SYS_rename,
-            libc::SYS_link,
             libc::SYS_symlink,
             libc::SYS_chmod,
             libc::SYS_utimes,
@@ -718,7 +732,7 @@ mod tests {
             assert_eq!(has(profile, libc::SYS_listen), foreign, "{profile:?}");
             let connects = profile != Profile::Ledger;
             assert_eq!(has(profile, libc::SYS_connect), connects, "{profile:?}");
-            let opens = profile != Profile::Ledger && profile != Profile::Gateway;
+            let opens = profile != Profile::Gateway;
             assert_eq!(has(profile, libc::SYS_openat), opens, "{profile:?}");
         }
     }

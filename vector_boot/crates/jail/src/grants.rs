@@ -98,7 +98,6 @@ impl Grants {
         let own = folder("VB_DATA");
         let grants = Self::none();
         match profile {
-            Profile::Ledger => grants,
             Profile::Capacity => LOAD
                 .iter()
                 .fold(with(grants, own, Access::Write), |grants, file| {
@@ -111,7 +110,7 @@ impl Grants {
                 .path("/sys/class", Access::Read)
                 .path("/sys/devices", Access::Read),
             Profile::Net => with(grants, network(), Access::Write),
-            Profile::Cortex => with(grants, own, Access::Write),
+            Profile::Ledger | Profile::Cortex => with(grants, own, Access::Write),
             Profile::Foreign | Profile::ForeignOnline => with(
                 with(
                     with(grants.inherited(), own, Access::Own),
