@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod attacks;
+mod bare;
 mod c_abi;
 mod crashes;
 mod evolution;

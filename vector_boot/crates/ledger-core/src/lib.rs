@@ -17,6 +17,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod content_id;
 mod epoch;
 mod event;
 mod frame;
@@ -29,9 +30,11 @@ pub mod fuzz;
 pub mod kinds;
 pub mod policy;
 pub mod rules;
+pub mod store;
 pub mod time;
 pub mod ulid;
 
+pub use content_id::CommitCore;
 pub use epoch::{
     Anchor, COMPACTED, Compacted, EPOCH_OPENED, Gathered, LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT,
     SUMMARY, SummaryPiece,

@@ -11,6 +11,7 @@ pub mod committer;
 pub mod device;
 pub mod keys;
 pub mod log;
+pub mod objects;
 pub mod open;
 pub mod planes;
 pub mod refusal;
