@@ -199,11 +199,27 @@ pub fn peek(bytes: &[u8]) -> Peek {
 /// Opens the event frame at the start of `bytes` if its checksum holds: id, chain value, body.
 #[must_use]
 pub fn open_event<'b>(place: &Place, bytes: &'b [u8]) -> Option<(u64, Hash, crate::Body<'b>)> {
-    let header = Header::read(bytes)?;
-    let body = bytes.get(HEADER_BYTES..header.length as usize)?;
-    if header.kind != KIND_EVENT || header.crc != checksum(place, &header, body) {
-        return None;
-    }
+    let (header, body) = open(place, bytes)?;
     let chain = Chain::new().next(&header, body);
     Some((header.id, chain, crate::Body::decode(body)?))
+}
+
+/// As [`open_event`]: what the tree says of the event, and its body.
+#[must_use]
+pub fn open_entry<'b>(
+    place: &Place,
+    bytes: &'b [u8],
+) -> Option<(crate::Commitment, crate::Body<'b>)> {
+    let (header, body) = open(place, bytes)?;
+    let chain = Chain::new().next(&header, body);
+    let event = crate::Body::decode(body)?;
+    let entry = crate::commitment(header.id, &chain, &event.tenant_tag, body);
+    Some((entry, event))
+}
+
+fn open<'b>(place: &Place, bytes: &'b [u8]) -> Option<(Header, &'b [u8])> {
+    let header = Header::read(bytes)?;
+    let body = bytes.get(HEADER_BYTES..header.length as usize)?;
+    let holds = header.kind == KIND_EVENT && header.crc == checksum(place, &header, body);
+    holds.then_some((header, body))
 }

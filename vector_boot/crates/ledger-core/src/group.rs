@@ -2,7 +2,7 @@
 
 use crate::frame::{self, Chain, ENCODING_FIXED, Header, Reader, Writer};
 use crate::{
-    Body, CompactRange, ENCODING_POSTCARD, HEADER_BYTES, Hash, KIND_EVENT, KIND_GROUP, Place,
+    Body, CompactRange, ENCODING_POSTCARD, HEADER_BYTES, Hash, KIND_EVENT, KIND_GROUP, Leaf, Place,
     Superblock, commitment, padded, tenant_key, tenant_tag,
 };
 use alloc::vec::Vec;
@@ -36,12 +36,19 @@ impl Head {
         }
     }
 
-    /// Takes one event frame in.
-    pub(crate) fn advance(&mut self, chain: &Chain, header: &Header, body: &[u8], tag: &[u8; 8]) {
+    /// Takes one event frame in: its leaf.
+    pub(crate) fn advance(
+        &mut self,
+        chain: &Chain,
+        header: &Header,
+        body: &[u8],
+        tag: &[u8; 8],
+    ) -> Leaf {
         self.chain = chain.next(header, body);
         self.id = header.id;
-        self.tree
-            .push(&commitment(header.id, &self.chain, tag, body));
+        let entry = commitment(header.id, &self.chain, tag, body);
+        let hash = self.tree.push(&entry);
+        Leaf { entry, hash }
     }
 }
 
@@ -126,6 +133,8 @@ pub struct Committed {
     pub chain: Hash,
     /// Where its frame begins, from the segment's start.
     pub offset: u64,
+    /// Hash of its leaf in the tree.
+    pub leaf: Hash,
 }
 
 /// A moment of a [`GroupBuilder`].
@@ -226,7 +235,8 @@ impl GroupBuilder {
             &self.head.chain,
             &self.body,
         )?;
-        self.head
+        let leaf = self
+            .head
             .advance(&self.chain, &header, &self.body, &event.tenant_tag);
         if self.count == 0 {
             self.first = Some((id, self.head.chain));
@@ -236,6 +246,7 @@ impl GroupBuilder {
             id,
             chain: self.head.chain,
             offset,
+            leaf: leaf.hash,
         })
     }
 

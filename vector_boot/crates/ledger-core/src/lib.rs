@@ -26,12 +26,17 @@ mod layout;
 mod tree;
 mod verify;
 
+pub mod checkpoint;
 pub mod fuzz;
 pub mod kinds;
+pub mod note;
 pub mod policy;
+pub mod proof;
 pub mod rules;
 pub mod store;
+pub mod tile;
 pub mod time;
+pub mod tlog_proof;
 pub mod ulid;
 
 pub use content_id::CommitCore;
@@ -41,8 +46,8 @@ pub use epoch::{
 };
 pub use event::{Body, EventId, Origin};
 pub use frame::{
-    ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Peek, open_event, padded,
-    peek,
+    ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Peek, open_entry,
+    open_event, padded, peek,
 };
 pub use group::{
     Committed, GROUP_FRAME_BYTES, GroupBuilder, GroupFrame, GroupMark, Head, group_frame_end,
@@ -52,7 +57,10 @@ pub use layout::{
     SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader,
     Superblock,
 };
-pub use tree::{CompactRange, EMPTY_ROOT, commitment, tenant_key, tenant_tag};
+pub use tree::{
+    COMMITMENT_BYTES, Commitment, CompactRange, EMPTY_ROOT, Leaf, commitment, leaf_hash, parent,
+    tenant_key, tenant_tag,
+};
 pub use verify::{Fault, FaultKind, Step, Verifier};
 
 /// A chain value, a commit id, a tree hash.

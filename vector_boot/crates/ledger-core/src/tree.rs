@@ -11,9 +11,20 @@ pub const EMPTY_ROOT: Hash = [
 ];
 
 /// Bytes of a leaf's commitment.
-const COMMITMENT_BYTES: usize = 64;
+pub const COMMITMENT_BYTES: usize = 64;
+/// What the tree says of one event; its hash is the leaf.
+pub type Commitment = [u8; COMMITMENT_BYTES];
 const BODY_CONTEXT: &str = "vb-ledger-body v1";
 const TENANT_CONTEXT: &str = "vb-ledger-tenant v1";
+
+/// One event in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf {
+    /// What is said of it.
+    pub entry: Commitment,
+    /// The leaf's hash.
+    pub hash: Hash,
+}
 
 /// Roots of the perfect subtrees of a tree, largest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,13 +52,10 @@ impl CompactRange {
         &self.peaks
     }
 
-    /// Appends one leaf.
-    pub fn push(&mut self, commitment: &[u8; COMMITMENT_BYTES]) {
-        let mut node: Hash = Sha256::new()
-            .chain_update([0])
-            .chain_update(commitment)
-            .finalize()
-            .into();
+    /// Appends one leaf and returns its hash.
+    pub fn push(&mut self, commitment: &Commitment) -> Hash {
+        let leaf = leaf_hash(commitment);
+        let mut node = leaf;
         // As many subtrees close as the old size has trailing ones.
         for _ in 0..self.size.trailing_ones() {
             if let Some(left) = self.peaks.pop() {
@@ -56,6 +64,7 @@ impl CompactRange {
         }
         self.peaks.push(node);
         self.size += 1;
+        leaf
     }
 
     /// The tree's root, RFC 6962 section 2.1.
@@ -69,7 +78,19 @@ impl CompactRange {
     }
 }
 
-fn parent(left: &Hash, right: &Hash) -> Hash {
+/// Hash of a leaf, RFC 6962 section 2.1.
+#[must_use]
+pub fn leaf_hash(entry: &[u8]) -> Hash {
+    Sha256::new()
+        .chain_update([0])
+        .chain_update(entry)
+        .finalize()
+        .into()
+}
+
+/// Hash of a node over its two children, RFC 6962 section 2.1.
+#[must_use]
+pub fn parent(left: &Hash, right: &Hash) -> Hash {
     Sha256::new()
         .chain_update([1])
         .chain_update(left)
@@ -102,7 +123,7 @@ pub fn tenant_tag(tenant_key: &Hash, id: u64) -> [u8; 8] {
 /// A leaf: `id u64, chain value [32], tenant tag [8], first 16 bytes of the body's hash`. The chain
 /// value binds the body with all its 256 bits; the short hash is for who has the body alone.
 #[must_use]
-pub fn commitment(id: u64, chain: &Hash, tag: &[u8; 8], body: &[u8]) -> [u8; COMMITMENT_BYTES] {
+pub fn commitment(id: u64, chain: &Hash, tag: &[u8; 8], body: &[u8]) -> Commitment {
     let body = blake3::derive_key(BODY_CONTEXT, body);
     let mut out = [0; COMMITMENT_BYTES];
     let fields = id

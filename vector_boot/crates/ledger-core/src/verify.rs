@@ -8,8 +8,8 @@ use crate::frame::{self, Chain, Header};
 use crate::group::TRAILER;
 use crate::{
     Anchor, Body, Compacted, ENCODING_POSTCARD, EventId, GROUP_FRAME_BYTES, GroupFrame,
-    HEADER_BYTES, Hash, Head, KIND_EVENT, KIND_GROUP, Place, SEGMENT_HEADER_BYTES, SegmentHeader,
-    Superblock, group_frame_end, padded, rules, tenant_key, tenant_tag,
+    HEADER_BYTES, Hash, Head, KIND_EVENT, KIND_GROUP, Leaf, Place, SEGMENT_HEADER_BYTES,
+    SegmentHeader, Superblock, group_frame_end, padded, rules, tenant_key, tenant_tag,
 };
 
 /// What is wrong.
@@ -100,6 +100,8 @@ pub enum Step<'b> {
         chain: Hash,
         /// Where its frame begins, from the segment's start.
         offset: u64,
+        /// Its place in the tree.
+        leaf: Leaf,
         /// What it says.
         body: Body<'b>,
     },
@@ -354,7 +356,8 @@ impl Verifier {
         });
         open.count = open.count.saturating_add(1);
         self.open = Some(open);
-        self.head
+        let leaf = self
+            .head
             .advance(&self.chain, &header, body, &event.tenant_tag);
         self.bound |= Compacted::of(&event).is_some_and(|c| c.is_of(&self.begin));
         if core::mem::take(&mut self.anchor_due) {
@@ -366,6 +369,7 @@ impl Verifier {
             id: header.id,
             chain: self.head.chain,
             offset,
+            leaf,
             body: event,
         })
     }

@@ -393,7 +393,7 @@ proptest! {
                 Step::Need(n) => window = usize::try_from(n).unwrap(),
                 Step::Blank => break,
                 Step::Group { .. } => window = 0,
-                Step::Event { id, chain, offset, body } => {
+                Step::Event { id, chain, offset, body, .. } => {
                     found.push((id, chain, offset, body.subject.to_owned(), body.payload.to_owned()));
                     window = 0;
                 }

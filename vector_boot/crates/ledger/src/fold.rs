@@ -46,6 +46,7 @@ impl Fold {
                 chain,
                 offset,
                 body,
+                ..
             } => self.pending.push(Pending {
                 id: *id,
                 offset: *offset,

@@ -4,8 +4,8 @@ use crate::device::Device;
 use crate::index::Index;
 use crate::slots::Slots;
 use ledger_core::{
-    Body, Hash, Peek, Place, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock, group_frame_end,
-    open_event, peek,
+    Body, Commitment, Hash, Peek, Place, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock,
+    group_frame_end, open_entry, open_event, peek,
 };
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +56,33 @@ impl Reader {
         id: u64,
         read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
     ) -> io::Result<T> {
+        self.frame(id, |place, bytes| {
+            let (id, chain, body) = open_event(place, bytes)?;
+            Some(read(id, &chain, &body))
+        })
+    }
+
+    /// As [`Self::event`], with what the tree says of it.
+    ///
+    /// # Errors
+    /// As [`Self::event`].
+    pub fn entry<T>(
+        &mut self,
+        id: u64,
+        read: impl FnOnce(&Commitment, &Body<'_>) -> T,
+    ) -> io::Result<T> {
+        self.frame(id, |place, bytes| {
+            let (entry, body) = open_entry(place, bytes)?;
+            Some(read(&entry, &body))
+        })
+    }
+
+    /// Finds a durable event's frame and opens it.
+    fn frame<T>(
+        &mut self,
+        id: u64,
+        open: impl FnOnce(&Place, &[u8]) -> Option<T>,
+    ) -> io::Result<T> {
         if self.id == 0 || id < self.id || id - self.id > WALK_MAX {
             let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
             let anchor = index.anchor(id).ok_or(io::ErrorKind::NotFound)?;
@@ -75,8 +102,7 @@ impl Reader {
                         let place = self.place(segment)?;
                         let at = self.at;
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                        let opened = open_event(&place, self.bytes(at, bytes)?)
-                            .map(|(id, chain, body)| read(id, &chain, &body));
+                        let opened = open(&place, self.bytes(at, bytes)?);
                         return opened.ok_or_else(|| self.bad(at));
                     }
                     self.id += 1;

@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::slots::Mapped;
 use ledger_core::{
-    Body, EventId, Fault, FaultKind, Hash, Head, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES,
+    Body, EventId, Fault, FaultKind, Hash, Head, Leaf, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES,
     SegmentHeader, Step, Superblock, Verifier,
 };
 use std::io;
@@ -21,6 +21,8 @@ pub enum Found<'a> {
         chain: Hash,
         /// Where its frame begins in the log.
         offset: u64,
+        /// Its place in the tree.
+        leaf: Leaf,
         /// What it says.
         body: &'a Body<'a>,
     },
@@ -243,11 +245,13 @@ fn read_segment(
                 id,
                 chain,
                 offset,
+                leaf,
                 body,
             }) => found(Found::Event {
                 id,
                 chain,
                 offset: base + offset,
+                leaf,
                 body: &body,
             }),
             Ok(Step::Group { .. }) => found(Found::Group {
