@@ -36,6 +36,49 @@ pub fn rfc3339(wall_ns: u64) -> String {
     out
 }
 
+/// Reads what [`rfc3339`] writes, with up to nine digits of a second or none; `Z` alone, no offsets.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let mut at = text.strip_suffix(['Z', 'z'])?;
+    let mut number = |digits: usize, before: &str| {
+        at = at.strip_prefix(before)?;
+        let (now, rest) = at.split_at_checked(digits)?;
+        at = rest;
+        let all_digits = now.bytes().all(|b| b.is_ascii_digit());
+        all_digits.then(|| now.parse::<u64>().ok()).flatten()
+    };
+    let (year, month, date) = (number(4, "")?, number(2, "-")?, number(2, "-")?);
+    let (hour, minute, second) = (number(2, "T")?, number(2, ":")?, number(2, ":")?);
+    let ns = match at.strip_prefix('.') {
+        None if at.is_empty() => 0,
+        Some(digits)
+            if (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            let scale = 10u64.checked_pow(9 - u32::try_from(digits.len()).ok()?)?;
+            digits.parse::<u64>().ok()? * scale
+        }
+        _ => return None,
+    };
+    let inside = (1..=12).contains(&month) && date >= 1 && hour < 24 && minute < 60 && second < 60;
+    if !inside || year < 1970 {
+        return None;
+    }
+    // The other way round of `rfc3339`: years begin in March.
+    let (march_year, march_month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let (era, in_era) = (march_year / 400, march_year % 400);
+    let in_year = (153 * march_month + 2) / 5 + date - 1;
+    let days = era * 146_097 + in_era * 365 + in_era / 4 - in_era / 100 + in_year;
+    let seconds = days.checked_sub(719_468)? * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second;
+    let wall_ns = seconds.checked_mul(NS_PER_SECOND)?.checked_add(ns)?;
+    // A date that does not exist is another one written back.
+    let written = rfc3339(wall_ns);
+    (written.get(..10) == text.get(..10)).then_some(wall_ns)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +97,40 @@ mod tests {
             assert_eq!(rfc3339(seconds * NS_PER_SECOND), text);
         }
         assert_eq!(rfc3339(123), "1970-01-01T00:00:00.000000123Z");
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else_is() {
+        for wall_ns in [
+            0,
+            1,
+            951_782_400_000_000_007,
+            4_107_542_399_999_999_999,
+            u64::MAX,
+        ] {
+            assert_eq!(parse_rfc3339(&rfc3339(wall_ns)), Some(wall_ns));
+        }
+        assert_eq!(parse_rfc3339("1970-01-01T00:00:01Z"), Some(NS_PER_SECOND));
+        assert_eq!(parse_rfc3339("1970-01-01T00:00:00.5Z"), Some(500_000_000));
+        for bad in [
+            "",
+            "Z",
+            "1970-01-01",
+            "1970-01-01T00:00:00",
+            "1970-01-01T00:00:00+01:00",
+            "1970-02-29T00:00:00Z",
+            "1970-13-01T00:00:00Z",
+            "1970-01-00T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:00:00.Z",
+            "1970-01-01T00:00:00.0000000001Z",
+            "1969-12-31T23:59:59Z",
+            "9999-01-01T00:00:00Z",
+            "+970-01-01T00:00:00Z",
+            "19\u{e9}0-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
     }
 
     #[test]

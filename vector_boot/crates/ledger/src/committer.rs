@@ -10,13 +10,15 @@ use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
 use crate::device::Device;
 use crate::fold::Fold;
-use crate::index::Index;
+use crate::index::{self, Index, Posted};
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
 use crate::planes::{Decision, Moment, Planes};
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -184,7 +186,19 @@ impl Committer {
     /// # Errors
     /// [`OpenError`] if the log cannot be read.
     pub fn start(device: Arc<dyn Device>, birth: &Birth) -> Result<(Self, Recovery), OpenError> {
-        let mut fold = Fold::default();
+        Self::start_with(device, birth, None)
+    }
+
+    /// As [`Self::start`], with snapshots of the index in a folder that exists.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        device: Arc<dyn Device>,
+        birth: &Birth,
+        index_folder: Option<&Path>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let mut fold = Fold::kept_in(index_folder);
         let (log, recovery) = Log::open(device, birth, &mut |found| fold.found(&found))?;
         let index = Arc::new(Mutex::new(fold.index));
         let shared = Arc::new(Shared {
@@ -407,6 +421,15 @@ impl Ledger {
     #[must_use]
     pub fn index(&self) -> &Mutex<Index> {
         &self.shared.index
+    }
+
+    /// Starts the thread that keeps the index's snapshots: work for after READY.
+    ///
+    /// # Errors
+    /// If the kernel gives no thread.
+    pub fn keep_index(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        index::start_keeper(&shared.index, &shared.device, &shared.superblock)
     }
 
     /// The device.
@@ -711,11 +734,13 @@ impl Writer {
                     .index
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
+                if let Some(extent) = self.log.begun() {
+                    index.begin(extent);
+                }
                 for event in &added {
-                    let d = &event.draft;
-                    let values = [&*d.ns, &*d.actor, &*d.tenant_id, &*d.event_type];
-                    index.add(event.committed.id, event.offset, &values);
-                    if let Some(origin) = &d.origin {
+                    let body = event.draft.body(event.wall_ns);
+                    index.add(&Posted::of(event.committed.id, event.offset, &body));
+                    if let Some(origin) = &event.draft.origin {
                         self.dedupe
                             .add(origin, event.committed.id, &event.committed.chain);
                     }

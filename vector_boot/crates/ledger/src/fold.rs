@@ -2,10 +2,11 @@
 
 use crate::boots::{self, Boots, Seen};
 use crate::dedupe::Dedupe;
-use crate::index::Index;
+use crate::index::{self, DIMENSIONS, Index, Posted};
 use crate::planes::Planes;
 use crate::scan::Found;
 use ledger_core::{Body, Hash, Origin};
+use std::path::Path;
 
 /// What recovery folds the log into. Events count once their group has ended.
 #[derive(Default)]
@@ -30,7 +31,8 @@ struct Pending {
     origin: Option<Origin>,
     wall_ns: u64,
     timestamp_ns: u64,
-    values: [String; 4],
+    values: [String; DIMENSIONS],
+    causation_id: Option<u64>,
     /// Of the event that ends a boot alone.
     payload: String,
     /// Of an event that a plane looks at: the body as it lies in the frame.
@@ -38,9 +40,22 @@ struct Pending {
 }
 
 impl Fold {
+    /// With snapshots of the index in this folder, if there is one.
+    #[must_use]
+    pub fn kept_in(index_folder: Option<&Path>) -> Self {
+        Self {
+            index: index_folder.map_or_else(Index::default, Index::kept_in),
+            ..Self::default()
+        }
+    }
+
     /// Takes the next thing of a scan in.
     pub fn found(&mut self, found: &Found<'_>) {
         match found {
+            Found::Segment(extent) => {
+                self.index.begin(*extent);
+                index::keep_all(&mut self.index);
+            }
             Found::Event {
                 id,
                 chain,
@@ -60,13 +75,14 @@ impl Fold {
                     String::new()
                 },
                 body: Planes::wants(body.event_type).then(|| body.encode()),
-                values: [body.ns, body.actor, body.tenant_id, body.event_type].map(str::to_owned),
+                values: Posted::of(*id, *offset, body).values.map(str::to_owned),
+                causation_id: body.causation_id,
             }),
             Found::Group { .. } => {
                 for event in self.pending.drain(..) {
                     let values = event.values.each_ref().map(String::as_str);
                     self.last_wall_ns = event.wall_ns;
-                    let [_, actor, _, event_type] = values;
+                    let [_, actor, _, event_type, _] = values;
                     self.boots.see(&Seen {
                         id: event.id,
                         origin: event.origin,
@@ -80,7 +96,14 @@ impl Fold {
                     if let Some(body) = event.body.as_deref().and_then(Body::decode) {
                         self.planes.apply(event.id, &body);
                     }
-                    self.index.add(event.id, event.offset, &values);
+                    self.index.add(&Posted {
+                        id: event.id,
+                        offset: event.offset,
+                        wall_ns: event.wall_ns,
+                        timestamp_ns: event.timestamp_ns,
+                        values,
+                        causation_id: event.causation_id,
+                    });
                     if let Some(origin) = event.origin {
                         self.dedupe.add(&origin, event.id, &event.chain);
                     }

@@ -6,6 +6,7 @@
 //! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
 
 use crate::device::Device;
+use crate::index::Extent;
 use crate::scan::{self, End, Found};
 use crate::slots::Slots;
 use ledger_core::{
@@ -173,6 +174,8 @@ pub struct Log {
     zeroed: u64,
     /// Zeros are written up to here, durable with the next sync.
     zeroing: u64,
+    /// The segment that was begun last since the log was opened.
+    begun: Option<Extent>,
     stopped: Option<Stopped>,
 }
 
@@ -222,6 +225,7 @@ impl Log {
             head: end.head.clone(),
             zeroed: end.offset,
             zeroing: end.offset,
+            begun: None,
             stopped: None,
         };
         match end.fault {
@@ -334,6 +338,7 @@ impl Log {
         (self.segment, self.offset, self.epoch) = (segment, begin, epoch);
         self.anchor_due = header.opens_epoch();
         (self.zeroed, self.zeroing) = (to, to);
+        self.begun = Some(Extent::of(&header, base));
         Ok(())
     }
 
@@ -586,6 +591,12 @@ impl Log {
         self.superblock.segment_offset(self.segment)
     }
 
+    /// The segment that was begun last, if one was since the log was opened.
+    #[must_use]
+    pub fn begun(&self) -> Option<Extent> {
+        self.begun
+    }
+
     /// Its superblock.
     #[must_use]
     pub fn superblock(&self) -> &Superblock {
@@ -622,6 +633,7 @@ impl NewestCompacted {
         match found {
             Found::Event { body, .. } => self.met = Compacted::of(body).or(self.met),
             Found::Group { .. } => self.durable = self.met,
+            Found::Segment(_) => {}
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Reads single events and runs of events of a log that is open, beside its committer.
 
 use crate::device::Device;
-use crate::index::Index;
+use crate::index::{Extent, Index, Look};
 use crate::slots::Slots;
 use ledger_core::{
-    Body, Commitment, Hash, Peek, Place, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock,
-    group_frame_end, open_entry, open_event, peek,
+    Body, Commitment, Hash, Peek, Place, SEGMENT_HEADER_BYTES, Superblock, group_frame_end,
+    open_entry, open_event, peek,
 };
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,9 @@ pub struct Reader {
     device: Arc<dyn Device>,
     superblock: Superblock,
     index: Arc<Mutex<Index>>,
-    /// Of the segment read last.
-    place: Option<Place>,
-    /// The event that begins at `at`, 0 for no position.
+    /// The segment that the position is in.
+    look: Option<Look>,
+    /// The event that begins at `at`.
     id: u64,
     at: u64,
     buf: Vec<u8>,
@@ -38,7 +38,7 @@ impl Reader {
             device: Slots::over(device, &superblock),
             superblock,
             index,
-            place: None,
+            look: None,
             id: 0,
             at: 0,
             buf: Vec::new(),
@@ -56,9 +56,21 @@ impl Reader {
         id: u64,
         read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
     ) -> io::Result<T> {
-        self.frame(id, |place, bytes| {
-            let (id, chain, body) = open_event(place, bytes)?;
-            Some(read(id, &chain, &body))
+        self.located(id, |_, chain, body| read(id, chain, body))
+    }
+
+    /// As [`Self::event`], with the frame's offset in the log.
+    ///
+    /// # Errors
+    /// As [`Self::event`].
+    pub fn located<T>(
+        &mut self,
+        id: u64,
+        read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
+    ) -> io::Result<T> {
+        self.frame(id, |place, at, bytes| {
+            let (_, chain, body) = open_event(place, bytes)?;
+            Some(read(at, &chain, &body))
         })
     }
 
@@ -71,7 +83,7 @@ impl Reader {
         id: u64,
         read: impl FnOnce(&Commitment, &Body<'_>) -> T,
     ) -> io::Result<T> {
-        self.frame(id, |place, bytes| {
+        self.frame(id, |place, _, bytes| {
             let (entry, body) = open_entry(place, bytes)?;
             Some(read(&entry, &body))
         })
@@ -81,91 +93,75 @@ impl Reader {
     fn frame<T>(
         &mut self,
         id: u64,
-        open: impl FnOnce(&Place, &[u8]) -> Option<T>,
+        open: impl FnOnce(&Place, u64, &[u8]) -> Option<T>,
     ) -> io::Result<T> {
-        if self.id == 0 || id < self.id || id - self.id > WALK_MAX {
-            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-            let anchor = index.anchor(id).ok_or(io::ErrorKind::NotFound)?;
-            drop(index);
-            (self.id, self.at) = anchor;
-        }
+        let extent = self.seek(id)?;
         loop {
-            let (segment, base) = self.segment_of(self.at);
-            let offset = self.at - base;
+            let at = self.at;
+            let offset = at - extent.base;
             if offset >= self.superblock.segment_bytes {
-                self.at = self.next_segment(segment)?;
-                continue;
+                return Err(self.bad(at));
             }
-            match peek(self.bytes(self.at, 64)?) {
+            match peek(self.bytes(at, 64)?) {
                 Peek::Event { id: found, bytes } if found == self.id => {
                     if found == id {
-                        let place = self.place(segment)?;
-                        let at = self.at;
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                        let opened = open(&place, self.bytes(at, bytes)?);
+                        let opened = open(&extent.place, at, self.bytes(at, bytes)?);
                         return opened.ok_or_else(|| self.bad(at));
                     }
                     self.id += 1;
                     self.at += bytes;
                 }
-                Peek::GroupEnd => {
-                    self.at = base + group_frame_end(offset, self.superblock.sector_bytes);
+                Peek::GroupEnd | Peek::Zero => {
+                    let sector = self.superblock.sector_bytes;
+                    self.at = extent.base + group_frame_end(offset, sector);
                 }
-                Peek::Zero
-                    if offset.is_multiple_of(u64::from(self.superblock.sector_bytes))
-                        && !self.padding(base, offset)? =>
-                {
-                    self.at = self.next_segment(segment)?;
-                }
-                Peek::Zero => {
-                    self.at = base + group_frame_end(offset, self.superblock.sector_bytes);
-                }
-                Peek::Event { .. } | Peek::Short => {
-                    self.id = 0;
-                    return Err(self.bad(self.at));
-                }
+                Peek::Event { .. } | Peek::Short => return Err(self.bad(at)),
             }
         }
     }
 
-    /// Whether zeros at a sector's start are padding before a group frame: an event frame may end
-    /// exactly there.
-    fn padding(&mut self, base: u64, offset: u64) -> io::Result<bool> {
-        let end = base + group_frame_end(offset, self.superblock.sector_bytes);
-        let at = end - ledger_core::GROUP_FRAME_BYTES as u64;
-        if end > base + self.superblock.segment_bytes {
-            return Ok(false);
+    /// Goes to an event, or near before it in its segment.
+    fn seek(&mut self, id: u64) -> io::Result<Extent> {
+        let near = |at: u64| id >= at && id - at <= WALK_MAX;
+        if let Some(look) = &self.look
+            && (look.extent.first_id..=look.last).contains(&id)
+            && near(self.id)
+        {
+            return Ok(look.extent);
         }
-        Ok(peek(self.bytes(at, ledger_core::GROUP_FRAME_BYTES)?) == Peek::GroupEnd)
-    }
-
-    fn segment_of(&self, at: u64) -> (u32, u64) {
-        let segment = self.superblock.segment_at(at);
-        (segment, self.superblock.segment_offset(segment))
-    }
-
-    fn next_segment(&self, segment: u32) -> io::Result<u64> {
-        let next = segment.checked_add(1).ok_or(io::ErrorKind::NotFound)?;
-        let base = self.superblock.segment_offset(next);
-        Ok(base + SEGMENT_HEADER_BYTES as u64)
-    }
-
-    /// What the checksums of a segment are seeded with, by its header.
-    fn place(&mut self, segment: u32) -> io::Result<Place> {
-        if let Some(place) = self.place.filter(|p| p.segment == segment) {
-            return Ok(place);
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, look) = (index.first(), index.at(id));
+        drop(index);
+        let look = match look {
+            Some(look) if id <= look.last => look,
+            None if id > 0 => return Err(compacted(id, first)),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let extent = look.extent;
+        // The open segment has grown since it was looked at: the position stays good.
+        let here = self.look.as_ref().is_some_and(|l| l.extent == extent);
+        if !here || !near(self.id) {
+            let anchor = look.anchor(id).unwrap_or_else(|_| {
+                let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+                index.distrust(&look);
+                None
+            });
+            let begin = extent.base + SEGMENT_HEADER_BYTES as u64;
+            (self.id, self.at) = anchor.unwrap_or((extent.first_id, begin));
         }
-        let mut header = [0; SEGMENT_HEADER_BYTES];
-        let base = self.superblock.segment_offset(segment);
-        self.device.read_at(base, &mut header)?;
-        let place = SegmentHeader::decode(&header)
-            .map(|header| header.place)
-            .filter(|p| (p.segment, p.log_id) == (segment, self.superblock.log_id));
-        self.place = place;
-        place.ok_or_else(|| self.bad(base))
+        self.look = Some(look);
+        Ok(extent)
     }
 
-    fn bad(&self, at: u64) -> io::Error {
+    fn bad(&mut self, at: u64) -> io::Error {
+        self.look = None;
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.id < index.first() {
+            // The slot was given to a newer segment while this one was read.
+            return compacted(self.id, index.first());
+        }
+        drop(index);
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!("{}: event frame does not hold", self.device.locate(at)),
@@ -174,8 +170,9 @@ impl Reader {
 
     /// At least `need` bytes from `at`, unless the segment ends before.
     fn bytes(&mut self, at: u64, need: usize) -> io::Result<&[u8]> {
-        let (_, base) = self.segment_of(at);
-        let left = usize::try_from(base + self.superblock.segment_bytes - at).unwrap_or(usize::MAX);
+        let base = self.look.as_ref().map_or(at, |look| look.extent.base);
+        let end = base + self.superblock.segment_bytes;
+        let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
         let need = need.min(left);
         let inside = at >= self.first && at - self.first + need as u64 <= self.filled as u64;
         if !inside {
@@ -193,4 +190,9 @@ impl Reader {
     pub fn refresh(&mut self) {
         self.filled = 0;
     }
+}
+
+fn compacted(id: u64, first: u64) -> io::Error {
+    let why = format!("event {id} was compacted away; the first one kept is {first}");
+    io::Error::new(io::ErrorKind::NotFound, why)
 }

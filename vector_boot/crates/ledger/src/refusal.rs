@@ -119,6 +119,7 @@ impl From<&std::io::Error> for Refusal {
         let code = match e.kind() {
             std::io::ErrorKind::InvalidData => "CORRUPT",
             std::io::ErrorKind::NotFound => "NOT_FOUND",
+            std::io::ErrorKind::QuotaExceeded => "QUOTA",
             _ => "INTERNAL",
         };
         Self::new(code, "log", "", &e.to_string())

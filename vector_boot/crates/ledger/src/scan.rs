@@ -1,6 +1,7 @@
 //! Reads a log from its beginning through the verifier: the one way in for recovery and `verify`.
 
 use crate::device::Device;
+use crate::index::Extent;
 use crate::slots::Mapped;
 use ledger_core::{
     Body, EventId, Fault, FaultKind, Hash, Head, Leaf, SEGMENT_HEADER_BYTES, SUPERBLOCK_BYTES,
@@ -13,6 +14,8 @@ const WINDOW_BYTES: usize = 256 * 1024;
 
 /// What a scan hands over while it reads.
 pub enum Found<'a> {
+    /// A segment begins.
+    Segment(Extent),
     /// An event whose group has not ended yet.
     Event {
         /// Its id.
@@ -152,6 +155,10 @@ pub fn scan_from(
             fault = Some(bad);
             break;
         }
+        found(Found::Segment(Extent::of(
+            &verifier.header_for(segment),
+            base,
+        )));
         window.move_to(
             base + verifier.offset(),
             superblock.segment_offset(segment + 1),

@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,8 @@ const SIGTERM: i32 = 15;
 const SIGINT: i32 = 2;
 /// Name of the log in VB_DATA when no descriptor is passed.
 const LOG_FILE: &str = "ledger.log";
+/// Name of the index's folder in VB_DATA.
+const INDEX_FOLDER: &str = "index";
 
 const TOKEN_SIGNAL: u64 = 0;
 const TOKEN_WIRE: u64 = 1;
@@ -64,8 +66,8 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
         wall_ns: clock::wall_ns(),
         segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
     };
-    let (committer, recovery) =
-        Committer::start(device, &birth).map_err(|e| match std::error::Error::source(&e) {
+    let (committer, recovery) = Committer::start_with(device, &birth, index_folder().as_deref())
+        .map_err(|e| match std::error::Error::source(&e) {
             Some(cause) => format!("{e}: {cause}"),
             None => e.to_string(),
         })?;
@@ -74,6 +76,9 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     let ready = format!("READY=1\nSTATUS={}", status(&ledger));
     notify(&ready).map_err(|e| format!("notify: {e}"))?;
     ::log::info!("ready: {}", status(&ledger));
+    if let Err(e) = ledger.keep_index() {
+        ::log::warn!("without index snapshots: error=\"{e}\"");
+    }
     let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
     serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
@@ -102,6 +107,18 @@ fn device(inherited: &mut Inherited, log_path: Option<&Path>) -> io::Result<Arc<
         .truncate(false)
         .open(&path)?;
     open::descriptor(file, &path.display().to_string(), Access::Write)
+}
+
+/// Where snapshots of the index are kept: in the service's folder, if it has one.
+fn index_folder() -> Option<PathBuf> {
+    let folder = Path::new(&std::env::var_os("VB_DATA")?).join(INDEX_FOLDER);
+    match std::fs::create_dir(&folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            ::log::warn!("without index snapshots: folder={folder:?} error=\"{e}\"");
+            None
+        }
+        _ => Some(folder),
+    }
 }
 
 fn wire_listener(inherited: &mut Inherited) -> io::Result<PacketListener> {

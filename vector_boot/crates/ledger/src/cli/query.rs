@@ -30,6 +30,15 @@ pub struct Words {
     /// This event and all that it caused.
     #[arg(long)]
     causation: Option<u64>,
+    /// This event and its causes.
+    #[arg(long, value_name = "ID", conflicts_with = "causation")]
+    causes_of: Option<u64>,
+    /// Written at this time or later, RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Written before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     /// First id.
     #[arg(long)]
     from: Option<u64>,
@@ -49,7 +58,7 @@ impl Words {
         match place {
             Place::Disk(disk) => {
                 let mut snapshot = Snapshot::open(disk.open(Access::Read)?)?;
-                print_events(&snapshot.query(&self.query())?, self.json);
+                print_events(&snapshot.query(&self.query()?)?, self.json);
             }
             Place::Running(peer) => {
                 peer.lines(&self.request(), &mut |line| print_line(&line, self.json))?;
@@ -58,17 +67,9 @@ impl Words {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn query(&self) -> Query {
-        Query {
-            filter: Filter {
-                event_type: self.event_type.clone(),
-                tenant_id: self.tenant.clone(),
-                actor: self.actor.clone(),
-                ns: self.ns.clone(),
-                subject: self.subject.clone(),
-                causation_id: None,
-                causation: self.causation,
-            },
+    fn query(&self) -> Result<Query, String> {
+        Ok(Query {
+            filter: Filter::parse(Some(&self.filters())).map_err(|refusal| refusal.reason())?,
             from: self.from,
             limit: self.limit,
             order: if self.desc {
@@ -76,10 +77,10 @@ impl Words {
             } else {
                 Order::Ascending
             },
-        }
+        })
     }
 
-    fn request(&self) -> Json {
+    fn filters(&self) -> Json {
         let text = |value: &Option<String>| value.as_deref().map(Json::from);
         let filters = [
             ("event_type", text(&self.event_type)),
@@ -88,14 +89,19 @@ impl Words {
             ("ns", text(&self.ns)),
             ("subject", text(&self.subject)),
             ("causation", self.causation.map(Json::from)),
+            ("causes_of", self.causes_of.map(Json::from)),
+            ("wall_from", text(&self.since)),
+            ("wall_to", text(&self.until)),
         ];
-        let filters = filters
-            .into_iter()
-            .filter_map(|(k, v)| Some((k.to_owned(), v?)))
-            .collect();
+        let set = filters.into_iter();
+        let set = set.filter_map(|(k, v)| Some((k.to_owned(), v?)));
+        Json::Object(set.collect())
+    }
+
+    fn request(&self) -> Json {
         Json::object([
             ("type", "query".into()),
-            ("filters", Json::Object(filters)),
+            ("filters", self.filters()),
             ("from", self.from.map_or(Json::Null, Json::from)),
             ("limit", self.limit.into()),
             ("order", if self.desc { "desc" } else { "asc" }.into()),

@@ -76,8 +76,8 @@ fn query(call: &Call<'_>) -> Result<(), Refusal> {
 
 fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let filter = filter(call)?;
-    if filter.causation.is_some() {
-        return Err(Refusal::bad("filters", "without causation"));
+    if filter.causation.is_some() || filter.causes_of.is_some() {
+        return Err(Refusal::bad("filters", "without causation and causes_of"));
     }
     let from = from(call)?;
     let stream = call.stream()?;
