@@ -70,14 +70,33 @@ pub fn another(executable: &Path, folder: &Path, name: &str) -> PathBuf {
 }
 
 /// Writes the product's own small model.
-fn default_model(folder: &Path) -> PathBuf {
+pub fn default_model(folder: &Path) -> PathBuf {
     let model = folder.join("default.gguf");
     let mut write = Command::new(inputs().vector_boot());
     crate::stdout_of(write.args(["gguf", "default"]).arg(&model));
     model
 }
 
-fn pack_model(model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
+/// The product's own small model with single values of its F32 tensors set: tensor, place, value.
+pub fn model_with(folder: &Path, values: &[(&str, usize, f32)]) -> PathBuf {
+    let model = default_model(folder);
+    let mut bytes = std::fs::read(&model).expect("read the model");
+    for (name, place, value) in values {
+        let at = {
+            let index = gguf::Index::parse(&bytes).expect("a model");
+            let tensor = index.tensor(name).expect("a tensor of this name");
+            let data = index.data(&tensor).expect("it lies inside the file");
+            assert!(place * 4 < data.len(), "{name} has no value {place}");
+            data.as_ptr().addr() - bytes.as_ptr().addr() + place * 4
+        };
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    std::fs::write(&model, bytes).expect("write the model");
+    model
+}
+
+/// Packs the tested executables and this model.
+pub fn pack_model(model: &Path, folder: &Path, name: &str, words: &[&str]) -> PathBuf {
     pack_for(Arch::HOST, model, folder, name, words)
 }
 

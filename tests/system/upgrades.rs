@@ -151,6 +151,49 @@ fn packages_take_each_others_place_and_no_connection_is_refused() {
     assert!(process.end().success());
 }
 
+/// Waits until the first line of the interrupt table has this threshold.
+fn until_threshold(process: &Process, wanted: f64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = process.json(&["interrupts"]);
+        if told["interrupts"][0]["threshold"] == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no threshold {wanted}: {told}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn another_packages_model_decides_from_the_upgrade_on_and_the_one_before_from_the_rollback() {
+    let folder = tempfile::tempdir().unwrap();
+    let mib = f64::from(1 << 20);
+    // `memory.available` below 16 MiB, and not below 32.
+    let model = package::model_with(
+        folder.path(),
+        &[("kernel.interrupts", 2, 16.0 * mib as f32)],
+    );
+    let plain = manifest(folder.path(), "plain", 0, "");
+    let words = ["--manifest", plain.to_str().unwrap()];
+    let other = package::pack_model(&model, folder.path(), "other.rts", &words);
+    let first = package::pack_default(folder.path(), "first.rts", &words);
+    let words = [
+        "--rts",
+        first.to_str().unwrap(),
+        "--param",
+        "vb.evolution=on",
+    ];
+    let process = Process::ready(&folder.path().join("state"), &words);
+    until_threshold(&process, 32.0 * mib);
+    let (well, said) = upgrade(&process, &["upgrade", other.to_str().unwrap()]);
+    assert!(well, "{said}");
+    until_threshold(&process, 16.0 * mib);
+    let (well, said) = upgrade(&process, &["rollback"]);
+    assert!(well, "{said}");
+    until_threshold(&process, 32.0 * mib);
+    assert!(process.end().success());
+}
+
 #[test]
 fn what_does_not_stay_up_leads_back_and_what_may_not_run_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -223,7 +223,19 @@ impl BeatWork for Beat {
         self.runtime.wants_model()
     }
 
+    fn outdate_model(&mut self) {
+        self.runtime.outdate_model();
+    }
+
+    fn tune_lost(&mut self, service: &str, now_ns: u64) {
+        if let Some(decider) = self.runtime.decider_mut() {
+            decider.lost(now_ns, service);
+        }
+    }
+
     fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Vec<String> {
+        // A generation was made over the model before: `cortex` publishes one over this.
+        self.base = None;
         // PID 1 takes no model whose index does not hold; then there is none here.
         let index = model.and_then(|file| gguf::Index::parse(file).ok());
         let now = Duration::from_nanos(now_ns);

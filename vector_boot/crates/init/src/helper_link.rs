@@ -62,8 +62,8 @@ pub enum Purpose {
     Upgrade(Ask),
     /// Reading the kernel's persistent store, or emptying it.
     Pstore,
-    /// A knob of a service's cgroup.
-    Tune,
+    /// A knob of the cgroup of the service of this index.
+    Tune(usize),
     /// Unmounting at the end.
     Unmount,
 }
@@ -78,7 +78,7 @@ impl Purpose {
             Self::Look | Self::Clock => 5 * S,
             Self::Unmount => 10 * S,
             // The kernel reclaims a page at a time, and kills when nothing is left to reclaim.
-            Self::Leases(..) | Self::Tune => 30 * S,
+            Self::Leases(..) | Self::Tune(_) => 30 * S,
             Self::Provision
             // Mounts and namespaces wait for other processors, no disk.
             | Self::Cell(_)

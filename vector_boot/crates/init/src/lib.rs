@@ -176,8 +176,13 @@ pub trait BeatWork {
     }
     /// One beat, and what is to be done.
     fn beat(&mut self, facts: &BeatFacts<'_>) -> Deeds;
-    /// Whether the model's system tensors are to be given to it now: once, some beats after the start.
+    /// Whether the model's system tensors are to be given to it now: once, some beats after the start, and again when
+    /// another model has come.
     fn wants_model(&self) -> bool;
+    /// Another package's model has taken the place of the one before.
+    fn outdate_model(&mut self) {}
+    /// A knob of this service was not set, or nobody knows.
+    fn tune_lost(&mut self, _service: &str, _now_ns: u64) {}
     /// The model, as its file is; answers what of its system tensors is refused. May allocate.
     fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Vec<String>;
     /// Lines a second of a service whose manifest says so many.

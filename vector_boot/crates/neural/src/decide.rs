@@ -105,39 +105,43 @@ impl Decider {
         decider
     }
 
-    /// Takes a model's system tensors; what is wrong with one is answered, and written down.
-    pub fn take_model(
-        &mut self,
-        tensors: &Tensors<'_>,
-        raised: u64,
-        at_ns: u64,
-        beat: u64,
-    ) -> Refusals {
+    /// Takes a model's system tensors in the place of those before; without a model all are the default's. What is
+    /// wrong with one is answered, and written down.
+    pub fn take_model(&mut self, tensors: Option<&Tensors<'_>>, at_ns: u64, beat: u64) -> Refusals {
         let mut refusals = Refusals::new();
         let mut note = |error| {
             let _no_place = refusals.push(error);
         };
-        match Limits::from_tensors(tensors) {
-            Ok(limits) => self.limits = limits,
-            Err(error) => note(error),
+        let limits = tensors.map_or(Ok(Limits::DEFAULT), Limits::from_tensors);
+        self.limits = limits.map_err(&mut note).unwrap_or(Limits::DEFAULT);
+        let table = tensors.map_or_else(|| Ok(Table::default()), Table::from_tensors);
+        let table = table.map_err(&mut note).unwrap_or_default();
+        let default = &default_policy::DEFAULT;
+        let weights = tensors.map(|tensors| Weights::from_tensors(tensors, default));
+        let weights = weights.and_then(|weights| weights.map_err(&mut note).ok());
+        self.policy = weights.filter(|weights| weights != default).map(Box::new);
+        self.generation = 0;
+        for edge in self.table.replace(table) {
+            // Over the rate it is counted, as every row is.
+            let _ = self.record(&row_of_edge(&edge, at_ns, beat));
         }
-        match Table::from_tensors(tensors) {
-            Ok(table) => self.table = table,
-            Err(error) => note(error),
-        }
-        match Weights::from_tensors(tensors, &default_policy::DEFAULT) {
-            Ok(weights) if weights == default_policy::DEFAULT => self.policy = None,
-            Ok(weights) => self.policy = Some(Box::new(weights)),
-            Err(error) => note(error),
-        }
-        // A table has at most 32 lines.
-        self.table.go_on(raised as u32);
         for error in &refusals {
             let mut row = Row::new(Kind::ModelRefused, at_ns, beat);
             row.subject = Subject::new(error.tensor);
             self.ring.push(&row);
         }
         refusals
+    }
+
+    /// The image before had these lines of the table raised.
+    pub fn go_on_raised(&mut self, raised: u64) {
+        // A table has at most 32 lines.
+        self.table.go_on(raised as u32);
+    }
+
+    /// An order about this service was not carried out.
+    pub fn lost(&mut self, now_ns: u64, service: &str) {
+        self.daemon.lost(now_ns, service);
     }
 
     /// Swaps the policy; the one before is handed back, `None` for the built-in one.

@@ -248,6 +248,34 @@ impl Table {
         Ok(Self::of(lines))
     }
 
+    /// Another model's table takes this one's place: lines that both have go on as they are. Answers the raised ones
+    /// that are not there any more.
+    pub fn replace(&mut self, next: Self) -> impl Iterator<Item = Edge> + use<> {
+        let before = std::mem::replace(self, next);
+        let states = before.states;
+        let old = before.lines.into_iter().zip(states).enumerate();
+        let mut gone = heapless::Vec::<Edge, LINES_MAX>::new();
+        for (place, (line, state)) in old {
+            match self.lines.iter().position(|l| *l == line) {
+                Some(at) => {
+                    if let Some(kept) = self.states.get_mut(at) {
+                        *kept = state;
+                    }
+                }
+                None if state.raised => {
+                    let _no_place = gone.push(Edge {
+                        place,
+                        line,
+                        raised: false,
+                        value: f32::NAN,
+                    });
+                }
+                None => {}
+            }
+        }
+        gone.into_iter()
+    }
+
     /// Looks at every line. What has changed is raised or cleared, at most [`EDGES_MAX`] lines at once.
     pub fn step(&mut self, now_ns: u64, registers: &[f32; COUNT]) -> Edges {
         let mut edges = Edges::new();

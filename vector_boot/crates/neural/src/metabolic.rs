@@ -24,6 +24,11 @@ const SERVICE_ORDERS: usize = 4;
 pub const ORDERS_MAX: usize = 2 + SERVICE_ORDERS;
 /// Time between two requests to give memory back.
 const RECLAIM_PAUSE_NS: u64 = 5_000_000_000;
+/// Time after which a knob that was not set is ordered again; each time twice as long, since a knob that the kernel
+/// does not have is not set ever.
+const LOST_PAUSE_NS: u64 = 10_000_000_000;
+/// The pause is doubled at most so often: then it is ten minutes.
+const LOST_DOUBLED_MAX: u32 = 6;
 /// A service with less than this has nothing to give back that is worth a write.
 const RECLAIM_BYTES_MIN: u64 = 4 << 20;
 /// A raised interrupt's handler asks for at least this.
@@ -160,6 +165,10 @@ struct Applied {
     name: u64,
     high: Option<u64>,
     weight: Option<u16>,
+    /// When it is ordered once more, since an order was not carried out.
+    again_ns: Option<u64>,
+    /// How often that was so since a setting last changed.
+    lost: u32,
 }
 
 /// The daemon.
@@ -187,6 +196,8 @@ impl Daemon {
                 name: 0,
                 high: Some(0),
                 weight: None,
+                again_ns: None,
+                lost: 0,
             }; SERVICES_MAX],
             next: 0,
             reclaimed_ns: None,
@@ -207,6 +218,16 @@ impl Daemon {
             }
         }
         self.applied = [Applied::default(); SERVICES_MAX];
+    }
+
+    /// An order about this service was not carried out, or nobody knows: it is ordered again, later each time.
+    pub fn lost(&mut self, now_ns: u64, service: &str) {
+        let name = name_of(service);
+        for applied in self.applied.iter_mut().filter(|a| a.name == name) {
+            let pause = LOST_PAUSE_NS << applied.lost.min(LOST_DOUBLED_MAX);
+            applied.again_ns = Some(now_ns.saturating_add(pause));
+            applied.lost = applied.lost.saturating_add(1);
+        }
     }
 
     /// The settings in force.
@@ -234,6 +255,9 @@ impl Daemon {
         for (control, wish) in Control::ALL.into_iter().zip(wishes) {
             self.set(now_ns, control, *wish, limits, period_ms, &mut changes);
         }
+        if !changes.is_empty() {
+            self.applied.iter_mut().for_each(|applied| applied.lost = 0);
+        }
         self.reclaim(now_ns, services, &mut orders);
         self.restart_silent(now_ns, limits, services, &mut orders);
         for _ in services {
@@ -241,7 +265,7 @@ impl Daemon {
                 break;
             }
             self.next = (self.next + 1).checked_rem(services.len()).unwrap_or(0);
-            self.apply(self.next, limits, services, &mut orders);
+            self.apply((now_ns, self.next), limits, services, &mut orders);
         }
         (changes, orders)
     }
@@ -265,7 +289,10 @@ impl Daemon {
         let rests = changed.is_some_and(|then| {
             (now_ns.saturating_sub(then) as f64) < f64::from(limits.change_pause_ms) * 1e6
         });
-        if after == *now || rests {
+        // Limits may come with another package; what is outside of them does not rest there.
+        let (least, most) = range(control, limits);
+        let inside = (least..=most).contains(now);
+        if after == *now || (rests && inside) {
             return;
         }
         let change = Change {
@@ -335,7 +362,7 @@ impl Daemon {
 
     fn apply(
         &mut self,
-        place: usize,
+        (now_ns, place): (u64, usize),
         limits: &Limits,
         services: &[Service<'_>],
         orders: &mut Orders,
@@ -354,7 +381,11 @@ impl Daemon {
                 name,
                 high: fresh.then_some(0),
                 weight: fresh.then_some(service.cpu_weight),
+                ..Applied::default()
             };
+        }
+        if applied.again_ns.is_some_and(|then| now_ns >= then) {
+            (applied.high, applied.weight, applied.again_ns) = (None, None, None);
         }
         let [rest, core] = factors;
         let factor = if service.core { core } else { rest };

@@ -102,6 +102,8 @@ pub struct Runtime {
     /// What the image before decided, from the page.
     before: sensors::Decisions,
     decider: Option<Box<Decider>>,
+    /// Another package's model has come since the system tensors were read.
+    outdated: bool,
     beats: u64,
     registers: Registers,
     sensors: Sensors,
@@ -168,6 +170,7 @@ impl Runtime {
             file: None,
             before: sensors::Decisions::default(),
             decider: None,
+            outdated: false,
             beats: 0,
             registers,
             sensors,
@@ -210,27 +213,41 @@ impl Runtime {
         &self.registers
     }
 
-    /// Whether the next beat may be the first that decides: the model's system tensors are to be there by then.
+    /// Whether the next beat may be the first that decides, or the first by another model: the model's system tensors
+    /// are to be there by then.
     #[must_use]
     pub const fn wants_model(&self) -> bool {
-        self.decider.is_none() && self.beats >= DECIDES_FROM
+        self.outdated || (self.decider.is_none() && self.beats >= DECIDES_FROM)
+    }
+
+    /// Another model has taken the place of the one whose system tensors were read.
+    pub const fn outdate_model(&mut self) {
+        // Before the first beat that decides nothing was read yet.
+        self.outdated = self.decider.is_some();
     }
 
     /// Begins to decide, by the system tensors of this model; what is wrong with one is answered, and the
     /// default's stands in. Without a model, or with one that has none, all are the default's.
     ///
-    /// Called once, at a quiet beat: the tables, and a policy that is not the default's, are put on the heap here.
+    /// Called once a model, at a quiet beat: the tables, and a policy that is not the default's, are put on the heap
+    /// here.
     pub fn take_model(&mut self, model: Option<&gguf::Index<'_>>, now: Duration) -> Refusals {
         let (at_ns, beat) = (nanoseconds(now), self.registers.snapshot().beat);
+        let tensors = model.map(Tensors::of);
+        if let Some(tensors) = &tensors {
+            self.registers.begin_with(tensors);
+        }
+        self.outdated = false;
+        if let Some(decider) = &mut self.decider {
+            return decider.take_model(tensors.as_ref(), at_ns, beat);
+        }
         let ring = self.file.take().map(|file| (file, RING_AT));
         let period_ms = self.registers.get(index::BEAT_PERIOD);
         let mut decider = Box::new(Decider::new(ring, &self.before, period_ms, at_ns));
-        let refusals = model.map(Tensors::of).map(|tensors| {
-            self.registers.begin_with(&tensors);
-            decider.take_model(&tensors, self.before.raised, at_ns, beat)
-        });
+        let refusals = decider.take_model(tensors.as_ref(), at_ns, beat);
+        decider.go_on_raised(self.before.raised);
         self.decider = Some(decider);
-        refusals.unwrap_or_default()
+        refusals
     }
 
     /// Swaps the policy between two beats, as [`Decider::set_policy`]; before the first beat that decides it is

@@ -247,3 +247,42 @@ fn a_silent_service_is_restarted_so_often_and_no_more_in_a_window() {
     assert_eq!(day.services.iter().map(|s| s.restarts).sum::<u32>(), 2);
     assert_eq!(usual(100.0)[Control::Silence as usize], 1.0);
 }
+
+#[test]
+fn an_order_that_was_not_carried_out_is_given_again_and_later_each_time() {
+    let mut wishing = Weights::ZERO;
+    wishing.b2[Control::MemoryHigh as usize] = 5.0;
+    let mut decider = Decider::new(None, &Decisions::default(), 100.0, 0);
+    decider.set_policy(Some(Box::new(wishing)), 1);
+    let service = Service {
+        name: "a",
+        up: true,
+        core: true,
+        rss_bytes: Some(64 << 20),
+        memory_max: GIB,
+        cpu_weight: 100,
+        silence: None,
+    };
+    let registers = [f32::NAN; COUNT];
+    let mut orders_at = |second: u64, lost: bool| {
+        let now_ns = second * 1_000_000_000;
+        let deeds = decider.beat((now_ns, second), &registers, 100.0, &[service], true);
+        let high = |deed: &&Deed| matches!(deed, Deed::Order(Order::MemoryHigh { .. }));
+        let count = deeds.iter().filter(high).count();
+        if lost && count > 0 {
+            decider.lost(now_ns, "a");
+        }
+        count
+    };
+    let given: Vec<u64> = (0..3_000).filter(|s| orders_at(*s, true) > 0).collect();
+    assert_eq!(
+        given,
+        [0, 10, 30, 70, 150, 310, 630, 1270, 1910, 2550],
+        "twice as late each time, and then every 640 s"
+    );
+    // The one at 3,190 s is carried out: nothing more follows.
+    let given: Vec<u64> = (3_000..9_000)
+        .filter(|s| orders_at(*s, false) > 0)
+        .collect();
+    assert_eq!(given, [3190]);
+}

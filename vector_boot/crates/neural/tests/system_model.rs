@@ -14,7 +14,7 @@ fn refused(model: Writer) -> Vec<String> {
     let file = model.finish().unwrap();
     let index = Index::parse(&file).unwrap();
     let mut decider = Decider::new(None, &Decisions::default(), 100.0, 0);
-    let refusals = decider.take_model(&Tensors::of(&index), 0, 1, 1);
+    let refusals = decider.take_model(Some(&Tensors::of(&index)), 1, 1);
     assert_eq!(*decider.policy(), DEFAULT_POLICY, "the default stands in");
     refusals.iter().map(ToString::to_string).collect()
 }
@@ -82,7 +82,11 @@ fn what_a_model_brings_counts_and_what_it_lacks_is_the_defaults() {
         .unwrap();
     let index = Index::parse(&file).unwrap();
     let mut decider = Decider::new(None, &Decisions::default(), 100.0, 0);
-    assert!(decider.take_model(&Tensors::of(&index), 0, 1, 1).is_empty());
+    assert!(
+        decider
+            .take_model(Some(&Tensors::of(&index)), 1, 1)
+            .is_empty()
+    );
     assert_eq!(decider.policy().b2, [0.25; 8]);
     assert_eq!(decider.policy().w1, DEFAULT_POLICY.w1);
     assert!(
@@ -112,12 +116,8 @@ fn the_next_image_goes_on_behind_the_rows_and_settings_of_the_one_before() {
     );
     let mut next = Decider::new(ring(), &left, 100.0, 5);
     let empty = Writer::new().finish().unwrap();
-    next.take_model(
-        &Tensors::of(&Index::parse(&empty).unwrap()),
-        left.raised,
-        5,
-        2,
-    );
+    next.take_model(Some(&Tensors::of(&Index::parse(&empty).unwrap())), 5, 2);
+    next.go_on_raised(left.raised);
     assert_eq!(next.decisions().settings, left.settings);
     assert!(
         next.beat((6, 2), &registers, 100.0, &[], false).is_empty(),
@@ -138,4 +138,60 @@ fn the_next_image_goes_on_behind_the_rows_and_settings_of_the_one_before() {
     // A page of another ring: the rows are gone, and that is said.
     let lost = Decider::new(None, &left, 100.0, 9);
     assert_eq!(lost.ring().chain().seq(), 1);
+}
+
+#[test]
+fn another_models_limits_table_and_policy_are_in_force_from_the_next_beat_on() {
+    let default = neural::limits::LIMITS.map(|limit| limit.value);
+    let mut limits = default;
+    limits[1] = 500.0;
+    let two = |first: [f32; 4], second: [f32; 4]| [first, second].concat();
+    let (disk, available) = ([28.0, 0.0, 95.0, 2.0], [13.0, 1.0, 1e9, 0.0]);
+    let with = |table: &[f32], bias: f32, limits: &[f32]| {
+        let file = Writer::new()
+            .f32_tensor(
+                "policy.b2",
+                &[8],
+                &[bias, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            )
+            .f32_tensor("kernel.interrupts", &[4, 2], table)
+            .f32_tensor("kernel.limits", &[16], limits);
+        file.finish().unwrap()
+    };
+    let before = with(&two(disk, available), 5.0, &default);
+    let after = with(&two(disk, [22.0, 0.0, 80.0, 1.0]), 5.0, &limits);
+    let mut registers = [f32::NAN; wire::sensors::COUNT];
+    registers[wire::sensors::index::DISK_USE] = 99.0;
+    registers[wire::sensors::index::MEMORY_AVAILABLE] = 1e6;
+
+    let mut decider = Decider::new(None, &Decisions::default(), 100.0, 0);
+    let index = Index::parse(&before).unwrap();
+    decider.take_model(Some(&Tensors::of(&index)), 1, 1);
+    decider.beat((2, 2), &registers, 100.0, &[], true);
+    assert_eq!(decider.decisions().raised, 0b11);
+    assert_eq!(decider.decisions().settings[0], 1000.0);
+    decider.set_policy(Some(Box::new(neural::policy::Weights::ZERO)), 7);
+
+    let index = Index::parse(&after).unwrap();
+    let rows = decider.ring().chain().seq();
+    assert!(
+        decider
+            .take_model(Some(&Tensors::of(&index)), 3, 3)
+            .is_empty()
+    );
+    let decisions = decider.decisions();
+    assert_eq!(
+        (decisions.raised, decisions.generation),
+        (0b1, 0),
+        "the line that both have is raised still"
+    );
+    let cleared = decider.ring().row(rows + 1);
+    assert!(cleared.is_none_or(|row| row.row.kind == Kind::Cleared));
+    assert_eq!(decider.ring().chain().seq(), rows + 1, "one line is gone");
+    // No pause of the setting holds what is outside of the limits.
+    decider.beat((4, 4), &registers, 100.0, &[], true);
+    assert_eq!(decider.decisions().settings[0], 500.0);
+    decider.take_model(None, 5, 5);
+    assert_eq!(*decider.policy(), DEFAULT_POLICY);
+    assert!(decider.line(9).is_some(), "the default table");
 }

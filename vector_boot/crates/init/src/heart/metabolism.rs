@@ -13,6 +13,9 @@ use crate::supervisor::{Event, Phase};
 use std::time::Duration;
 use wire::helper::{Task, Tune};
 
+/// The end of what is said of a system tensor that was refused.
+const STANDS_IN: &str = "; the default stands in";
+
 /// The heartbeat's period as the parameters have it.
 #[derive(Debug, Default)]
 pub struct Usual {
@@ -26,7 +29,7 @@ impl Heart {
         self.settled && self.behind.is_none() && !replaced && matches!(self.ending, Ending::No)
     }
 
-    /// Once, some beats after the boot or a crash: the system tensors of the model.
+    /// Some beats after the boot or a crash, and when an upgrade has brought another model: its system tensors.
     pub(super) fn take_system_model(&mut self, now: u64) {
         if self.behind.is_some() || !self.work.wants_model() {
             return;
@@ -37,8 +40,11 @@ impl Heart {
             Err(e) => (None, Some(e)),
         };
         let refused = self.work.take_system(tensors, now);
+        // Of the model before, if there was one.
+        self.generations = crate::generation::Generations::default();
+        self.degraded.retain(|text| !text.ends_with(STANDS_IN));
         for refused in refused.into_iter().chain(unread) {
-            self.degrade(format!("model: {refused}; the default stands in"));
+            self.degrade(format!("model: {refused}{STANDS_IN}"));
         }
         self.stir();
     }
@@ -84,7 +90,17 @@ impl Heart {
             service: unit.name(),
             knob,
         };
-        self.helper.ask(Purpose::Tune, &task, None);
+        if !self.helper.ask(Purpose::Tune(service), &task, None) {
+            self.tune_lost(service);
+        }
+    }
+
+    /// A knob was not set, or its answer is lost: it is ordered again later. If the table of services has changed
+    /// since, another service's is, which changes nothing.
+    pub(super) fn tune_lost(&mut self, service: usize) {
+        if let Some(unit) = self.units.get(service) {
+            self.work.tune_lost(unit.name(), sys::clock::monotonic_ns());
+        }
     }
 
     fn restart_silent(&mut self, service: usize) {

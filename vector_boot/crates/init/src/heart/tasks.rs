@@ -405,10 +405,12 @@ impl Heart {
                 self.answer_plan(slot, generation, id, epoch, &result);
             }
             (Purpose::Clock, result) => self.clock_set(&result),
-            (Purpose::Tune, Ok(_)) => {}
-            (Purpose::Tune, Err(e)) => self
-                .journal
-                .say(Level::Debug, format_args!("control not set: {e}")),
+            (Purpose::Tune(_), Ok(_)) => {}
+            (Purpose::Tune(service), Err(e)) => {
+                self.journal
+                    .say(Level::Debug, format_args!("control not set: {e}"));
+                self.tune_lost(service);
+            }
             (Purpose::Switches, result) => {
                 let switched = crate::harden::Switched::of_answer(result, &answer.detail);
                 self.take_switches(switched);

@@ -992,6 +992,9 @@ impl Heart {
 
     /// Lets the other package count.
     fn exchange(&mut self, other: &mut Release) {
+        if !self.has_model_of(other) {
+            self.work.outdate_model();
+        }
         std::mem::swap(&mut self.found, &mut other.found);
         std::mem::swap(&mut self.rts, &mut other.rts);
         std::mem::swap(&mut self.model, &mut other.model);
