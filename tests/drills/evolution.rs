@@ -1,24 +1,25 @@
-//! SIGKILL to the role `cortex` at random points of 10,000 mutations: its successor has exactly what the log says.
+//! Kills of the role `cortex` and of PID 1 at random points of 10,000 mutations: whoever comes then has exactly what
+//! the log says.
 
 use system_tests::evolution::Proposer;
-use system_tests::evolution_kills::rounds;
-use system_tests::process::Process;
+use system_tests::evolution_kills::{End, Trial};
 
-/// Rounds that end with a kill.
-const ROUNDS: u64 = 50;
-/// Mutations of a round at most; the kill falls anywhere among them.
-const MUTATIONS: u64 = 400;
+/// Three rounds each: `cortex` is killed, PID 1 crashes, PID 1 is killed. A PID 1 crashes once at most: three crashes
+/// in ten seconds would be a defect that it gives up over.
+const ENDS: [End; 3] = [End::Cortex, End::InitCrash, End::Init];
+/// How often.
+const TIMES: usize = 17;
+/// Mutations of a round at most; the end falls anywhere among them.
+const MUTATIONS: u64 = 450;
 
 /// Runs the drill.
 pub fn drill() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let state = folder.path().join("state");
-    let on = ["--param", "vb.evolution=on"];
-    let process = Process::ready(&state, &on);
-    let proposed = rounds(&process, ROUNDS, MUTATIONS);
-    let before = Proposer::connect(process.run()).current();
-    assert!(process.end().success());
-    let process = Process::ready(&state, &on);
+    let trial = Trial::begin(folder.path().join("state"));
+    let trial = trial.rounds(&ENDS.repeat(TIMES), MUTATIONS);
+    let before = Proposer::connect(trial.process().run()).current();
+    let proposed = trial.proposed;
+    let process = trial.again();
     let after = Proposer::connect(process.run()).current();
     assert_eq!(
         (before.number, before.content),
@@ -26,7 +27,8 @@ pub fn drill() {
     );
     assert!(process.end().success());
     println!(
-        "evolution: {ROUNDS} kills amid {proposed} mutations, generation {} at the end, nothing lost",
+        "evolution: {TIMES} kills of cortex, {TIMES} of PID 1 and {TIMES} crashes of PID 1 amid {proposed} mutations, \
+         generation {} at the end, nothing lost",
         after.number
     );
 }

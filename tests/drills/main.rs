@@ -34,7 +34,7 @@ const DRILLS: &[(&str, &str, Drill)] = &[
     ),
     (
         "evolution",
-        "10,000 mutations under SIGKILL to cortex and to PID 1 at random points: exactly the journalled generation",
+        "10,000 mutations under SIGKILL to cortex, SIGKILL to PID 1 and crashes of PID 1: exactly the journalled generation",
         evolution::drill,
     ),
     (

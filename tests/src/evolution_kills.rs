@@ -1,4 +1,12 @@
-//! Kills of the role `cortex` amid mutations: its successor has exactly what the log says.
+//! Kills of the role `cortex` and of PID 1 amid mutations: whoever comes then has exactly what the log says.
+//!
+//! Start with [`Trial::rounds`].
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::evolution::{Draft, Proposer, bytes, place_of};
 use crate::process::Process;
@@ -6,87 +14,194 @@ use wire::evolution::Verdict;
 
 /// Biases that are changed in turn.
 const VALUES: usize = 32;
+/// For one state that the process comes to by itself.
+const LIMIT: Duration = Duration::from_secs(60);
 
-/// `rounds` kills, each after some of `mutations` were submitted as fast as the ring takes them; the seed is fixed.
-/// Every mutation sets one bias to its own number, so each generation's content is known. Answers how many there were.
-pub fn rounds(process: &Process, rounds: u64, mutations: u64) -> u64 {
-    let first = place_of("policy.b1");
-    // What each generation holds, by number.
-    let mut held: Vec<Vec<f32>> = Vec::new();
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut dice = move |sides: u64| {
-        state = state
+/// Who ends, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGKILL to `cortex`, which PID 1 starts again.
+    Cortex,
+    /// SIGKILL to PID 1: all end with it, and another one is started over the same folder.
+    Init,
+    /// A crash of PID 1 that its next image comes back from; `cortex` lives on.
+    InitCrash,
+}
+
+/// A process over a state folder, and what each generation of it held.
+pub struct Trial {
+    state: PathBuf,
+    process: Process,
+    /// By number.
+    held: Vec<Vec<f32>>,
+    dice: u64,
+    /// Mutations proposed so far.
+    pub proposed: u64,
+}
+
+impl Trial {
+    /// Starts a process that evolves; the dice are the same each time.
+    pub fn begin(state: PathBuf) -> Self {
+        Self {
+            process: start(&state),
+            state,
+            held: Vec::new(),
+            dice: 0x2545_f491_4f6c_dd1d,
+            proposed: 0,
+        }
+    }
+
+    /// The running process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Ends in order, and starts again over the same folder.
+    pub fn again(self) -> Process {
+        assert!(self.process.end().success());
+        start(&self.state)
+    }
+
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.dice = self
+            .dice
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        (state >> 33) % sides
-    };
-    let mut proposed = 0;
-    for _ in 0..rounds {
-        let mut proposer = Proposer::connect(process.run());
-        let current = proposer.current();
-        let found = current.policy[first..first + VALUES].to_vec();
-        let newest = usize::try_from(current.number).expect("a small number");
-        if held.is_empty() {
-            held.push(found.clone());
-        }
-        assert!(newest < held.len(), "a generation that nobody proposed");
-        assert_eq!(
-            found, held[newest],
-            "generation {newest} is not what it was"
-        );
-        held.truncate(newest + 1);
-        let (kill_at, mut acknowledged) = (dice(mutations), newest);
-        for number in 0..mutations {
-            while proposer.in_flight() >= 64 {
-                let Some(answer) = proposer.answer() else {
-                    break;
-                };
-                assert_eq!(answer.verdict, Verdict::Accepted);
-                acknowledged = usize::try_from(answer.generation).expect("a small number");
-            }
-            let values = held.last().expect("the current one");
-            let place = usize::try_from(number).expect("a small number") % VALUES;
-            let mut next = values.clone();
-            next[place] = (held.len() % 1000) as f32 / 1000.0;
-            proposer.submit(&Draft {
-                tensor: "policy.b1",
-                offset: 4 * place as u64,
-                old: &bytes(&values[place..=place]),
-                new: &bytes(&next[place..=place]),
-                generation: held.len() as u64 - 1,
-                confidence: 0.9,
-            });
-            held.push(next);
-            proposed += 1;
-            if number == kill_at {
-                process.ok(&["signal", "cortex", "KILL"]);
-                break;
-            }
-        }
-        while proposer.in_flight() > 0 {
-            let Some(answer) = proposer.answer() else {
-                break;
-            };
-            acknowledged = usize::try_from(answer.generation).expect("a small number");
-        }
-        come_back(process);
-        let after = Proposer::connect(process.run()).current();
-        let newest = usize::try_from(after.number).expect("a small number");
-        assert!(
-            newest >= acknowledged,
-            "{acknowledged} was answered, {newest} is there"
-        );
-        assert_eq!(after.policy[first..first + VALUES], held[newest]);
+        (self.dice >> 33) % sides
     }
-    proposed
+
+    /// Rounds that end so, each after some of `mutations` were submitted as fast as the ring takes them.
+    /// Every mutation sets one bias to its own number, so each generation's content is known.
+    pub fn rounds(mut self, ends: &[End], mutations: u64) -> Self {
+        for end in ends {
+            self = self.round(*end, mutations);
+        }
+        self
+    }
+
+    fn round(mut self, end: End, mutations: u64) -> Self {
+        let first = place_of("policy.b1");
+        let values_of = |policy: &[f32]| policy[first..first + VALUES].to_vec();
+        let mut proposer = Proposer::connect(self.process.run());
+        let current = proposer.current();
+        let found = values_of(&current.policy);
+        if self.held.is_empty() {
+            self.held.push(found.clone());
+        }
+        self.holds(current.number, &found);
+        self.held.truncate(place(current.number) + 1);
+        let mut acknowledged = current.number;
+        for number in 0..=self.throw(mutations) {
+            while proposer.in_flight() >= 64 {
+                let answer = proposer.answer().expect("an answer before the kill");
+                assert_eq!(answer.verdict, Verdict::Accepted);
+                acknowledged = answer.generation;
+            }
+            self.submit(&mut proposer, place(number) % VALUES);
+        }
+        self = self.end(end);
+        while let Some(answer) = (proposer.in_flight() > 0)
+            .then(|| proposer.answer())
+            .flatten()
+        {
+            assert_eq!(answer.verdict, Verdict::Accepted);
+            acknowledged = answer.generation;
+        }
+        self.process = come_back(self.process);
+        let after = Proposer::connect(self.process.run()).current();
+        assert!(
+            after.number >= acknowledged,
+            "{acknowledged} was answered, {} is there",
+            after.number
+        );
+        self.holds(after.number, &values_of(&after.policy));
+        until_in_force(&self.process, after.number);
+        self
+    }
+
+    /// A generation is one that was proposed, and holds what it did then.
+    fn holds(&self, number: u64, found: &[f32]) {
+        let held = self.held.get(place(number));
+        let held = held.expect("a generation that somebody proposed");
+        assert_eq!(found, held, "generation {number} is not what it was");
+    }
+
+    fn submit(&mut self, proposer: &mut Proposer, at: usize) {
+        let values = self.held.last().expect("the current one");
+        let mut next = values.clone();
+        next[at] = (self.held.len() % 1000) as f32 / 1000.0;
+        proposer.submit(&Draft {
+            tensor: "policy.b1",
+            offset: 4 * at as u64,
+            old: &bytes(&values[at..=at]),
+            new: &bytes(&next[at..=at]),
+            generation: self.held.len() as u64 - 1,
+            confidence: 0.9,
+        });
+        self.held.push(next);
+        self.proposed += 1;
+    }
+
+    fn end(mut self, end: End) -> Self {
+        match end {
+            End::Cortex => {
+                self.process.ok(&["signal", "cortex", "KILL"]);
+            }
+            End::Init => {
+                self.process.kill();
+                self.process = start(&self.state);
+            }
+            End::InitCrash => {
+                let mut kill = Command::new("kill");
+                kill.args(["-s", "SEGV", &self.process.pid().to_string()]);
+                assert!(kill.status().expect("kill").success());
+                until("PID 1 says that it crashed", || {
+                    let told = self.process.ctl(&["why", "init", "--json"]).stdout;
+                    let told: Value = serde_json::from_slice(&told).ok()?;
+                    let mut records = told["why"].as_array()?.iter();
+                    records.find(|r| r["reason"] == "init_crash").map(|_| ())
+                });
+            }
+        }
+        self
+    }
+}
+
+fn start(state: &std::path::Path) -> Process {
+    Process::ready(state, &["--param", "vb.evolution=on"])
+}
+
+fn place(number: u64) -> usize {
+    usize::try_from(number).expect("a small number")
+}
+
+fn until<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = wanted() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until PID 1 runs by this generation, or gave it up.
+fn until_in_force(process: &Process, generation: u64) {
+    until("PID 1 runs by what the log says", || {
+        let told = process.ctl(&["mutations", "--json"]).stdout;
+        let told: Value = serde_json::from_slice(&told).ok()?;
+        (told["in_force"] == generation).then_some(())
+    });
 }
 
 /// Starts `cortex` again where its ladder has ended: it was killed too often for one that nobody asks for.
-fn come_back(process: &Process) {
+fn come_back(process: Process) -> Process {
     process.until_service("cortex", |row| {
         if row["state"] == "failed" {
             process.ok(&["start", "cortex"]);
         }
         row["state"] == "up"
     });
+    process
 }

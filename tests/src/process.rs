@@ -145,6 +145,14 @@ impl Process {
         self.child.wait().expect("vector_boot ends")
     }
 
+    /// Kills PID 1, as no defect of its own could, and waits until it is gone; its services are killed with it.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill vector_boot");
+        self.child.wait().expect("vector_boot is gone");
+        // Whoever waits for the socket of the next one is not to find this one's.
+        std::fs::remove_file(self.run.join("init.sock")).expect("remove what it left");
+    }
+
     fn terminate(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             // If it ended in between, there is nobody left to signal.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::crashes::crash;
 use serde_json::Value;
 use system_tests::evolution::{Draft, Proposer, bytes, place_of};
+use system_tests::evolution_kills::{End, Trial};
 use system_tests::process::Process;
 use wire::evolution::Verdict;
 
@@ -142,11 +143,12 @@ fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
 }
 
 #[test]
-fn whatever_moment_cortex_is_killed_at_its_successor_has_exactly_a_journalled_generation() {
+fn whatever_moment_cortex_or_pid_1_is_killed_at_the_next_has_exactly_a_journalled_generation() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::ready(&folder.path().join("state"), &ON);
-    system_tests::evolution_kills::rounds(&process, 4, ROUND);
-    assert!(process.end().success());
+    let trial = Trial::begin(folder.path().join("state"));
+    let ends = [End::Cortex, End::InitCrash, End::Init, End::Cortex];
+    let trial = trial.rounds(&ends, ROUND);
+    assert!(trial.again().end().success());
 }
 
 #[test]

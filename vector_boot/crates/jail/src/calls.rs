@@ -335,6 +335,7 @@ impl Calls {
             libc::SYS_ftruncate,
             libc::SYS_fsync,
             libc::SYS_fdatasync,
+            libc::SYS_flock,
             libc::SYS_renameat,
             libc::SYS_renameat2,
         ]);

@@ -18,9 +18,10 @@ use journal_file::JournalFile;
 use ledger_events::LedgerEvents;
 use peer::Peer;
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use sys::events::{Interest, Poller, Signals};
@@ -41,6 +42,11 @@ pub const LIMITS: Limits = Limits {
 };
 /// Rings at once; each is half a MiB.
 pub const RINGS_MAX: usize = 4;
+/// Longest wait for a process before us that was killed and still holds our folder: it ends as soon as its disk
+/// has answered.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// Between two looks at that.
+const PREDECESSOR_STEP: Duration = Duration::from_millis(10);
 /// Longest wait for PID 1.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Rows of the journal for verdicts between two looks; what is over is one row. The log has every accepted one.
@@ -86,6 +92,8 @@ struct Cortex {
     unsaid: u64,
     status: String,
     complaints: Complaints,
+    /// While it is open no other process writes to our folder.
+    _folder: Option<File>,
 }
 
 impl Cortex {
@@ -99,6 +107,7 @@ impl Cortex {
         let signals = Signals::new(&ENDS)?;
         let base = base(inherited.remove("rts"))?;
         let folder = std::env::var_os("VB_DATA").map(PathBuf::from);
+        let held = folder.as_deref().map(hold).transpose()?;
         let store = match &folder {
             Some(folder) => Store::in_folder(folder)?,
             None => Store::in_memory()?,
@@ -141,6 +150,7 @@ impl Cortex {
             unsaid: 0,
             status: String::new(),
             complaints: Complaints::default(),
+            _folder: held,
         })
     }
 
@@ -340,18 +350,27 @@ impl Cortex {
     fn note_verdicts(&mut self, before: &crate::evolution::Counts) {
         let counts = self.engine.counts();
         let fresh = (counts.accepted - before.accepted) + (counts.refused - before.refused);
+        // The newest first; a row of refusals of one kind may have begun before.
+        let mut left = fresh;
+        let newest = self.engine.history().newest();
+        let mut judged: Vec<_> = newest
+            .map_while(|row| {
+                let count = row.count.min(left);
+                left -= count;
+                (count > 0).then_some((row, count))
+            })
+            .collect();
+        judged.reverse();
+        self.events.judged(judged.iter().copied());
         let monotonic_ns = sys::clock::monotonic_ns();
-        let mut seen = 0;
-        let mut rows = Vec::new();
-        for verdict in self.engine.history().newest() {
-            if seen >= fresh {
-                break;
+        let places = usize::try_from(VERDICT_ROWS_MAX - self.rows).unwrap_or(0);
+        // The newest have the rows that are left.
+        let over = judged.len().saturating_sub(places);
+        for (at, (verdict, count)) in judged.into_iter().enumerate() {
+            if at < over {
+                self.unsaid += count;
+                continue;
             }
-            if self.rows >= VERDICT_ROWS_MAX {
-                self.unsaid += fresh - seen;
-                break;
-            }
-            seen += verdict.count;
             self.rows += 1;
             let accepted = verdict.verdict == Verdict::Accepted;
             let kind = if accepted {
@@ -368,18 +387,10 @@ impl Cortex {
                 verdict.confidence,
                 verdict.offset as f32,
                 verdict.length as f32,
-                verdict.count as f32,
+                count as f32,
             ];
-            rows.push(row);
-        }
-        for row in rows.into_iter().rev() {
             self.journal.push(row);
         }
-        self.events.judged(
-            counts.accepted - before.accepted,
-            counts.refused - before.refused,
-            self.engine.history().newest().next(),
-        );
     }
 
     /// One row for all verdicts that found no row of their own.
@@ -504,6 +515,26 @@ fn base(package: Option<OwnedFd>) -> io::Result<Base<'static>> {
         }
     }
     Base::new(None, system, None).map_err(wrong)
+}
+
+/// Takes the folder for this process alone. Whoever kills PID 1 kills us with it, but a kill in the middle of a sync
+/// takes effect behind it, when our successor may be there already.
+fn hold(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    let until = sys::clock::monotonic_ns() + PREDECESSOR.as_nanos() as u64;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if sys::clock::monotonic_ns() < until => {
+                std::thread::sleep(PREDECESSOR_STEP);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("{}: another process writes there", folder.display());
+                return Err(io::Error::other(text));
+            }
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
 }
 
 fn packaged(package: &OwnedFd) -> io::Result<(&'static [u8], Option<[u8; 32]>)> {
