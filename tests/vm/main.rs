@@ -13,6 +13,7 @@ mod foreign;
 mod gateway;
 mod hostile;
 mod network;
+mod neural;
 mod other;
 mod packages;
 mod services;

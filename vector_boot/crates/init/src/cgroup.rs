@@ -273,6 +273,14 @@ impl Leaf {
             .ok()
     }
 
+    /// Where the leaf is held, to be read: a number of bytes, or `max`.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn memory_high(&self) -> io::Result<File> {
+        self.folder.read("memory.high")
+    }
+
     /// Opens what a post-mortem reads, unless that was done.
     pub fn open_gauges(&mut self) {
         let open = |name: &str| self.folder.read(name).ok();

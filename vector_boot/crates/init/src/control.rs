@@ -869,16 +869,21 @@ impl Heart {
     }
 
     fn send_descriptor(&mut self, slot: usize, id: u64, name: &str) -> bool {
-        // None of the two waits: a device of the kernel's, and the name of a mounted folder.
+        // None of these waits: a device of the kernel's, the name of a mounted folder, a figure of the kernel's.
+        let held_at = name.strip_prefix("memory.high.").and_then(|service| {
+            let unit = self.units.iter().find(|u| u.name() == service)?;
+            unit.leaf.as_ref()?.memory_high().ok()
+        });
         let opened = match name {
             "kmsg" => sys::kernel_log::open(Path::new("/dev/kmsg"))
                 .map(OwnedFd::from)
                 .ok(),
             "data" => sys::kernel_log::place(&self.setup.data_folder()).ok(),
-            _ => None,
+            _ => held_at.map(OwnedFd::from),
         };
         let found = match name {
-            "kmsg" | "data" => opened.as_ref().map(AsFd::as_fd),
+            _ if opened.is_some() => opened.as_ref().map(AsFd::as_fd),
+            "kmsg" | "data" => None,
             "rts" => self.rts.as_ref().map(AsFd::as_fd),
             "sensors" => self.sensors.as_ref().map(AsFd::as_fd),
             "token" => self.token.as_ref().map(AsFd::as_fd),
@@ -900,7 +905,7 @@ impl Heart {
                     code: "NOT_FOUND",
                     field: "name",
                     value: name,
-                    limit: "rts, sensors, token, kmsg, data or stats.NAME, where there is one",
+                    limit: "rts, sensors, token, kmsg, data, stats.NAME or memory.high.NAME, where there is one",
                 },
             ),
         }

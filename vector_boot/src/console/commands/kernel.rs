@@ -6,8 +6,10 @@ use crate::console::text::{self, Table};
 use crate::console::words::Words;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use wire::control::{Service, ServicesGet, Status, StatusGet};
 
@@ -39,7 +41,8 @@ pub const COMMANDS: &[Command] = &[
         alias: "",
         group: Group::Machine,
         usage: "",
-        help: "Memory of the machine, of PID 1 and of each service.",
+        help: "Memory of the machine, of PID 1 and of each service. HELD AT is the service's memory.high: what the \
+               self-tuner holds it at; - is not held.",
         completes: &[],
         changes: false,
         run: mem,
@@ -293,6 +296,16 @@ fn sizes(text: &str) -> BTreeMap<String, u64> {
     text.lines().filter_map(line).collect()
 }
 
+/// Where a service is held, as the kernel has it; nothing where it is not, or has no cgroup of ours.
+fn memory_high(context: &Context<'_>, service: &str) -> Option<u64> {
+    let figure = context.descriptor(&format!("memory.high.{service}")).ok()?;
+    let mut text = [0; 24];
+    let bytes = File::from(figure).read_at(&mut text, 0).ok()?;
+    // `max` is no number.
+    let text = std::str::from_utf8(text.get(..bytes)?).ok()?;
+    text.trim().parse().ok()
+}
+
 fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     Words::parse(words, &[], &[], 0)?;
     let machine = sizes(&read(&context.proc.join("meminfo"))?);
@@ -331,7 +344,7 @@ fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcom
             ),
         ),
     ]);
-    let mut table = Table::new(&["PROCESS", ">RSS", ">OWN", ">GROUP"]);
+    let mut table = Table::new(&["PROCESS", ">RSS", ">OWN", ">GROUP", ">HELD AT"]);
     let mut rows = vec![("init".to_owned(), init, 0)];
     rows.extend(
         services
@@ -349,9 +362,17 @@ fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcom
     let mut values = Vec::new();
     for (name, sizes, group) in &rows {
         let (rss, own) = (part(sizes, "VmRSS"), part(sizes, "RssAnon"));
-        table.row([name.clone(), known(rss), known(own), known(*group)]);
-        values
-            .push(json!({"name": name, "rss_bytes": rss, "own_bytes": own, "group_bytes": group}));
+        let high = memory_high(context, name);
+        table.row([
+            name.clone(),
+            known(rss),
+            known(own),
+            known(*group),
+            known(high.unwrap_or(0)),
+        ]);
+        values.push(json!({
+            "name": name, "rss_bytes": rss, "own_bytes": own, "group_bytes": group, "high_bytes": high,
+        }));
     }
     lines.push(String::new());
     lines.extend(table.lines());

@@ -1,16 +1,23 @@
 //! Commands about the mapped package: tensors, and the sensor page.
 
+use super::services::follow_until;
 use super::{Command, Completes, DONE, Failure, Group, Out, Outcome};
 use crate::console::context::{Context, Site};
 use crate::console::text::{self, Table};
 use crate::console::words::{Words, glob};
 use gguf::{Index, Tensor};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use sys::mapping::Mapping;
-use wire::sensors::{BODY_WORDS, CONTROL_NAMES, MAGIC, REGISTERS, Snapshot, VERSION_WORD};
+use sys::seqlock::Reader;
+use wire::sensors::{
+    BODY_WORDS, CONTROL_NAMES, MAGIC, REGISTERS, Register, Snapshot, VERSION_WORD,
+};
 
 /// First values of a tensor that are shown.
 const VALUES_SHOWN: usize = 8;
+/// Between two looks at the page for another beat: the shortest period that PID 1 beats with.
+const WATCH_STEP: Duration = Duration::from_millis(25);
 /// Names offered for completion; more would not fit a screen.
 const NAMES_MAX: usize = 2000;
 
@@ -42,9 +49,10 @@ pub const COMMANDS: &[Command] = &[
         name: "sensors",
         alias: "hw",
         group: Group::Model,
-        usage: "[GLOB]",
+        usage: "[GLOB] [--watch [--for SECONDS]]",
         help: "The sensor page: what PID 1 measures at each beat (hw.mmio). A register that nothing \
-               feeds shows -.",
+               feeds shows -. --watch writes a line a beat until it is interrupted; with --json a file of \
+               these lines is a trace that Python's evolution.trace reads.",
         completes: &[],
         changes: false,
         run: sensors,
@@ -189,51 +197,93 @@ fn figures(t: &Tensor<'_>, data: &[u8], value: &mut Value, lines: &mut Vec<Strin
 }
 
 fn sensors(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
-    let words = Words::parse(words, &[], &[], 1)?;
+    let words = Words::parse(words, &["--watch"], &["--for"], 1)?;
     let pattern = words.argument(0).unwrap_or("*");
     let wrong = |what: String| Failure::failed(format!("sensor page: {what}"));
     let page = context.descriptor("sensors")?;
-    let reader = sys::seqlock::Reader::over(&page, MAGIC).map_err(|e| wrong(e.to_string()))?;
-    let mut words = [0u64; BODY_WORDS];
-    reader
-        .read(VERSION_WORD, &mut words)
-        .map_err(|e| wrong(e.to_string()))?;
-    let snapshot = Snapshot::unpack(&words);
+    let reader = Reader::over(&page, MAGIC).map_err(|e| wrong(e.to_string()))?;
+    let read = || {
+        let mut words = [0u64; BODY_WORDS];
+        let read = reader.read(VERSION_WORD, &mut words);
+        read.map_err(|e| wrong(e.to_string()))?;
+        Ok::<_, Failure>(Snapshot::unpack(&words))
+    };
+    let first = read()?;
+    if !words.flag("--watch") {
+        if words.value("--for").is_some() {
+            return Err(Failure::usage("--for needs --watch"));
+        }
+        out.either(&value(&first, pattern), &lines(&first, pattern))?;
+        return Ok(DONE);
+    }
+    let until = follow_until(&words, context)?;
+    let mut shown = first.beat;
+    show_beat(&first, pattern, out)?;
+    while until.is_none_or(|until| Instant::now() < until) && !context.attention.wait(WATCH_STEP) {
+        let now = read()?;
+        if now.beat != shown {
+            shown = now.beat;
+            show_beat(&now, pattern, out)?;
+        }
+    }
+    Ok(DONE)
+}
+
+/// One line a beat: what is known of the chosen registers; as JSON the same as without `--watch`.
+fn show_beat(snapshot: &Snapshot, pattern: &str, out: &mut Out<'_>) -> Result<(), Failure> {
+    let known = chosen(snapshot, pattern).filter(|(_, value)| !value.is_nan());
+    let known = known.map(|(r, value)| format!("{}={}", r.name, reading(r.unit, value)));
+    let line = format!(
+        "{:>8}  {}",
+        snapshot.beat,
+        known.collect::<Vec<_>>().join(" ")
+    );
+    out.either(&value(snapshot, pattern), &[line])?;
+    out.flush()
+}
+
+/// Registers of these names with their values.
+fn chosen<'p>(
+    snapshot: &Snapshot,
+    pattern: &'p str,
+) -> impl Iterator<Item = (&'static Register, f32)> + use<'p> {
     let named = REGISTERS.iter().zip(snapshot.registers);
-    let chosen = named.filter(|(r, _)| r.name != "reserved" && glob(pattern, r.name));
+    named.filter(move |(r, _)| r.name != "reserved" && glob(pattern, r.name))
+}
+
+fn value(snapshot: &Snapshot, pattern: &str) -> Value {
+    let decisions = &snapshot.decisions;
+    let registers = chosen(snapshot, pattern).map(|(r, value)| (r.name.to_owned(), json!(value)));
+    let controls = CONTROL_NAMES.iter().zip(decisions.settings);
+    let controls = controls.map(|(name, setting)| ((*name).to_owned(), json!(setting)));
+    json!({
+        "beat": snapshot.beat, "registers": registers.collect::<serde_json::Map<_, _>>(),
+        "raised": decisions.raised, "generation": decisions.generation,
+        "controls": controls.collect::<serde_json::Map<_, _>>(), "wishes": decisions.wishes,
+        "journal": {"seq": decisions.journal_seq, "head": text::hex(&decisions.journal_head)},
+    })
+}
+
+fn lines(snapshot: &Snapshot, pattern: &str) -> Vec<String> {
     let mut table = Table::new(&["REGISTER", ">VALUE", "UNIT"]);
-    let mut values = serde_json::Map::new();
-    for (register, value) in chosen {
+    for (register, value) in chosen(snapshot, pattern) {
         table.row([
             register.name.to_owned(),
             reading(register.unit, value),
             unit(register.unit),
         ]);
-        values.insert(register.name.to_owned(), json!(value));
     }
-    let decisions = &snapshot.decisions;
     let mut lines = table.lines();
-    let mut controls = serde_json::Map::new();
-    for (name, setting) in CONTROL_NAMES.iter().zip(decisions.settings) {
-        controls.insert((*name).to_owned(), json!(setting));
-    }
+    let settings = snapshot.decisions.settings;
     // Zero is no period: nothing was decided yet.
-    let decides = decisions.settings.iter().any(|setting| *setting != 0.0);
+    let decides = settings.iter().any(|setting| *setting != 0.0);
     if pattern == "*" && decides {
-        let settings = CONTROL_NAMES.iter().zip(decisions.settings);
+        let settings = CONTROL_NAMES.iter().zip(settings);
         let settings = settings.map(|(name, setting)| format!("{name}={setting}"));
         let text = format!("controls: {}", settings.collect::<Vec<_>>().join(" "));
         lines.extend(text::wrap(&text, text::WIDTH, "  "));
     }
-    out.either(
-        &json!({
-            "beat": snapshot.beat, "registers": values, "raised": decisions.raised,
-            "generation": decisions.generation, "controls": controls, "wishes": decisions.wishes,
-            "journal": {"seq": decisions.journal_seq, "head": text::hex(&decisions.journal_head)},
-        }),
-        &lines,
-    )?;
-    Ok(DONE)
+    lines
 }
 
 /// A register's value: whole numbers whole, bytes with their unit.
