@@ -19,6 +19,54 @@ fn python(words: &[&str]) -> String {
     stdout_of(&mut python)
 }
 
+/// A trace that the console wrote has beats, and each has all inputs.
+const WATCHED: &str = "
+import sys
+from vector_boot import evolution
+trace = evolution.trace(sys.argv[1])
+print(len(trace) > 1 and all(len(moment.inputs) == 64 for moment in trace))
+";
+
+/// 200 mutations with up to 64 under way, one of them wrong; then back, and what the machine says of all of it.
+const MANY: &str = "
+import struct, sys, time
+import vector_boot
+from vector_boot import evolution
+with evolution.connect(sys.argv[1]) as ring:
+    first = ring.generation()
+    bias = ring.policy().parts['policy.b1'].tobytes()
+    before, changes = bias[:4], []
+    for number in range(200):
+        after = struct.pack('<f', number / 1024)
+        changes.append(evolution.Change('policy.b1', 0, after, before, 0.9))
+        before = after
+    verdicts = ring.propose_many(changes)
+    assert all(v.accepted for v in verdicts), verdicts
+    assert [v.generation for v in verdicts] == list(range(first + 1, first + 201)), verdicts
+    wrong = [changes[0]._replace(old=before, confidence=0.1), changes[0]._replace(old=before)]
+    assert [v.name for v in ring.propose_many(wrong)] == ['confidence_too_low', 'generation_stale']
+    assert ring.propose_many(wrong[1:])[0].accepted
+    assert ring.rollback(first) == first + 202 == ring.generation()
+    assert ring.policy().parts['policy.b1'].tobytes() == bias
+    try:
+        ring.rollback(10**6)
+    except KeyError as error:
+        assert 'generation 1000000' in str(error), error
+    rows = ring.journal()
+    assert len(rows) == 200 and rows[-1]['verdict'] == 'rolled_back' and rows[-1]['restored'] == first, rows[-1]
+    assert rows[-2]['tensor'] == 'policy.b1' and rows[-3]['verdict'] == 'generation_stale', rows[-3:]
+    until = time.monotonic() + 60
+    while True:
+        journal = vector_boot.journal(sys.argv[1])
+        newest = [row['generation'] for row in journal if row['kind'] == 'in_force'][-1:]
+        if newest == [first + 202]:
+            break
+        assert time.monotonic() < until, journal
+        time.sleep(0.05)
+    assert vector_boot.journal(sys.argv[1], after=journal[-1]['seq']) == []
+print('held')
+";
+
 #[test]
 fn the_evolution_example_improves_the_policy_of_a_running_process() {
     let folder = tempfile::tempdir().unwrap();
@@ -40,10 +88,14 @@ fn the_evolution_example_improves_the_policy_of_a_running_process() {
 
     let example = repository().join("vector_boot/python/examples/evolve.py");
     let example = example.to_str().expect("a path of text");
-    // The script ends with 1 if the loss did not fall.
-    let said = python(&[example, "--run", run, "--steps", "16"]);
+    // The script ends with 1 if the loss on what it recorded did not fall.
+    let trace = folder.path().join("trace.jsonl");
+    let trace = trace.to_str().expect("a path of text");
+    let words = ["--run", run, "--record", trace, "--beats", "20"];
+    let said = python(&[&[example][..], &words, &["--steps", "16"]].concat());
     assert!(
-        said.contains("a change of kernel.limits: tensor_protected"),
+        said.contains("20 beats recorded")
+            && said.contains("a change of kernel.limits: tensor_protected"),
         "{said}"
     );
     let told = process.json(&["mutations"]);
@@ -56,6 +108,11 @@ fn the_evolution_example_improves_the_policy_of_a_running_process() {
     for verdict in ["accepted", "tensor_protected"] {
         assert!(verdicts.contains(&verdict), "{verdict}: {told}");
     }
+    // The console writes the same form.
+    let watched = process.ok(&["hw", "--watch", "--for", "1", "--json"]);
+    std::fs::write(trace, watched).expect("a trace");
+    assert_eq!(python(&["-c", WATCHED, trace]), "True\n");
+    assert_eq!(python(&["-c", MANY, run]), "held\n");
     process.ok(&["mutations", "rollback", "0"]);
     assert!(process.end().success());
 }

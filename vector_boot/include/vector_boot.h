@@ -52,7 +52,7 @@
 #define NEURAL_STATE -10
 
 // High 16 bits: changed where callers of before would break. Low 16 bits: grown with every addition.
-#define NEURAL_ABI_VERSION 65538
+#define NEURAL_ABI_VERSION 65539
 
 // One row of the tensor table.
 typedef struct {
@@ -275,6 +275,19 @@ int64_t neural_mmio_snapshot(const char *run,
                              size_t len,
                              uint64_t *beat);
 
+// The rows of cortex_journal with numbers above `after` that the machine whose sockets lie in the folder `run` has in
+// its PID 1, as a JSON array, the oldest first (docs/neural.md). PID 1 keeps its newest 64: the first that comes may
+// have a later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
+//
+// With a shorter `buf` the first `len` bytes are written; returns how many there are.
+//
+// # Safety
+// `run` is null or ends with a NUL; `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
+int64_t neural_cortex_journal(const char *run,
+                              uint64_t after,
+                              char *buf,
+                              size_t len);
+
 // The name of a register, in ASCII without NUL. Returns its bytes; a place without a register is `NEURAL_NOT_FOUND`.
 //
 // # Safety
@@ -322,6 +335,19 @@ int64_t neural_generation_read(uint8_t *buf, size_t len);
 // `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
 int64_t neural_journal_read(char *buf,
                             size_t len);
+
+// What the policy sees of registers: each scaled to the range from -1 to 1, an unknown one (NaN) 0 (docs/neural.md).
+//
+// `registers` are as many as `neural_mmio_snapshot` has. With a shorter `out` the first `len` inputs are written;
+// returns how many there are.
+//
+// # Safety
+// `registers` is null with `count` 0, or `count` floats that nobody changes during the call; `out` is null with `len`
+// 0, or `len` floats that nothing else uses meanwhile.
+int64_t neural_policy_inputs(const float *registers,
+                             size_t count,
+                             float *out,
+                             size_t len);
 
 // BLAKE3 of these bytes, 32 bytes, which mutations carry and Python's library lacks.
 //

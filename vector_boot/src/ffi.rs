@@ -28,6 +28,7 @@ mod caller;
 mod evolution;
 mod failure;
 mod handles;
+mod journal;
 mod json;
 mod model;
 mod registers;
@@ -46,8 +47,8 @@ use self::handles::{Handles, OPEN_MAX};
 use self::model::Model;
 
 pub use self::evolution::{
-    neural_blake3, neural_generation_read, neural_journal_read, neural_propose_mutation,
-    neural_rollback,
+    neural_blake3, neural_generation_read, neural_journal_read, neural_policy_inputs,
+    neural_propose_mutation, neural_rollback,
 };
 pub use self::failure::{
     Code, NEURAL_ARGUMENT, NEURAL_FORMAT, NEURAL_HANDLE, NEURAL_INTERNAL, NEURAL_IO, NEURAL_LIMIT,
@@ -56,7 +57,7 @@ pub use self::failure::{
 pub use self::runtime::*;
 
 /// High 16 bits: changed where callers of before would break. Low 16 bits: grown with every addition.
-pub const NEURAL_ABI_VERSION: u32 = 0x0001_0002;
+pub const NEURAL_ABI_VERSION: u32 = 0x0001_0003;
 /// Bytes of a path at most, as in `linux/limits.h` (PATH_MAX counts the NUL).
 const PATH_BYTES_MAX: usize = 4095;
 /// Bytes of a key or a tensor's name at most: the longest key of the format, and names are shorter.

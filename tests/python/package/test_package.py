@@ -256,8 +256,9 @@ class Registers(unittest.TestCase):
         self.assertGreater(second.beat, first.beat)
         self.assertGreaterEqual(first.registers["load.1m"], 0)
         self.assertTrue(math.isnan(first.registers["disk.data.total"]))
-        with tempfile.TemporaryDirectory() as folder, self.assertRaises(OSError):
-            vector_boot.snapshot(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            for asks in (vector_boot.snapshot, vector_boot.journal):
+                self.assertRaises(OSError, asks, folder)
 
 
 class Evolution(unittest.TestCase):
@@ -282,6 +283,40 @@ class Evolution(unittest.TestCase):
                 self.assertEqual((after[64:96], after[128:]), (base[64:96], base[128:]))
                 self.assertEqual([row["verdict"] for row in target.journal()][-1], "rolled_back")
         self.assertEqual(outcomes[0], outcomes[1])
+
+    def test_many_are_proposed_in_a_row_and_each_has_its_verdict(self) -> None:
+        with vector_boot.Runtime(), evolution.Local() as target:
+            bias = target.policy().parts["policy.b1"]
+            changes = []
+            for place in range(8):
+                new = struct.pack("<f", place / 64)
+                changes.append(evolution.Change("policy.b1", 4 * place, new, bias[place : place + 1].tobytes(), 0.9))
+            changes[3] = changes[3]._replace(confidence=0.5)
+            verdicts = [verdict.name for verdict in target.propose_many(changes)]
+            self.assertEqual(verdicts, ["accepted"] * 3 + ["confidence_too_low"] + ["accepted"] * 4)
+            self.assertEqual(target.generation(), 7)
+
+    def test_a_trace_is_recorded_and_read_again(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.jsonl"
+            self.assertEqual(evolution.record(path, 3), 3)
+            rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+            trace = evolution.trace(path)
+            self.assertEqual((len(trace), len(trace[0].inputs)), (3, 64))
+            names, registers = vector_boot.registers(), rows[1]["registers"]
+            total, available = (registers[f"memory.{name}"] for name in ("total", "available"))
+            half = 1024 * 2**20
+            self.assertAlmostEqual(trace[1].inputs[names.index("memory.total")], total / (total + half), places=6)
+            self.assertEqual(trace[1].inputs[names.index("disk.data.total")], 0, "unknown is calm")
+            self.assertAlmostEqual(trace[1].wanted[1], 0.8 * (total - available) / total, places=6)
+            calm = evolution.trace(path, lambda _: [0.0] * 8)
+            self.assertEqual(calm[2].wanted, [0.0] * 8)
+            path.write_text('{"beat": 1}\n', encoding="ascii")
+            with self.assertRaisesRegex(ValueError, "line 1: not a beat"):
+                evolution.trace(path)
+            path.write_text("", encoding="ascii")
+            with self.assertRaisesRegex(ValueError, "no beats"):
+                evolution.trace(path)
 
     def test_refusals_have_names_and_change_nothing(self) -> None:
         with vector_boot.Runtime(), evolution.Local() as target:

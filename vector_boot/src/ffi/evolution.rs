@@ -237,6 +237,37 @@ fn rows(engine: &Engine<'_>) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
+/// What the policy sees of registers: each scaled to the range from -1 to 1, an unknown one (NaN) 0 (docs/neural.md).
+///
+/// `registers` are as many as `neural_mmio_snapshot` has. With a shorter `out` the first `len` inputs are written;
+/// returns how many there are.
+///
+/// # Safety
+/// `registers` is null with `count` 0, or `count` floats that nobody changes during the call; `out` is null with `len`
+/// 0, or `len` floats that nothing else uses meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn neural_policy_inputs(
+    registers: *const f32,
+    count: usize,
+    out: *mut f32,
+    len: usize,
+) -> i64 {
+    guarded(|| {
+        // SAFETY: the caller owes what each of these asks for; the slice does not outlive this call.
+        let (registers, mut out) = unsafe {
+            (
+                lent(registers, count, "registers")?,
+                Buffer::new(out, len, "out")?,
+            )
+        };
+        let registers = registers.first_chunk().filter(|all| all.len() == count);
+        let registers =
+            registers.ok_or_else(|| Failure::argument("count", "not that of the registers"))?;
+        out.push(&neural::policy::inputs(registers));
+        out.needed()
+    })
+}
+
 /// BLAKE3 of these bytes, 32 bytes, which mutations carry and Python's library lacks.
 ///
 /// # Safety

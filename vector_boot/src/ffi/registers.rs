@@ -16,7 +16,7 @@ use wire::sensors::{BODY_WORDS, MAGIC, Snapshot, VERSION_WORD};
 use super::failure::Failure;
 
 /// How long PID 1 may take to answer: twenty beats. Longer means that it does not.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// This process's own page: PID 1's sampling, run once a call.
 #[derive(Debug, Default)]

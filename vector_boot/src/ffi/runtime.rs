@@ -19,6 +19,7 @@ use super::PATH_BYTES_MAX;
 use super::caller::{Buffer, Slot, pixels, text};
 use super::evolution::Evolution;
 use super::failure::{self, Failure, guarded, guarded_pointer};
+use super::journal;
 use super::model::Model;
 use super::registers::{self, Registers};
 
@@ -329,6 +330,35 @@ pub unsafe extern "C" fn neural_mmio_snapshot(
         };
         beat.set(snapshot.beat);
         out.push(&snapshot.registers);
+        out.needed()
+    })
+}
+
+/// The rows of cortex_journal with numbers above `after` that the machine whose sockets lie in the folder `run` has in
+/// its PID 1, as a JSON array, the oldest first (docs/neural.md). PID 1 keeps its newest 64: the first that comes may
+/// have a later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
+///
+/// With a shorter `buf` the first `len` bytes are written; returns how many there are.
+///
+/// # Safety
+/// `run` is null or ends with a NUL; `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn neural_cortex_journal(
+    run: *const c_char,
+    after: u64,
+    buf: *mut c_char,
+    len: usize,
+) -> i64 {
+    guarded(|| {
+        // SAFETY: the caller owes what each of these asks for; the slice does not outlive this call.
+        let (mut out, run) = unsafe {
+            (
+                Buffer::new(buf.cast::<u8>(), len, "buf")?,
+                text(run, "run", PATH_BYTES_MAX)?,
+            )
+        };
+        let rows = journal::of_machine(Path::new(OsStr::from_bytes(run)), after)?;
+        out.push(rows.as_bytes());
         out.needed()
     })
 }

@@ -672,3 +672,52 @@ fn mutations_are_judged_seen_listed_and_undone() {
     assert_eq!(hash, *blake3::hash(&ones).as_bytes());
     assert_eq!(neural_cleanup(), 0);
 }
+
+#[test]
+fn what_the_policy_sees_is_answered_for_all_registers_or_none() {
+    let registers = [f32::NAN; wire::sensors::COUNT];
+    let mut out = [1.0f32; wire::sensors::COUNT];
+    // SAFETY: each pointer covers what its length says.
+    unsafe {
+        let needed = neural_policy_inputs(
+            registers.as_ptr(),
+            registers.len(),
+            out.as_mut_ptr(),
+            out.len(),
+        );
+        assert_eq!((needed, out), (64, [0.0; 64]));
+        let argument = i64::from(ARGUMENT);
+        assert_eq!(
+            neural_policy_inputs(registers.as_ptr(), 63, out.as_mut_ptr(), 64),
+            argument
+        );
+        assert_eq!(
+            neural_policy_inputs(null(), 64, out.as_mut_ptr(), 64),
+            argument
+        );
+        assert_eq!(
+            neural_policy_inputs(registers.as_ptr(), 64, null_mut(), 0),
+            64
+        );
+        assert_eq!(
+            neural_policy_inputs(registers.as_ptr(), 64, null_mut(), 1),
+            argument
+        );
+    }
+}
+
+#[test]
+fn the_journal_of_a_machine_that_is_not_there_is_an_error_and_null_is_an_argument() {
+    let nowhere = c"/nonexistent/run";
+    // SAFETY: the text ends with a NUL, and nothing is to be written.
+    unsafe {
+        assert_eq!(
+            neural_cortex_journal(nowhere.as_ptr(), 0, null_mut(), 0),
+            i64::from(Code::Io as i32)
+        );
+        assert_eq!(
+            neural_cortex_journal(null(), 0, null_mut(), 0),
+            i64::from(ARGUMENT)
+        );
+    }
+}

@@ -11,7 +11,7 @@ The package is ctypes over libvector_boot.so, whose version is checked here; doc
 from __future__ import annotations
 
 from ._library import ABI_VERSION, Error, LibraryError, abi_version
-from .machine import Snapshot, registers, snapshot
+from .machine import Snapshot, journal, registers, snapshot, watch
 from .model import Metadata, Model, SplitFileError, Tensor, open  # pylint: disable=redefined-builtin
 from .pixels import PixelError, Runtime, Stats, execute_pixels, stats, use_model
 
@@ -30,9 +30,11 @@ __all__ = [
     "Tensor",
     "abi_version",
     "execute_pixels",
+    "journal",
     "open",
     "registers",
     "snapshot",
     "stats",
     "use_model",
+    "watch",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 #: What this package was written for: the high 16 bits must be the library's, its low 16 bits at least these.
-ABI_VERSION = 0x0001_0002
+ABI_VERSION = 0x0001_0003
 _MESSAGE_BYTES = 4096
 
 
@@ -128,6 +128,8 @@ def _load() -> ctypes.CDLL:
         ("generation_read", i64, [at, size]),
         ("journal_read", i64, [at, size]),
         ("blake3", i32, [at, size, at]),
+        ("policy_inputs", i64, [at, size, at, size]),
+        ("cortex_journal", i64, [text, u64, at, size]),
         ("mmio_snapshot", i64, [text, at, size, at]),
         ("mmio_name", i64, [u64, at, size]),
     ]:

@@ -20,18 +20,23 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ._library import STATE, Error, checked, last_error, lib, text_of
-from .machine import registers
+from ._library import NOT_FOUND, STATE, Error, NotFoundError, checked, last_error, lib, text_of
+from .machine import Snapshot, registers, watch
 
 _HEADER, _SLOT, _SLOTS, _PAYLOAD_AT, PAYLOAD_BYTES_MAX = 4096, 8448, 64, 256, 8192
 _GENERATION_AT, _STATE_AT, _SUBMITTED_AT, _ANSWERED_AT = 32, 40, 64, 128
 _RING_MAGIC, _GENERATION_MAGIC, _VERSION = b"VBEVOLV1", b"VBGENER1", 1
-_HELLO, _OPEN, _CHANNEL, _GET, _STATUS = 0x0001, 0x0601, 0x0602, 0x0603, 0x0604
+_HELLO, _REFUSED, _DONE, _OPEN, _CHANNEL, _GET, _STATUS = 0x0001, 0x0002, 0x0003, 0x0601, 0x0602, 0x0603, 0x0604
+_MUTATIONS_GET, _MUTATION, _ROLLBACK = 0x0605, 0x0606, 0x0607
 _ANSWER_SECONDS = 5.0
+# Verdicts of one answer at most: what the machine sends.
+_VERDICTS_MAX = 200
 
 #: The verdicts by number.
 VERDICTS = {
@@ -57,6 +62,16 @@ class Verdict(NamedTuple):
     def accepted(self) -> bool:
         """Whether it is in force."""
         return self.number == 0
+
+
+class Change(NamedTuple):
+    """A mutation to be proposed: what a range of a tensor is to hold, and what it will hold until then."""
+
+    tensor: str
+    offset: int
+    payload: bytes
+    old: bytes
+    confidence: float
 
 
 class Target(Protocol):
@@ -158,6 +173,10 @@ class Local:
         number = checked(lib.neural_propose_mutation(*words))
         return Verdict(number, VERDICTS.get(number, "unknown"), newest.value)
 
+    def propose_many(self, changes: Iterable[Change]) -> list[Verdict]:
+        """Proposes one after the other."""
+        return [self.propose(*change) for change in changes]
+
     def rollback(self, generation: int) -> int:
         """Goes back to what a generation held; returns the number that this has."""
         now = ctypes.c_uint64()
@@ -191,6 +210,7 @@ class Ring:
             self.close()
             raise
         self._submitted = 0
+        self._read = 0
 
     def __enter__(self) -> Ring:
         return self
@@ -207,13 +227,24 @@ class Ring:
     def _ask(self, kind: int, body: bytes, wanted: int) -> tuple[bytes, list[int]]:
         self._last_id += 1
         self._socket.send(struct.pack("<HHQ", 1, kind, self._last_id) + body)
-        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 4)
-        _, found, _ = struct.unpack_from("<HHQ", data)
+        found, data, fds = self._hear()
         if found != wanted:
             for descriptor in fds:
                 os.close(descriptor)
-            raise ConnectionError(f"frame {found:#06x} came for {wanted:#06x}: {data[12:]!r}")
-        return data[12:], fds
+            raise ConnectionError(f"frame {found:#06x} came for {wanted:#06x}")
+        return data, fds
+
+    def _hear(self) -> tuple[int, bytes, list[int]]:
+        data, fds, _, _ = socket.recv_fds(self._socket, 65536, 4)
+        if not data:
+            raise ConnectionError("the machine closed the connection")
+        _, kind, _ = struct.unpack_from("<HHQ", data)
+        if kind == _REFUSED:
+            body = _Body(data[12:])
+            code, field, value, limit = (body.text() for _ in range(4))
+            said = f"{field} {value}: {limit}"
+            raise NotFoundError(said, NOT_FOUND) if code == "NOT_FOUND" else Error(f"{code}: {said}", STATE)
+        return kind, data[12:], fds
 
     def _u64(self, at: int) -> int:
         return int(struct.unpack_from("<Q", self._memory, at)[0])
@@ -233,32 +264,146 @@ class Ring:
 
     def propose(self, tensor: str, offset: int, payload: bytes, old: bytes, confidence: float) -> Verdict:
         """Writes a slot, rings, and waits for its answer."""
+        return self.propose_many([Change(tensor, offset, payload, old, confidence)])[0]
+
+    def propose_many(self, changes: Iterable[Change]) -> list[Verdict]:
+        """Keeps up to 64 mutations under way, and returns their verdicts in order.
+
+        Each is proposed on the generation that those before it make. So what is under way behind a refused one is
+        refused as `generation_stale`; what was not under way yet is proposed on the generation that is there then.
+        """
+        verdicts: list[Verdict | None] = []
+        waiting: deque[int] = deque()
+        base = self.generation()
+
+        def take() -> bool:
+            at = waiting.popleft()
+            verdicts[at] = verdict = self._answer()
+            return verdict.accepted
+
+        for change in changes:
+            refused = len(waiting) == _SLOTS and not take()
+            # An answer that is there already costs no wait.
+            while waiting and (refused or self._u64(_ANSWERED_AT) > self._read):
+                refused = not take() or refused
+            if refused:
+                base = self.generation()
+            name = change.tensor.encode()
+            if name.endswith(b"\0"):
+                # A slot is filled up with zeros: the name would be another tensor's.
+                verdicts.append(Verdict(3, VERDICTS[3], self.generation()))
+                continue
+            self._submit(name, change, base)
+            waiting.append(len(verdicts))
+            verdicts.append(None)
+            base += 1
+        while waiting:
+            take()
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _submit(self, name: bytes, change: Change, base: int) -> None:
         number, at = self._submitted, _HEADER + self._submitted % _SLOTS * _SLOT
         if self._u64(_STATE_AT):
             raise ConnectionError("the machine closed the ring")
-        name = tensor.encode()
-        if name.endswith(b"\0"):
-            # A slot is filled up with zeros: the name would be another tensor's.
-            return Verdict(3, VERDICTS[3], self.generation())
+        payload = change.payload
         if len(name) > 64 or not 0 < len(payload) <= PAYLOAD_BYTES_MAX:
             raise ValueError(f"a name of {len(name)} bytes, at most 64; {len(payload)} bytes of payload, 1 to 8192")
-        head = struct.pack("<QQQIf64s", number, self.generation(), offset, len(payload), confidence, name)
-        self._memory[at : at + _PAYLOAD_AT] = (head + blake3(old) + blake3(payload)).ljust(_PAYLOAD_AT, b"\0")
+        head = struct.pack("<QQQIf64s", number, base, change.offset, len(payload), change.confidence, name)
+        self._memory[at : at + _PAYLOAD_AT] = (head + blake3(change.old) + blake3(payload)).ljust(_PAYLOAD_AT, b"\0")
         self._memory[at + _PAYLOAD_AT : at + _PAYLOAD_AT + len(payload)] = payload
         self._submitted += 1
         # One aligned store of eight bytes, behind the slot; the write to the socket orders the two for the other side.
         struct.pack_into("<Q", self._memory, _SUBMITTED_AT, self._submitted)
         os.write(self._fds[1], struct.pack("<Q", 1))
+
+    def _answer(self) -> Verdict:
+        """The answer of the oldest mutation under way."""
+        at = _HEADER + self._read % _SLOTS * _SLOT
         until = time.monotonic() + _ANSWER_SECONDS
-        while self._u64(_ANSWERED_AT) < self._submitted:
+        while self._u64(_ANSWERED_AT) <= self._read:
             left = until - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"no answer in {_ANSWER_SECONDS} s")
             if select.select([self._fds[2]], [], [], left)[0]:
-                if not os.read(self._fds[2], 4096) and self._u64(_ANSWERED_AT) < self._submitted:
+                if not os.read(self._fds[2], 4096) and self._u64(_ANSWERED_AT) <= self._read:
                     raise ConnectionError("the machine closed the ring")
+        self._read += 1
         _, generation, verdict = struct.unpack_from("<QQH", self._memory, at + 192)
         return Verdict(verdict, VERDICTS.get(verdict, "unknown"), generation)
+
+    def rollback(self, generation: int) -> int:
+        """Goes back to what a generation held; returns the number that this has. The operator's alone."""
+        self._ask(_ROLLBACK, _varint(generation), _DONE)
+        return self.generation()
+
+    def journal(self, count: int = _VERDICTS_MAX) -> list[dict]:
+        """The machine's newest verdicts, the oldest first; at most 200. The operator's alone.
+
+        Refusals of one kind behind each other are one row with their `count`. What PID 1 did is in
+        `vector_boot.journal`.
+        """
+        self._last_id += 1
+        get = struct.pack("<HHQ", 1, _MUTATIONS_GET, self._last_id) + _varint(count)
+        self._socket.send(get)
+        rows: list[dict] = []
+        while (frame := self._hear())[0] == _MUTATION:
+            rows.append(_verdict_row(_Body(frame[1])))
+        if frame[0] != _DONE:
+            raise ConnectionError(f"frame {frame[0]:#06x} came among verdicts")
+        return rows[::-1]
+
+
+def _varint(number: int) -> bytes:
+    """As postcard writes a number: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+class _Body:
+    """Reads a frame's body, which is postcard."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def _bytes(self, count: int) -> bytes:
+        part = self._data[self._at : self._at + count]
+        if len(part) != count:
+            raise ConnectionError("a frame that is too short")
+        self._at += count
+        return part
+
+    def number(self) -> int:
+        """Seven bits a byte."""
+        value = shift = 0
+        while True:
+            (byte,) = self._bytes(1)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def text(self) -> str:
+        """A length, then UTF-8."""
+        return self._bytes(self.number()).decode("utf-8", "replace")
+
+    def f32(self) -> float:
+        """Four bytes."""
+        return float(struct.unpack("<f", self._bytes(4))[0])
+
+
+def _verdict_row(body: _Body) -> dict:
+    """The fields of a verdict in the order of docs/wire.md, as `Local.journal` names them."""
+    row: dict = {}
+    for name in ("at_ns", "verdict", "generation", "restored", "uid", "count", "id"):
+        row[name] = body.number()
+    row["verdict"] = VERDICTS.get(row["verdict"], "unknown")
+    row["tensor"] = body.text()
+    row["offset"], row["length"] = body.number(), body.number()
+    row["confidence"] = body.f32()
+    return row
 
 
 def connect(run: str | os.PathLike[str] = "/run/vb") -> Ring:
@@ -271,6 +416,58 @@ class Moment(NamedTuple):
 
     inputs: list[float]
     wanted: list[float]
+
+
+def inputs(found: Snapshot) -> list[float]:
+    """What the policy sees of registers: each scaled to the range from -1 to 1, an unknown one 0."""
+    names = registers()
+    values = (ctypes.c_float * len(names))(*(found.registers.get(name, math.nan) for name in names))
+    out = (ctypes.c_float * len(names))()
+    checked(lib.neural_policy_inputs(values, len(names), out, len(names)))
+    return list(out)
+
+
+def under_pressure(found: Snapshot) -> list[float]:
+    """What should have been wished of a machine with these registers: as `recorded` has it, from what was measured."""
+    value = found.registers
+
+    def share(part: float, whole: float) -> float:
+        # What is not known is no pressure.
+        return min(1.0, max(0.0, part / whole)) if part == part and whole > 0 else 0.0
+
+    wanted = [0.0] * 8
+    wanted[1] = 0.8 * share(value["memory.total"] - value["memory.available"], value["memory.total"])
+    wanted[2] = 0.6 * share(value["load.1m"], value["cpu.count"])
+    return wanted
+
+
+def record(path: str | os.PathLike[str], beats: int, run: str | os.PathLike[str] | None = None) -> int:
+    """Writes so many beats of the machine whose sockets lie in `run`, or of this host, to a file; returns how many.
+
+    A line is a beat, in JSON: the same as the console's `hw --watch --json` writes.
+    """
+    with open(path, "w", encoding="ascii") as file:
+        for count, found in enumerate(islice(watch(run), beats), 1):
+            known = {name: value if math.isfinite(value) else None for name, value in found.registers.items()}
+            print(json.dumps({"beat": found.beat, "registers": known}), file=file)
+    return count if beats > 0 else 0
+
+
+def trace(path: str | os.PathLike[str], wanted: Callable[[Snapshot], Sequence[float]] = under_pressure) -> list[Moment]:
+    """A recorded trace, from `record` or from `hw --watch --json`: what the policy saw, and what `wanted` says of it."""
+    moments = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                known = {name: math.nan if value is None else float(value) for name, value in row["registers"].items()}
+                found = Snapshot(int(row["beat"]), {**dict.fromkeys(registers(), math.nan), **known})
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number}: not a beat: {error!r}") from error
+            moments.append(Moment(inputs(found), list(wanted(found))))
+    if not moments:
+        raise ValueError(f"{path}: no beats")
+    return moments
 
 
 def recorded(beats: int, seed: int = 0) -> list[Moment]:

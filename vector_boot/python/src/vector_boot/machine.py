@@ -1,16 +1,22 @@
-"""The registers (hw.mmio): of a running Vector Boot machine, or of this host as the library samples it."""
+"""The registers (hw.mmio) of a running Vector Boot machine, or of this host as the library samples it; a machine's journal."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ._library import NotFoundError, failed, lib, text_of
 
 _RESERVED = "reserved"
+# Between two looks for another beat: the shortest period that PID 1 beats with.
+_LOOK_SECONDS = 0.025
+# Between two samples of this host, which has no beat of its own: PID 1's usual period.
+_SAMPLE_SECONDS = 0.1
 
 
 class Snapshot(NamedTuple):
@@ -46,3 +52,25 @@ def snapshot(run: str | os.PathLike[str] | None = None) -> Snapshot:
         failed(found)
     named = {name: value for name, value in zip(names, out) if name != _RESERVED}
     return Snapshot(beat.value, named)
+
+
+def watch(run: str | os.PathLike[str] | None = None) -> Iterator[Snapshot]:
+    """Each beat of the machine whose sockets lie in the folder `run`, as it comes; without one, of this host, ten a second.
+
+    Beats that come while nobody looks are passed over.
+    """
+    last = None
+    while True:
+        now = snapshot(run)
+        if now.beat != last:
+            last = now.beat
+            yield now
+        time.sleep(_SAMPLE_SECONDS if run is None else _LOOK_SECONDS)
+
+
+def journal(run: str | os.PathLike[str] = "/run/vb", after: int = 0) -> list[dict]:
+    """The rows of cortex_journal that the machine's PID 1 has, the oldest first: those with a number above `after`.
+
+    PID 1 keeps its newest 64. Their chain is checked; docs/neural.md says what a row is.
+    """
+    return json.loads(text_of(lib.neural_cortex_journal, os.fsencode(run), after))
