@@ -176,6 +176,7 @@ impl Outbox {
             None => return Ok(()),
         };
         let payload = event.payload.to_string();
+        debug_assert!(wire::ledger::is_exact(&payload), "{payload}");
         let append = Append {
             origin: Some(origin),
             ns: NAMESPACE,

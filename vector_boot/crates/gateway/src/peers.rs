@@ -196,6 +196,7 @@ impl Peers {
     /// [`PeerError`].
     pub async fn record(&self, row: &Row<'_>) -> Result<u64, PeerError> {
         let now = sys::clock::monotonic_ns();
+        debug_assert!(wire::ledger::is_exact(row.payload), "{}", row.payload);
         let question = |id| Append {
             origin: Some(Origin {
                 boot_id: self.boot_id,

@@ -96,6 +96,7 @@ impl Journal {
         } else {
             "{\"truncated\":true}"
         };
+        debug_assert!(wire::ledger::is_exact(text), "{names:?}: {text}");
         self.state
             .push_event(sys::clock::monotonic_ns(), weight, names, text);
     }

@@ -108,7 +108,7 @@ pub fn judge(evidence: &Evidence<'_>) -> (Reason, Facts) {
         facts.text("actor", &recorded.actor);
         facts.count("last_event", recorded.event_id);
         facts.text("last_event_type", &recorded.event_type);
-        facts.count("last_event_wall_ns", recorded.wall_ns);
+        facts.count("last_event_wall_us", recorded.wall_ns / 1000);
         facts.count("up_ms", recorded.timestamp_ns / 1_000_000);
         let id = u64::from_be_bytes(*recorded.boot_id.first_chunk().unwrap_or(&[0; 8]));
         facts.add("boot", format_args!("\"{id:016x}\""));

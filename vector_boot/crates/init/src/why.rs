@@ -260,9 +260,11 @@ impl Facts {
         fits.is_ok()
     }
 
-    /// Adds a number that is not 0.
+    /// Adds a number that is not 0; as text where a double does not hold it.
     pub fn count(&mut self, key: &str, value: u64) {
-        if value > 0 {
+        if value > wire::ledger::NUMBER_MAX {
+            self.add(key, format_args!("\"{value}\""));
+        } else if value > 0 {
             self.add(key, format_args!("{value}"));
         }
     }
@@ -335,6 +337,9 @@ mod tests {
         assert_eq!((facts.as_str(), facts.inside()), ("{}", ""));
         facts.count("zero", 0);
         facts.count("pid", 42);
+        let mut large = Facts::new();
+        large.count("most", u64::MAX);
+        assert_eq!(large.as_str(), "{\"most\":\"18446744073709551615\"}");
         facts.text("said", &"\"é\\".repeat(300));
         facts.text("more", &"x".repeat(600));
         assert!(

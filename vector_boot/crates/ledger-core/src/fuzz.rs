@@ -1,6 +1,7 @@
 //! Hostile bytes for every parser here; a fuzzer calls it, and so do the tests.
 
 use crate::checkpoint::Checkpoint;
+use crate::json::Json;
 use crate::note::{Note, Signature, VerifierKey};
 use crate::tile::{self, Tile};
 use crate::tlog_proof::TlogProof;
@@ -37,6 +38,7 @@ pub fn fuzz_body(data: &[u8]) {
     }
     let _ = GroupFrame::decode(&superblock.place(0, 1), data);
     let _ = Body::decode(data);
+    json_body(data);
     let mut verifier = Verifier::new(superblock);
     let _ = verifier.damaged(0, 0, data);
     let header = verifier.header_for(0).encode();
@@ -79,4 +81,19 @@ fn published(data: &[u8]) {
         assert_eq!(signature.to_string(), text);
     }
     let _ = Checkpoint::parse(text);
+}
+
+/// What is taken for JSON is written canonically: that text is taken too, and written the same.
+pub fn json_body(data: &[u8]) {
+    let Ok(json) = core::str::from_utf8(data).map_or(Err(()), |t| Json::parse(t).map_err(drop))
+    else {
+        return;
+    };
+    let text = json.to_string();
+    let again = Json::parse(&text).map(|json| json.to_string());
+    assert_eq!(
+        again.as_deref(),
+        Ok(&*text),
+        "canonical JSON is a fixed point"
+    );
 }

@@ -28,6 +28,7 @@ mod verify;
 
 pub mod checkpoint;
 pub mod fuzz;
+pub mod json;
 pub mod kinds;
 pub mod note;
 pub mod policy;

@@ -9,6 +9,32 @@ pub const PAYLOAD_BYTES_MAX: usize = 48 * 1024;
 /// Longest namespace, actor, event type, subject and tenant.
 pub const TEXT_BYTES_MAX: usize = 256;
 
+/// Largest whole number in a payload, 2^53 - 1: beyond, a double does not hold every integer, and RFC 8785
+/// writes doubles. What is larger goes as text, or in a larger unit.
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+/// Whether every number of a JSON text is within ±[`NUMBER_MAX`]; the ledger refuses it otherwise.
+/// A producer asserts it in its tests.
+#[must_use]
+pub fn is_exact(json: &str) -> bool {
+    let within = |number: f64| number.abs() <= NUMBER_MAX as f64;
+    let (mut inside, mut escaped, mut word) = (false, false, 0);
+    for (at, byte) in json.bytes().enumerate() {
+        if inside {
+            (inside, escaped) = (escaped || byte != b'"', byte == b'\\' && !escaped);
+            word = at + 1;
+        } else if !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') {
+            // What is no number is a word of JSON.
+            let number = json.get(word..at).and_then(|text| text.parse().ok());
+            if !number.is_none_or(within) {
+                return false;
+            }
+            (inside, word) = (byte == b'"', at + 1);
+        }
+    }
+    true
+}
+
 /// Names one producer's event for ever, so that a repeat after a crash of either side is recognised.
 /// Sequences of one producer grow; they need not be dense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -115,3 +141,28 @@ pub const STOPPING_BYTES_MAX: usize = 512;
 message! { LastTimeGet = LedgerLastTimeGet, LastTime = LedgerLastTime }
 message! { LastBootGet = LedgerLastBootGet, LastBoot<'_> = LedgerLastBoot }
 message! { Append<'_> = LedgerAppend, Appended = LedgerAppended, HeadGet = LedgerHeadGet, Head = LedgerHead }
+
+#[cfg(test)]
+mod tests {
+    use super::is_exact;
+
+    #[test]
+    fn numbers_are_found_outside_of_texts_alone() {
+        for exact in [
+            "{}",
+            r#"{"a":9007199254740991,"b":-9007199254740991,"c":[0.5,1e3]}"#,
+            r#"{"a":"9007199254740992","b":"\"9007199254740993,","c":true,"9007199254740992":null}"#,
+            r#"{"a":"\\","b":1}"#,
+        ] {
+            assert!(is_exact(exact), "{exact}");
+        }
+        for beyond in [
+            r#"{"a":9007199254740992}"#,
+            r#"{"a":[1,-9007199254740992]}"#,
+            r#"{"a":"x\\","b":18446744073709551615}"#,
+            r#"{"a":1e30,"b":1}"#,
+        ] {
+            assert!(!is_exact(beyond), "{beyond}");
+        }
+    }
+}

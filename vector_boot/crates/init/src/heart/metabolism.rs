@@ -151,17 +151,13 @@ impl Heart {
             ),
         );
         if row.tell {
-            // JSON has no NaN.
-            let value = if value.is_finite() {
-                Fixed::<48>::of(format_args!("{value}"))
-            } else {
-                Fixed::of(format_args!("null"))
-            };
             self.journal.event(
                 Weight::Important,
                 [kind, register, ""],
                 format_args!(
-                    "\"register\":\"{register}\",\"value\":{value},\"{side}\":{threshold},\"handler\":\"{handler}\",{}",
+                    "\"register\":\"{register}\",\"value\":{},\"{side}\":{},\"handler\":\"{handler}\",{}",
+                    Exact(value),
+                    Exact(threshold),
                     Row(row)
                 ),
             );
@@ -191,7 +187,9 @@ impl Heart {
                 Weight::Routine,
                 ["control_changed", control, ""],
                 format_args!(
-                    "\"control\":\"{control}\",\"before\":{before},\"after\":{after},\"wish\":{wish:.3},{}",
+                    "\"control\":\"{control}\",\"before\":{},\"after\":{},\"wish\":{wish:.3},{}",
+                    Exact(before),
+                    Exact(after),
                     Row(row)
                 ),
             );
@@ -209,6 +207,22 @@ impl Heart {
             }
         }
         Fixed::of(format_args!(" why:{names}; ask `why NAME`"))
+    }
+}
+
+/// A value as JSON: it has no NaN, and what a double does not hold exactly goes as text.
+struct Exact(f32);
+
+impl std::fmt::Display for Exact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(value) = self;
+        if !value.is_finite() {
+            f.write_str("null")
+        } else if f64::from(value.abs()) > wire::ledger::NUMBER_MAX as f64 {
+            write!(f, "\"{value}\"")
+        } else {
+            value.fmt(f)
+        }
     }
 }
 

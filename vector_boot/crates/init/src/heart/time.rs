@@ -101,8 +101,9 @@ impl Heart {
                     weight,
                     ["clock_set", "clock", ""],
                     format_args!(
-                        "\"old_ns\":{},\"new_ns\":{new_ns},\"how\":\"{how}\",\"source\":\"{}\"",
-                        pending.old_ns,
+                        "\"old_us\":{},\"new_us\":{},\"how\":\"{how}\",\"source\":\"{}\"",
+                        pending.old_ns / 1000,
+                        new_ns / 1000,
                         Json(source)
                     ),
                 );

@@ -4,7 +4,7 @@ use super::{Disk, Outcome, Place};
 use crate::clock;
 use crate::committer::{Committer, Draft};
 use crate::device::Access;
-use crate::json::Json;
+use crate::json::{self, Json};
 use crate::log::Birth;
 use crate::query::hex;
 use clap::Args;
@@ -29,7 +29,7 @@ pub struct Words {
 
 impl Words {
     pub fn run(&self, place: &Place) -> Outcome {
-        let event = Json::parse(&self.event).map_err(|r| r.reason())?;
+        let event = Json::parse(&self.event).map_err(|e| e.to_string())?;
         match place {
             Place::Disk(disk) => self.offline(disk, &event),
             Place::Running(peer) => {
@@ -95,8 +95,7 @@ impl Words {
             subject: text("subject").unwrap_or_default(),
             payload: match event.get("payload") {
                 None => "{}".to_owned(),
-                Some(object @ Json::Object(_)) => object.to_string(),
-                Some(_) => return Err("payload: an object".to_owned()),
+                Some(payload) => json::payload_text(payload).map_err(|r| r.reason())?,
             },
             causation_id: event.get("causation_id").and_then(Json::unsigned),
             timestamp_ns: None,

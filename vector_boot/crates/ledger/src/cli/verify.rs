@@ -46,7 +46,7 @@ fn offline(device: &dyn Device) -> Result<Json, String> {
     if told > began {
         eprint!("\r\x1b[K");
     }
-    Json::parse(&format!("{{{}}}", report.members())).map_err(|r| r.reason())
+    Json::parse(&format!("{{{}}}", report.members())).map_err(|e| e.to_string())
 }
 
 fn print_report(members: &Json, json: bool) -> ExitCode {

@@ -162,7 +162,7 @@ impl Connection<'_> {
     fn request(&self, line: &[u8]) {
         let parsed = std::str::from_utf8(line)
             .map_err(|_| Refusal::bad("line", "UTF-8"))
-            .and_then(Json::parse);
+            .and_then(|text| Ok(Json::parse(text)?));
         let request = match parsed {
             Ok(request @ Json::Object(_)) => request,
             Ok(_) => {

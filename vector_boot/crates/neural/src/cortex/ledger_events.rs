@@ -203,6 +203,7 @@ impl<'p> Sender<'p> {
 
     fn send(&mut self, event_type: &str, payload: &str) {
         self.sequence += 1;
+        debug_assert!(wire::ledger::is_exact(payload), "{payload}");
         let event = Append {
             origin: Some(Origin {
                 boot_id: self.boot_id,

@@ -3,7 +3,7 @@
 use super::{Call, Handler};
 use crate::committer::{Draft, Receipt};
 use crate::identity;
-use crate::json::Json;
+use crate::json::{self, Json};
 use crate::query::hex;
 use crate::refusal::Refusal;
 use ledger_core::ulid;
@@ -81,8 +81,7 @@ fn draft(call: &Call<'_>, event: &Json, ns: &str, actor: &str) -> Result<Draft, 
             ("event_type" | "type", _) => draft.event_type = text("event_type")?,
             ("tenant_id", _) => draft.tenant_id = text("tenant_id")?,
             ("subject", _) => draft.subject = text("subject")?,
-            ("payload", Json::Object(_)) => draft.payload = value.to_string(),
-            ("payload", _) => return Err(Refusal::bad("payload", "an object")),
+            ("payload", _) => draft.payload = json::payload_text(value)?,
             ("causation_id", Json::Null) => {}
             ("causation_id", Json::Unsigned(cause)) => draft.causation_id = Some(*cause),
             ("causation_id", _) => return Err(Refusal::bad("causation_id", "an event id")),
