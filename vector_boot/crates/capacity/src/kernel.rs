@@ -422,7 +422,7 @@ impl Kernel {
         let identity = identity.map(|slot| Identity {
             actor: OWNER_ACTOR.to_owned(),
             tenant: BOOT_TENANT.to_owned(),
-            permissions: permission::TOOLS,
+            permissions: permission::TOOLS | permission::LEDGER,
             slot,
         });
         self.decide(now_ns, check, identity)

@@ -7,6 +7,7 @@
 
 use crate::answer::{Fault, Status, ToolResponse};
 use crate::idempotency::{Begun, Table};
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::peers::{PEER_WAIT, PeerError, Peers, ROWS_WAITING_MAX, Row, Who};
 use crate::reality::{Reality, Score};
@@ -109,6 +110,8 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Refusals that are recorded in sums.
     pub refusals: Refusals,
+    /// The ledger's JSON lines.
+    pub journal: Journal,
     commitments: Commitments,
     idempotency: Mutex<Table>,
     relief: Mutex<Relief>,
@@ -176,12 +179,18 @@ impl Gateway {
     ///
     /// # Errors
     /// As `getrandom(2)`.
-    pub fn new(world: World, peers: Peers, started: Instant) -> std::io::Result<Self> {
+    pub fn new(
+        world: World,
+        peers: Peers,
+        journal: Journal,
+        started: Instant,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             world: Arc::new(world),
             peers,
             metrics: Metrics::new(started),
             refusals: Refusals::default(),
+            journal,
             commitments: Commitments::new()?,
             idempotency: Mutex::default(),
             // A few hundred places fit any number.

@@ -8,19 +8,21 @@
 use crate::answer::{PROBLEM, ToolResponse, problem};
 use crate::call::{Bearer, Call, Gateway};
 use crate::hosts::Hosts;
+use crate::journal::{Lines, Trouble};
 use crate::peers::Who;
+use crate::reply::Reply;
 use crate::roots::Root;
 use crate::{batch, strict, tools};
 use base64::Engine;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wire::capacity::{TOKEN_BYTES_MAX, permission};
+use wire::capacity::{TOKEN_BYTES_MAX, Verdict, permission};
 
 /// Largest body of a request.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -32,7 +34,7 @@ pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 pub const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 /// What the gateway answers to requests.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Reply>;
 
 /// What all connections share.
 pub struct Door {
@@ -81,6 +83,21 @@ impl From<crate::peers::PeerError> for Turned {
     }
 }
 
+impl From<Trouble> for Turned {
+    fn from(trouble: Trouble) -> Self {
+        Self::away(trouble.code(), trouble.to_string())
+    }
+}
+
+/// What the capacity kernel is told of a request to the ledger; an operation of the ledger's also takes a commit.
+const LEDGER_OPERATION: &str = "ledger:rpc";
+/// The relay's work for one line.
+const LEDGER_CPU_US: u32 = 200;
+/// Two pieces of a stream.
+const LEDGER_MEMORY_BYTES: u64 = 32 << 10;
+/// Media type of lines of JSON, each an object.
+const JSON_LINES: &str = "application/x-ndjson";
+
 /// What the URLs name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Page {
@@ -90,6 +107,19 @@ enum Page {
     Tools,
     Tool,
     Batch,
+    Ledger(Ledger),
+}
+
+/// What is asked of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ledger {
+    Head,
+    Checkpoint,
+    Events,
+    Event(u64),
+    Inclusion,
+    Consistency,
+    Rpc,
 }
 
 /// Every URL, with the method that it takes.
@@ -100,7 +130,31 @@ const PAGES: &[(&str, Page, Method)] = &[
     ("/tools", Page::Tools, Method::GET),
     ("/tool", Page::Tool, Method::POST),
     ("/batch", Page::Batch, Method::POST),
+    ("/v1/ledger/head", Page::Ledger(Ledger::Head), Method::GET),
+    (
+        "/v1/ledger/checkpoint",
+        Page::Ledger(Ledger::Checkpoint),
+        Method::GET,
+    ),
+    (
+        "/v1/ledger/events",
+        Page::Ledger(Ledger::Events),
+        Method::GET,
+    ),
+    (
+        "/v1/ledger/proofs/inclusion",
+        Page::Ledger(Ledger::Inclusion),
+        Method::GET,
+    ),
+    (
+        "/v1/ledger/proofs/consistency",
+        Page::Ledger(Ledger::Consistency),
+        Method::GET,
+    ),
+    ("/v1/ledger/rpc", Page::Ledger(Ledger::Rpc), Method::POST),
 ];
+/// Behind it stands an event's id.
+const EVENT: &str = "/v1/ledger/events/";
 
 impl Door {
     /// Answers one request.
@@ -124,7 +178,7 @@ impl Door {
         if head {
             // hyper sends the length of a body that a HEAD is not to get.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
-            *answer.body_mut() = Full::default();
+            *answer.body_mut() = Reply::default();
         }
         answer
     }
@@ -148,10 +202,12 @@ impl Door {
         match page {
             Page::Tool => self.tool(&bearer, request, arrived).await,
             Page::Batch => self.batch(&bearer, request, arrived).await,
+            Page::Ledger(Ledger::Rpc) => self.ledger_rpc(&bearer, request).await,
+            Page::Ledger(asked) => self.ledger(&bearer, asked, request.uri().query()).await,
             _ => {
                 let (_, permissions) = self.whose(&bearer).await?;
                 Ok(match page {
-                    Page::Metrics => self.metrics(request.headers()),
+                    Page::Metrics => self.metrics(request.headers()).await,
                     Page::Tools => self.tools(permissions),
                     _ => text("text/plain; charset=utf-8", FRONT.to_owned()),
                 })
@@ -254,15 +310,24 @@ impl Door {
                 .malformed(bearer, "unsupported_media_type", detail)
                 .await);
         }
+        let body = self.whole_body(bearer, request).await?;
+        match strict::parse(&body) {
+            Ok(value) => Ok(value),
+            Err(e) => Err(self.malformed(bearer, "bad_json", e.to_string()).await),
+        }
+    }
+
+    async fn whole_body(
+        &self,
+        bearer: &Bearer,
+        request: Request<Incoming>,
+    ) -> Result<Vec<u8>, Turned> {
         let reading = self.body(bearer, request.into_body());
         let body = tokio::time::timeout(BODY_TIME_MAX, reading)
             .await
             .map_err(|_| Turned::away("request_timeout", "the body did not arrive in time"))??;
         self.gateway.metrics.bytes(body.len(), 0);
-        match strict::parse(&body) {
-            Ok(value) => Ok(value),
-            Err(e) => Err(self.malformed(bearer, "bad_json", e.to_string()).await),
-        }
+        Ok(body)
     }
 
     /// Reads a body; past its first kilobytes only for a token that is in force.
@@ -310,14 +375,109 @@ impl Door {
         }))
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> Answer {
+    async fn metrics(&self, headers: &HeaderMap) -> Answer {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
         let wanted = |a: &str| a.contains("text/plain") || a.contains("openmetrics");
         if accept.is_some_and(wanted) {
             let media = "text/plain; version=0.0.4; charset=utf-8";
-            return text(media, self.gateway.metrics.prometheus());
+            let mut told = self.gateway.metrics.prometheus();
+            // Without the ledger its own are left out: the gateway's say that it is down.
+            if let Ok((_, ledger)) = self.gateway.journal.ask(None, "metrics", Map::new()).await {
+                told.push_str(&crate::metrics::of_ledger(&ledger));
+            }
+            return text(media, told);
         }
         json_answer(&self.gateway.metrics.json())
+    }
+
+    /// Whom a token with permission `ledger` speaks for, who pays for so many requests to it.
+    async fn reader(&self, bearer: &Bearer, requests: usize) -> Result<Who, Turned> {
+        let token = match bearer {
+            Bearer::Token(token) => token.as_str(),
+            Bearer::Operator => "",
+        };
+        let mut who = Who::operator();
+        for _ in 0..requests {
+            let check = self.gateway.peers.check(
+                token,
+                LEDGER_OPERATION,
+                LEDGER_CPU_US,
+                LEDGER_MEMORY_BYTES,
+            );
+            let admission = check.await?;
+            who = match admission.verdict {
+                Verdict::Allowed => admission.who,
+                Verdict::BadToken => {
+                    self.no_token();
+                    return Err(Turned::away("unauthorized", "the token is not in force"));
+                }
+                Verdict::NotPermitted => {
+                    return Err(Turned::away("not_permitted_by_token", admission.reason));
+                }
+                Verdict::Quota => return Err(Turned::away("quota", admission.reason)),
+                Verdict::Gate => return Err(Turned::away("gate", admission.reason)),
+            };
+        }
+        Ok(who)
+    }
+
+    /// Reads of the ledger: one question, one document.
+    async fn ledger(
+        &self,
+        bearer: &Bearer,
+        asked: Ledger,
+        query: Option<&str>,
+    ) -> Result<Answer, Turned> {
+        let who = self.reader(bearer, 1).await?;
+        let asked_for = crate::asked::of(query.unwrap_or_default())
+            .map_err(|e| Turned::away("bad_request", e))?;
+        let (kind, members) = match asked {
+            Ledger::Head => ("head", asked_for.nothing()),
+            Ledger::Checkpoint => ("checkpoint", asked_for.nothing()),
+            Ledger::Events | Ledger::Rpc => ("query", asked_for.events()),
+            Ledger::Event(id) => ("query", asked_for.event(id)),
+            Ledger::Inclusion => ("proof.inclusion", asked_for.numbers(&["event_id", "size"])),
+            Ledger::Consistency => ("proof.consistency", asked_for.numbers(&["from", "to"])),
+        };
+        let members = members.map_err(|e| Turned::away("bad_request", e))?;
+        let (mut events, mut answer) = self.gateway.journal.ask(Some(&who), kind, members).await?;
+        if let Ledger::Event(id) = asked {
+            let found = events.pop().filter(|e| e.get("id") == Some(&id.into()));
+            let event = found.ok_or_else(|| {
+                // The same for one that is not there and one that is another tenant's.
+                Turned::away("not_found", "no event of this tenant has this id")
+            })?;
+            return Ok(json_answer(&event));
+        }
+        if asked == Ledger::Events {
+            answer.insert("events".to_owned(), events.into());
+        }
+        Ok(json_answer(&Value::Object(answer)))
+    }
+
+    /// The ledger's JSON lines, in and out.
+    async fn ledger_rpc(
+        &self,
+        bearer: &Bearer,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Turned> {
+        if !is_json_lines(request.headers()) {
+            let detail = "send Content-Type: application/x-ndjson and no Content-Encoding";
+            let detail = detail.to_owned();
+            return Err(self
+                .malformed(bearer, "unsupported_media_type", detail)
+                .await);
+        }
+        let body = self.whole_body(bearer, request).await?;
+        // Whose lines they are is asked before they are read, what they cost when they are counted.
+        let (who, _) = self.whose(bearer).await?;
+        let lines = Lines::of(&who, &body)?;
+        self.reader(bearer, lines.count).await?;
+        let pieces = self.gateway.journal.converse(lines).await?;
+        let mut answer = Response::new(Reply::stream(pieces));
+        let media = HeaderValue::from_static(JSON_LINES);
+        answer.headers_mut().insert(header::CONTENT_TYPE, media);
+        Ok(answer)
     }
 
     fn tools(&self, permissions: u32) -> Answer {
@@ -351,7 +511,7 @@ impl Door {
             let headers = answer.headers_mut();
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if http == 503 {
+        if http == 503 || http == 429 {
             retry_after(&mut answer, 1);
         }
         answer
@@ -360,16 +520,23 @@ impl Door {
 
 /// What `/` says.
 const FRONT: &str = "Vector Boot gateway: tools for agents, each call checked and recorded.\n\
-    GET /health /metrics /tools, POST /tool /batch\n";
+    GET /health /metrics /tools, POST /tool /batch\n\
+    GET /v1/ledger/head /v1/ledger/checkpoint /v1/ledger/events /v1/ledger/events/ID\n\
+    GET /v1/ledger/proofs/inclusion /v1/ledger/proofs/consistency, POST /v1/ledger/rpc\n";
 
 fn route(path: &str, method: &Method) -> Result<Page, Turned> {
-    let Some((_, page, takes)) = PAGES.iter().find(|p| p.0 == path) else {
+    let listed = PAGES.iter().find(|p| p.0 == path);
+    let found = match listed {
+        Some((_, page, takes)) => Some((*page, takes)),
+        None => event_of(path).map(|id| (Page::Ledger(Ledger::Event(id)), &Method::GET)),
+    };
+    let Some((page, takes)) = found else {
         return Err(Turned::away("not_found", "GET / names what there is"));
     };
     if method == takes || (method == Method::HEAD && takes == Method::GET) {
-        return Ok(*page);
+        return Ok(page);
     }
-    let allow = if takes == Method::GET {
+    let allow = if *takes == Method::GET {
         "GET, HEAD"
     } else {
         "POST"
@@ -378,6 +545,13 @@ fn route(path: &str, method: &Method) -> Result<Page, Turned> {
         allow: Some(allow),
         ..Turned::away("method_not_allowed", format!("it takes {allow}"))
     })
+}
+
+/// The event that a path names.
+fn event_of(path: &str) -> Option<u64> {
+    let id = path.strip_prefix(EVENT)?;
+    let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| id.parse().ok()).flatten()
 }
 
 /// Whom a request speaks for. A token that was sent is the one that counts, also at the Unix socket.
@@ -403,6 +577,17 @@ fn bearer(entry: Entry, headers: &HeaderMap, basic: bool) -> Option<Bearer> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
+    is_of(headers, &["application/json"])
+}
+
+fn is_json_lines(headers: &HeaderMap) -> bool {
+    is_of(
+        headers,
+        &[JSON_LINES, "application/jsonl", "application/json"],
+    )
+}
+
+fn is_of(headers: &HeaderMap, medias: &[&str]) -> bool {
     let text = |name| {
         headers
             .get(name)
@@ -410,7 +595,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     };
     let plain = text(header::CONTENT_ENCODING).is_none_or(|e| e.eq_ignore_ascii_case("identity"));
     let media = text(header::CONTENT_TYPE).and_then(|v| v.split(';').next());
-    plain && media.is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json"))
+    let sent = media.map(str::trim).unwrap_or_default();
+    plain && medias.iter().any(|m| sent.eq_ignore_ascii_case(m))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Turned> {
@@ -462,7 +648,7 @@ fn text(media: &'static str, body: String) -> Answer {
 }
 
 fn bytes(media: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Reply::whole(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     answer

@@ -17,6 +17,7 @@
 )]
 
 pub mod answer;
+pub mod asked;
 pub mod batch;
 pub mod call;
 pub mod config;
@@ -24,12 +25,14 @@ pub mod guard;
 pub mod hosts;
 pub mod http;
 pub mod idempotency;
+pub mod journal;
 pub mod link;
 pub mod metrics;
 pub mod peers;
 pub mod reality;
 pub mod refusals;
 pub mod relief;
+pub mod reply;
 pub mod roots;
 pub mod row;
 pub mod serve;

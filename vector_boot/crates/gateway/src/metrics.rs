@@ -270,11 +270,97 @@ impl Metrics {
     }
 }
 
+/// The ledger's own figures, out of its answer to `metrics`, as Prometheus text: what is a number, and histograms.
+#[must_use]
+pub fn of_ledger(told: &serde_json::Map<String, serde_json::Value>) -> String {
+    let mut text = String::new();
+    for (name, kind, help) in LEDGER {
+        let Some(value) = told.get(*name) else {
+            continue;
+        };
+        let mut rows = String::new();
+        match (value, *kind) {
+            (serde_json::Value::Number(n), "counter" | "gauge") => {
+                rows.push_str(&format!("{name} {n}\n"));
+            }
+            (serde_json::Value::Object(histogram), "histogram") => {
+                let number = |name| histogram.get(name).and_then(serde_json::Value::as_f64);
+                let (Some(sum), Some(count)) = (number("sum"), number("count")) else {
+                    continue;
+                };
+                let buckets = histogram.get("buckets").and_then(|b| b.as_array());
+                for bucket in buckets.into_iter().flatten() {
+                    let pair = |at| bucket.get(at).and_then(serde_json::Value::as_f64);
+                    if let (Some(bound), Some(below)) = (pair(0), pair(1)) {
+                        rows.push_str(&format!("{name}_bucket{{le=\"{bound}\"}} {below}\n"));
+                    }
+                }
+                rows.push_str(&format!(
+                    "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}\n"
+                ));
+            }
+            _ => continue,
+        }
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{rows}"
+        ));
+    }
+    text
+}
+
+/// What the ledger tells, by name, type and sentence.
+const LEDGER: &[(&str, &str, &str)] = &[
+    (
+        "gatos_journal_append_latency_ms",
+        "histogram",
+        "From an append's arrival to its durable answer, milliseconds.",
+    ),
+    (
+        "gatos_fold_latency_ms",
+        "histogram",
+        "Time of a fold, milliseconds.",
+    ),
+    (
+        "gatos_bus_ack_lag",
+        "gauge",
+        "Messages that the slowest consumer of the bus has not acknowledged.",
+    ),
+    (
+        "gatos_cache_rebuilds_total",
+        "counter",
+        "Indexes built anew from the log.",
+    ),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::answer::Fault;
     use crate::reality::Reality;
+
+    #[test]
+    fn the_ledgers_figures_are_well_formed_and_what_makes_no_sense_is_left_out() {
+        let told = serde_json::json!({
+            "gatos_journal_append_latency_ms": {"buckets": [[0.05, 1], [0.1, 3]], "count": 4, "sum": 7.5},
+            "gatos_fold_latency_ms": 3, "gatos_bus_ack_lag": 2, "gatos_cache_rebuilds_total": "x",
+            "other": 1,
+        });
+        let text = of_ledger(told.as_object().unwrap());
+        assert_eq!(
+            text.lines()
+                .filter(|l| !l.starts_with('#'))
+                .collect::<Vec<_>>(),
+            [
+                "gatos_journal_append_latency_ms_bucket{le=\"0.05\"} 1",
+                "gatos_journal_append_latency_ms_bucket{le=\"0.1\"} 3",
+                "gatos_journal_append_latency_ms_bucket{le=\"+Inf\"} 4",
+                "gatos_journal_append_latency_ms_sum 7.5",
+                "gatos_journal_append_latency_ms_count 4",
+                "gatos_bus_ack_lag 2",
+            ]
+        );
+        assert!(text.contains("# TYPE gatos_bus_ack_lag gauge\n"));
+    }
 
     #[test]
     fn calls_are_counted_once_each_and_the_text_is_well_formed() {

@@ -7,6 +7,7 @@ use crate::config::{self, Options};
 use crate::guard::{Guarded, Pulse};
 use crate::hosts::Hosts;
 use crate::http::{Door, Entry};
+use crate::journal::Journal;
 use crate::link::watched;
 use crate::peers::Peers;
 use crate::refusals;
@@ -109,7 +110,12 @@ impl Service {
             log::info!("root: name={} mode={:?}", root.name, root.mode);
         }
         let door = Door {
-            gateway: Arc::new(Gateway::new(world, peers, started)?),
+            gateway: Arc::new(Gateway::new(
+                world,
+                peers,
+                Journal::new(run.join("ledger.sock")),
+                started,
+            )?),
             hosts: Hosts::new(hosts),
             warnings: listeners.warnings(),
             landlock_abi: sys::beneath::landlock_abi(),
@@ -270,6 +276,7 @@ async fn terminated(mut signals: Signals) -> io::Result<i32> {
 
 /// Waits for connections and calls under way and writes the last rows, within the limit.
 async fn finish(gateway: &Gateway) {
+    gateway.journal.stop();
     let work = async {
         while gateway.metrics.calls_in_flight() > 0 || gateway.metrics.connections_open() > 0 {
             tokio::time::sleep(STOP_STEP).await;
@@ -440,8 +447,8 @@ async fn connection<S>(
         let (door, serving) = (door.clone(), pulse.request());
         let ending = ending.clone();
         async move {
-            let _serving = serving;
             let mut answer = door.serve(entry, request).await;
+            answer.body_mut().keep(serving);
             if *ending.borrow() {
                 let close = hyper::header::HeaderValue::from_static("close");
                 answer

@@ -98,7 +98,7 @@ impl View {
                 ..EMPTY
             },
             Profile::Gateway => View {
-                sockets: &["ledger.wire", "capacity.sock"],
+                sockets: &["ledger.wire", "ledger.sock", "capacity.sock"],
                 // Where its roots lie is read from its own descriptors.
                 proc: Proc::Own,
                 ..EMPTY

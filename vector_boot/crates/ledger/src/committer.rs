@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::fold::Fold;
 use crate::index::{self, Index, Posted};
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
+use crate::metrics::Metrics;
 use crate::planes::{Decision, Moment, Planes};
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
@@ -165,6 +166,7 @@ struct Shared {
     moved: Condvar,
     queued: Mutex<usize>,
     drained: Condvar,
+    metrics: Metrics,
 }
 
 /// A running ledger: append, look, wait.
@@ -212,6 +214,7 @@ impl Committer {
             moved: Condvar::new(),
             queued: Mutex::new(0),
             drained: Condvar::new(),
+            metrics: Metrics::default(),
         });
         let (sender, receiver) = bounded(QUEUE_MAX);
         let ledger = Ledger {
@@ -265,7 +268,14 @@ impl Ledger {
     /// Waits while the queue is full.
     pub fn append(&self, drafts: Vec<Draft>, reply: Reply) {
         let bytes = drafts.iter().map(Draft::bytes).sum();
-        self.queue(Work::Append(drafts, reply), bytes);
+        let (shared, began) = (self.shared.clone(), Instant::now());
+        let timed: Reply = Box::new(move |outcome| {
+            if outcome.is_ok() {
+                shared.metrics.append.add(began.elapsed());
+            }
+            reply(outcome);
+        });
+        self.queue(Work::Append(drafts, timed), bytes);
     }
 
     /// Reads the planes, checks and appends as one step: `decide` runs on the committer's thread, sees
@@ -415,6 +425,12 @@ impl Ledger {
             self.shared.superblock,
             self.shared.index.clone(),
         )
+    }
+
+    /// What is counted since the start.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// The index.

@@ -27,6 +27,7 @@ mod identity;
 mod index;
 mod json;
 mod jsonl;
+pub mod metrics;
 mod query;
 mod reader;
 mod serve;

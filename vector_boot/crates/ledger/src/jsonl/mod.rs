@@ -20,7 +20,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::Role;
 
 /// Appends and decisions of one connection whose answers are not sent yet.
@@ -205,11 +205,16 @@ impl Connection<'_> {
         let Some(handler) = calls::find(kind) else {
             return Err(Refusal::new("BAD_REQUEST", "type", kind, "no such call"));
         };
-        handler(&Call {
+        let began = Instant::now();
+        let handled = handler(&Call {
             id,
             request,
             caller: &caller,
             connection: self,
-        })
+        });
+        if kind == "fold_state" && handled.is_ok() {
+            self.ledger.metrics().fold.add(began.elapsed());
+        }
+        handled
     }
 }

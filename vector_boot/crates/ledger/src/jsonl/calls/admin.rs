@@ -1,6 +1,7 @@
-//! `ping`, `head`, `doctor`, `verify`: how the log is.
+//! `ping`, `head`, `doctor`, `metrics`, `verify`: how the log is.
 
 use super::{Call, Handler};
+use crate::identity::Reads;
 use crate::json::Json;
 use crate::query::hex;
 use crate::refusal::Refusal;
@@ -16,6 +17,7 @@ pub fn find(kind: &str) -> Option<Handler> {
         "ping" => Some(ping),
         "head" => Some(head),
         "doctor" => Some(doctor),
+        "metrics" => Some(metrics),
         "verify" => Some(verify),
         _ => None,
     }
@@ -49,6 +51,16 @@ fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
         ("queued_bytes", (ledger.queued_bytes() as u64).into()),
     ]);
     call.ok(&members(&all));
+    Ok(())
+}
+
+fn metrics(call: &Call<'_>) -> Result<(), Refusal> {
+    // They tell how busy everybody is.
+    if call.caller.reads() != Reads::Everything {
+        let limit = "for the machine's own services and its operator";
+        return Err(Refusal::new("POLICY_DENY", "metrics", "", limit));
+    }
+    call.ok(&call.ledger().metrics().members(0));
     Ok(())
 }
 

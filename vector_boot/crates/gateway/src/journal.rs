@@ -1,0 +1,338 @@
+//! The ledger over HTTP: its JSON lines for whoever holds a token with permission `ledger`.
+//!
+//! Owns the conversations on `ledger.sock`: each request of ours is a connection there, and each line that goes over
+//! it says for whom (`"as"`), so that the ledger itself keeps tenants apart. What the lines mean is the ledger's.
+//!
+//! Never here: HTTP's own rules ([`crate::http`]), who may ask ([`crate::call`]). Start with [`Journal::ask`] for one
+//! answer and [`Journal::converse`] for a stream.
+
+use crate::peers::Who;
+use hyper::body::Bytes;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+/// Conversations at once: each is two threads in the ledger, which bounds its own.
+pub const CONVERSATIONS_MAX: usize = 24;
+/// Lines of one request: each may be a group commit.
+pub const LINES_MAX: usize = 256;
+/// Longest answer to a question of one line: that of any other request here.
+pub const ANSWER_BYTES_MAX: usize = crate::http::RESPONSE_BYTES_MAX;
+/// For one answer.
+pub const ASK_TIME_MAX: Duration = Duration::from_secs(10);
+/// For a stream: whoever subscribes comes again with the id of the next event.
+pub const CONVERSE_TIME_MAX: Duration = Duration::from_secs(600);
+/// Pieces of a stream that a slow client makes wait, each of at most [`PIECE_BYTES`].
+const PIECES_WAITING_MAX: usize = 4;
+const PIECE_BYTES: usize = 16 << 10;
+
+/// Why the ledger gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody answers on its socket, or not in time.
+    #[error("the ledger does not answer")]
+    Unavailable,
+    /// [`CONVERSATIONS_MAX`].
+    #[error("{CONVERSATIONS_MAX} conversations with the ledger are under way")]
+    Busy,
+    /// The lines are none.
+    #[error("{0}")]
+    Malformed(String),
+    /// It refused.
+    #[error("{code}: {reason}")]
+    Refused {
+        /// Its stable code.
+        code: String,
+        /// For people.
+        reason: String,
+    },
+}
+
+impl Trouble {
+    /// The code under which HTTP knows it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        let refused = match self {
+            Self::Unavailable => return "ledger_unavailable",
+            Self::Busy => return "overloaded",
+            Self::Malformed(_) => return "invalid_request",
+            Self::Refused { code, .. } => code.as_str(),
+        };
+        match refused {
+            "NOT_FOUND" => "not_found",
+            "POLICY_DENY" | "BAD_ACTOR" | "BAD_NS" => "not_permitted_by_token",
+            "TOO_LARGE" => "body_too_large",
+            "QUOTA" => "quota",
+            "READ_ONLY" => "ledger_unavailable",
+            "CORRUPT" | "INTERNAL" => "internal",
+            _ => "bad_request",
+        }
+    }
+}
+
+/// The way to the ledger's JSON lines.
+#[derive(Debug)]
+pub struct Journal {
+    socket: PathBuf,
+    places: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
+}
+
+/// What a token's holder wants to say, each line made out in its name.
+#[derive(Debug)]
+pub struct Lines {
+    text: Vec<u8>,
+    /// How many.
+    pub count: usize,
+    follows: bool,
+}
+
+impl Lines {
+    /// Reads lines that somebody sent, and says in each for whom it is.
+    ///
+    /// # Errors
+    /// [`Trouble::Malformed`], naming the line.
+    pub fn of(who: &Who, body: &[u8]) -> Result<Self, Trouble> {
+        let mut lines = Self {
+            text: Vec::with_capacity(body.len() + 128),
+            count: 0,
+            follows: false,
+        };
+        for (at, line) in body.split(|b| *b == b'\n').enumerate() {
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let bad = |what: &str| Trouble::Malformed(format!("line {}: {what}", at + 1));
+            let value = crate::strict::parse(line).map_err(|e| bad(&e.to_string()))?;
+            let Value::Object(mut members) = value else {
+                return Err(bad("a JSON object is needed"));
+            };
+            if members.contains_key("as") {
+                return Err(bad("as: the token says for whom"));
+            }
+            let kind = members.get("type").and_then(Value::as_str);
+            lines.follows |= kind.is_some_and(|kind| kind.ends_with("subscribe"));
+            lines.count += 1;
+            if lines.count > LINES_MAX {
+                return Err(bad(&format!("at most {LINES_MAX} lines")));
+            }
+            lines.add(who, &mut members);
+        }
+        if lines.count == 0 {
+            return Err(Trouble::Malformed("no line".to_owned()));
+        }
+        Ok(lines)
+    }
+
+    fn one(who: &Who, mut members: Map<String, Value>) -> Self {
+        let mut lines = Self {
+            text: Vec::new(),
+            count: 1,
+            follows: false,
+        };
+        lines.add(who, &mut members);
+        lines
+    }
+
+    fn add(&mut self, who: &Who, members: &mut Map<String, Value>) {
+        let holder = json!({ "actor": who.actor, "tenant": who.tenant_id });
+        members.insert("as".to_owned(), holder);
+        // A map of values always has a text.
+        self.text
+            .extend(serde_json::to_vec(members).unwrap_or_default());
+        self.text.push(b'\n');
+    }
+}
+
+impl Journal {
+    /// To the ledger on this socket.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            places: Arc::new(Semaphore::new(CONVERSATIONS_MAX)),
+            stopping: watch::channel(false).0,
+        }
+    }
+
+    /// Ends the streams: the gateway stops.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Asks one question; what comes before the answer is given too: the events of a query.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn ask(
+        &self,
+        who: Option<&Who>,
+        kind: &str,
+        members: Map<String, Value>,
+    ) -> Result<(Vec<Value>, Map<String, Value>), Trouble> {
+        let mut members = members;
+        members.insert("type".to_owned(), kind.into());
+        let lines = match who {
+            Some(who) => Lines::one(who, members),
+            // The gateway's own question.
+            None => Lines {
+                text: [Value::Object(members).to_string().as_bytes(), b"\n"].concat(),
+                count: 1,
+                follows: false,
+            },
+        };
+        let asked = self.answer(&lines);
+        let answered = tokio::time::timeout(ASK_TIME_MAX, asked).await;
+        answered.unwrap_or(Err(Trouble::Unavailable))
+    }
+
+    async fn answer(&self, lines: &Lines) -> Result<(Vec<Value>, Map<String, Value>), Trouble> {
+        let _place = self.place()?;
+        let gone = |_| Trouble::Unavailable;
+        let mut stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
+        stream.write_all(&lines.text).await.map_err(gone)?;
+        let mut reader = BufReader::new(stream).take(ANSWER_BYTES_MAX as u64);
+        let (mut before, mut line) = (Vec::new(), Vec::new());
+        loop {
+            line.clear();
+            reader.read_until(b'\n', &mut line).await.map_err(gone)?;
+            // At its end, or where it was cut.
+            let Ok(Value::Object(mut answer)) = serde_json::from_slice(&line) else {
+                return Err(Trouble::Unavailable);
+            };
+            match answer.get("ok").and_then(Value::as_bool) {
+                Some(true) => {
+                    answer.remove("ok");
+                    answer.remove("id");
+                    return Ok((before, answer));
+                }
+                Some(false) => return Err(refusal(&answer)),
+                None => before.extend(answer.remove("event")),
+            }
+        }
+    }
+
+    /// Says these lines, and streams what comes back until all are answered; with a subscription among them until
+    /// the client goes or [`CONVERSE_TIME_MAX`].
+    ///
+    /// # Errors
+    /// [`Trouble`], as long as nothing was streamed.
+    pub async fn converse(&self, lines: Lines) -> Result<mpsc::Receiver<Bytes>, Trouble> {
+        let place = self.place()?;
+        let connected = tokio::time::timeout(ASK_TIME_MAX, UnixStream::connect(&self.socket));
+        let stream = match connected.await {
+            Ok(Ok(stream)) => stream,
+            _ => return Err(Trouble::Unavailable),
+        };
+        let (pieces, taken) = mpsc::channel(PIECES_WAITING_MAX);
+        let mut stopping = self.stopping.subscribe();
+        tokio::spawn(async move {
+            let relayed = relay(stream, lines, &pieces);
+            tokio::select! {
+                _ = tokio::time::timeout(CONVERSE_TIME_MAX, relayed) => {}
+                () = pieces.closed() => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            drop::<OwnedSemaphorePermit>(place);
+        });
+        Ok(taken)
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, Trouble> {
+        let place = self.places.clone().try_acquire_owned();
+        place.map_err(|_| Trouble::Busy)
+    }
+}
+
+async fn relay(stream: UnixStream, lines: Lines, pieces: &mpsc::Sender<Bytes>) {
+    let (mut reading, mut writing) = stream.into_split();
+    // Answers are taken while lines are still being sent: neither side waits for the other for ever.
+    let said = async {
+        let sent = writing.write_all(&lines.text).await;
+        if sent.is_ok() && lines.follows {
+            // The ledger ends a subscription with the last line that could come.
+            pieces.closed().await;
+        }
+        // Its other half, with answers that are under way, stays open.
+        let _ = writing.shutdown().await;
+    };
+    let heard = async {
+        loop {
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            match reading.read_buf(&mut piece).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            if pieces.send(piece.into()).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::pin!(said);
+    tokio::pin!(heard);
+    tokio::select! {
+        () = &mut heard => {}
+        () = &mut said => heard.await,
+    }
+}
+
+fn refusal(answer: &Map<String, Value>) -> Trouble {
+    let of = |name: &str| {
+        let text = answer.get("error").and_then(|e| e.get(name));
+        text.and_then(Value::as_str)
+            .unwrap_or("INTERNAL")
+            .to_owned()
+    };
+    Trouble::Refused {
+        code: of("code"),
+        reason: of("reason"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who() -> Who {
+        Who {
+            actor: "agent:a".to_owned(),
+            tenant_id: "t".to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_line_says_for_whom_it_is_and_nobody_says_it_himself() {
+        let body = b"{\"type\":\"ping\",\"id\":1}\n\n  {\"type\":\"query\"}\r\n";
+        let lines = Lines::of(&who(), body).unwrap();
+        assert_eq!((lines.count, lines.follows), (2, false));
+        let text = String::from_utf8(lines.text).unwrap();
+        for line in text.lines() {
+            let value: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(value["as"], json!({"actor": "agent:a", "tenant": "t"}));
+        }
+        for bad in [
+            &b""[..],
+            b"\n \n",
+            b"[]",
+            b"{\"type\":\"ping\"",
+            b"{\"as\":{\"actor\":\"agent:b\",\"tenant\":\"u\"}}",
+            b"{\"\\u0061s\":null}",
+            b"{\"a\":1,\"a\":2}",
+            b"{\"type\":\"\xff\"}",
+        ] {
+            let refused = Lines::of(&who(), bad).unwrap_err();
+            assert_eq!(refused.code(), "invalid_request", "{refused}");
+        }
+        let many = b"{}\n".repeat(LINES_MAX + 1);
+        assert!(Lines::of(&who(), &many).is_err());
+        assert!(
+            Lines::of(&who(), b"{\"type\":\"bus.subscribe\"}")
+                .unwrap()
+                .follows
+        );
+    }
+}
