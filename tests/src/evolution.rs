@@ -166,6 +166,18 @@ impl Proposer {
         self.answer().expect("an answer")
     }
 
+    /// Asks for the current generation so often; the code of the first refusal.
+    pub fn refusal_of(&self, questions: u32) -> Option<String> {
+        let mut buf = [0; 4096];
+        (0..questions).find_map(|_| {
+            ask(&self.socket, &EvolutionGet);
+            let (bytes, _) = hear(&self.socket, &mut buf);
+            let frame = Frame::open(&buf[..bytes]).expect("a frame");
+            let refused = frame.body::<wire::Refused<'_>>().ok()?;
+            Some(refused.code.to_owned())
+        })
+    }
+
     /// The current generation, by its sealed memory.
     pub fn current(&self) -> Current {
         ask(&self.socket, &EvolutionGet);

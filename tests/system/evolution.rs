@@ -51,6 +51,34 @@ fn until_event(process: &Process, kind: &str) -> String {
     }
 }
 
+/// Waits until the ledger's sums have so many of these verdicts, and each mutation a row with its tensor and id.
+fn until_told(process: &Process, wanted: &[(&str, u64)]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        // Five seconds may end anywhere between two mutations.
+        let told = process.json(&["ledger", "query", "--type", "mutations_judged"]);
+        let events = told["events"].as_array().expect("events").iter();
+        let payloads: Vec<&Value> = events.map(|event| &event["payload"]).collect();
+        let sum = |word: &str| -> u64 {
+            let of = payloads.iter().map(|p| &p["verdicts"][word]);
+            of.filter_map(Value::as_u64).sum()
+        };
+        if wanted.iter().all(|(word, count)| sum(word) == *count) {
+            let rows = payloads.iter().filter_map(|p| p["mutations"].as_array());
+            let rows: Vec<&Value> = rows.flatten().collect();
+            let protected = |row: &&&Value| row["verdict"] == "tensor_protected";
+            let row = rows.iter().find(protected).expect("a row of a refusal");
+            assert_eq!(
+                (&row["tensor"], &row["first_id"], &row["count"]),
+                (&"kernel.limits".into(), &2.into(), &1.into())
+            );
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {wanted:?}: {told}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
@@ -117,9 +145,17 @@ fn mutations_are_judged_shown_undone_and_there_again_after_a_kill() {
         event.contains("\"from\":2") && event.contains("\"to\":1"),
         "{event}"
     );
-    until_event(&process, "mutations_judged");
+    until_told(
+        &process,
+        &[("accepted", 2), ("old_hash_differs", 2), ("not_finite", 1)],
+    );
     let refused = process.ctl(&["mutations", "rollback", "99"]);
     assert_eq!(refused.status.code(), Some(1));
+
+    // Who asks without a pause is refused, and its ring goes on.
+    assert_eq!(proposer.refusal_of(2000).as_deref(), Some("QUOTA"));
+    let stale = proposer.propose(&good(&one, &two, 1)).verdict;
+    assert_eq!(stale, Verdict::GenerationStale);
 
     process.ok(&["signal", "cortex", "KILL"]);
     let again = Proposer::connect(process.run()).current();

@@ -15,7 +15,7 @@ pub mod fuzz;
 mod history;
 pub mod log;
 mod overlay;
-mod quota;
+pub(crate) mod quota;
 mod store;
 #[cfg(test)]
 mod tests;

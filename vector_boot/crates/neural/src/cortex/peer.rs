@@ -1,6 +1,7 @@
 //! One connection of `evolution.sock`: greeting, questions, and the ring that lives as long as it.
 
 use super::RINGS_MAX;
+use crate::evolution::quota::Quota;
 use crate::evolution::{Channel, Consumer, Engine, RollbackError};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
@@ -15,6 +16,9 @@ use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Questions are small.
 const PACKET_BYTES: usize = 4096;
+/// Generations a second that one connection is given, and two seconds' worth at once: more is no use, since the ring's
+/// header says when there is another, and each is a descriptor on its way.
+const GENERATIONS_A_SECOND: u64 = 32;
 /// Verdicts of one answer: what a socket's buffer surely takes.
 const LISTED_MAX: usize = 200;
 
@@ -41,6 +45,7 @@ pub(super) struct Peer {
     greeted: bool,
     since_ns: u64,
     bad_frames: u32,
+    generations: Quota,
 }
 
 const fn refused(code: &'static str, field: &'static str, limit: &'static str) -> Refused<'static> {
@@ -61,6 +66,7 @@ impl Peer {
             greeted: false,
             since_ns: sys::clock::monotonic_ns(),
             bad_frames: 0,
+            generations: Quota::new(GENERATIONS_A_SECOND),
         }
     }
 
@@ -175,6 +181,9 @@ impl Peer {
         sealed: Option<&Sealed>,
         rings: usize,
     ) -> Next {
+        if !self.generations.take(sys::clock::monotonic_ns(), 1) {
+            return self.refuse(id, &refused("QUOTA", "generations", "32 a second"));
+        }
         let Some((sealed, content)) = sealed else {
             return self.refuse(id, &refused("INTERNAL", "generation", "memory"));
         };

@@ -35,7 +35,7 @@ impl Blocks {
             T::BF16 => &[Bf16(0)],
             T::F64 => &[F64(0)],
             T::I8 | T::I16 | T::I32 | T::I64 => &[],
-            T::Q4_0 | T::Q5_0 | T::Q8_0 | T::IQ4_NL => &[F16(0)],
+            T::Q1_0 | T::Q2_0 | T::Q4_0 | T::Q5_0 | T::Q8_0 | T::IQ4_NL => &[F16(0)],
             T::Q4_1 | T::Q5_1 | T::Q8_1 | T::Q4_K | T::Q5_K => &[F16(0), F16(2)],
             T::Q2_K => &[F16(80), F16(82)],
             T::Q3_K => &[F16(108)],
@@ -47,7 +47,7 @@ impl Blocks {
             T::TQ1_0 => &[F16(52)],
             T::TQ2_0 => &[F16(64)],
             T::MXFP4 => &[E8M0(0)],
-            T::IQ1_M | T::NVFP4 | T::Q1_0 | T::Q2_0 => return None,
+            T::IQ1_M | T::NVFP4 => return None,
         };
         let bytes = usize::try_from(ggml_type.block_bytes()).ok()?;
         Some(Self { bytes, floats })
