@@ -7,6 +7,7 @@ mod crashes;
 mod dhcp;
 mod evolution;
 mod figures;
+mod fuzz;
 mod health;
 mod kills;
 mod library;
@@ -66,6 +67,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "library",
         "the shared library under valgrind, and a million calls of each kind: no invalid access, nothing kept",
         library::drill,
+    ),
+    (
+        "fuzz",
+        "every parser of hostile bytes under libFuzzer, a minute each (or as many seconds as the next word says)",
+        fuzz::drill,
     ),
     (
         "demo",

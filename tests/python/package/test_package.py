@@ -82,6 +82,11 @@ class Pixels(unittest.TestCase):
         self.assertEqual(library.neural_execute_pixels(program, 4), 0)
 
     def test_programs_and_refusals(self) -> None:
+        with vector_boot.Runtime(pixels=3), self.assertRaises(vector_boot.PixelError) as caught:
+            vector_boot.execute_pixels(HELLO)
+        self.assertEqual(caught.exception.reason, "limit")
+        with self.assertRaises(vector_boot.Error), vector_boot.Runtime(bytes=1 << 60):
+            self.fail("a budget above the most there is")
         with vector_boot.Runtime():
             self.assertEqual(vector_boot.execute_pixels(HELLO), b"Helellloo")
             self.assertEqual(vector_boot.execute_pixels(b"abc\xfa\xff\0"), b"abc")

@@ -431,6 +431,13 @@ pub fn fuzz_body(bytes: &[u8]) {
         let nan = entry.row.values.iter().any(|value| value.is_nan());
         assert!(nan || again == bytes);
         assert_eq!(Entry::decode(&again).map(|e| e.seq), Ok(entry.seq));
+        let pushed = Chain::default().push(&entry.row).encode();
+        let taken = Chain::default().check(&pushed);
+        assert_eq!(
+            taken.map(|e| e.encode()),
+            Ok(pushed),
+            "a row of its own chain"
+        );
     }
     let mut chain = Chain::default();
     if let Ok(entry) = chain.check(bytes) {

@@ -6,14 +6,16 @@
 use super::generation::Generation;
 use super::ring::SLOT_BYTES;
 use super::{Base, Engine, Now, Verdict};
+use std::sync::OnceLock;
 
 /// Judges `data` as a slot; what is shorter is filled up with zeros.
 ///
 /// # Panics
 /// Where a promise of the engine does not hold.
 pub fn slot_body(data: &[u8]) {
-    let system = crate::default_model();
-    let Ok(base) = Base::new(None, &system, None) else {
+    static SYSTEM: OnceLock<Vec<u8>> = OnceLock::new();
+    let system = SYSTEM.get_or_init(crate::default_model);
+    let Ok(base) = Base::new(None, system, None) else {
         unreachable!("the default model is made by this build");
     };
     let Ok(mut engine) = Engine::in_memory(base) else {

@@ -360,10 +360,12 @@ fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// # Panics
 /// Where that does not hold.
 pub fn fuzz_body(data: &[u8]) {
-    let (header, _) = header(&[7; 32]);
+    let (header, chain) = header(&[7; 32]);
     let mut log = header.to_vec();
     log.extend_from_slice(data);
-    for bytes in [data, &log[..]] {
+    let mut linked = log.clone();
+    link_again(&mut linked, chain);
+    for bytes in [data, &log, &linked] {
         let Ok(scan) = Scan::of(bytes, &[7; 32]) else {
             continue;
         };
@@ -378,5 +380,18 @@ pub fn fuzz_body(data: &[u8]) {
             })
         );
         assert!(path(&scan.places, scan.generation()).is_some());
+    }
+}
+
+/// Gives every record that can be read the chain value that it must have: random bytes would never come past the first.
+fn link_again(log: &mut [u8], Chain(mut before): Chain) {
+    let mut rest = log.get_mut(HEADER_BYTES..).unwrap_or_default();
+    while let Some(bytes) = Record::read(rest).map(|record| record_bytes(record.payload.len())) {
+        let Some((record, behind)) = rest.split_at_mut_checked(bytes) else {
+            return;
+        };
+        before = link(&before, record);
+        put(record, CHAIN_AT, &before);
+        rest = behind;
     }
 }
