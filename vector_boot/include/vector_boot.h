@@ -218,6 +218,14 @@ int64_t neural_metadata_keys(uint64_t handle,
 // Returns 1, or 0 if it cannot start.
 int32_t neural_init(void);
 
+// As [`neural_init`], with less for each pixel program: its pixels, the bytes that it moves, its multiply-adds. 0
+// stands for what `neural_init` gives, which is the most there is.
+//
+// Returns 1, or 0 if it cannot start, if a value is more than that, or if the runtime runs already within others.
+int32_t neural_init_within(uint64_t pixels,
+                           uint64_t bytes,
+                           uint64_t multiply_adds);
+
 // Ends the runtime. Results that were handed out stay the caller's, and open models stay open; a second call is
 // `NEURAL_STATE`.
 int32_t neural_cleanup(void);

@@ -114,6 +114,11 @@ impl Failure {
         )
     }
 
+    pub fn started_otherwise() -> Self {
+        let message = format_args!("the runtime runs already, within other budgets");
+        Self::new(Code::State, message)
+    }
+
     pub fn never_given(address: usize) -> Self {
         let message = format_args!("result {address:#x}: freed, or never handed out");
         Self::new(Code::Handle, message)

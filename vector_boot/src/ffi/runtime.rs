@@ -70,6 +70,8 @@ pub struct Runtime {
     /// The mutations of the default model.
     pub evolution: Mutex<Evolution>,
     registers: Mutex<Registers>,
+    /// What each program may cost.
+    budget: Budget,
     counts: Counts,
 }
 
@@ -132,19 +134,59 @@ impl Tensors for Seen {
 /// Returns 1, or 0 if it cannot start.
 #[unsafe(no_mangle)]
 pub extern "C" fn neural_init() -> i32 {
+    guarded(|| started(Budget::default()))
+}
+
+/// As [`neural_init`], with less for each pixel program: its pixels, the bytes that it moves, its multiply-adds. 0
+/// stands for what `neural_init` gives, which is the most there is.
+///
+/// Returns 1, or 0 if it cannot start, if a value is more than that, or if the runtime runs already within others.
+#[unsafe(no_mangle)]
+pub extern "C" fn neural_init_within(pixels: u64, bytes: u64, multiply_adds: u64) -> i32 {
     guarded(|| {
-        let mut place = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
-        if place.is_some() {
-            return Ok(1);
-        }
-        match Runtime::start() {
-            Ok(runtime) => {
-                *place = Some(Arc::new(runtime));
-                Ok(1)
+        let most = Budget::default();
+        let mut wanted = most;
+        for (name, given, most, place) in [
+            ("pixels", pixels, most.pixels, &mut wanted.pixels),
+            ("bytes", bytes, most.bytes, &mut wanted.bytes),
+            (
+                "multiply_adds",
+                multiply_adds,
+                most.multiply_adds,
+                &mut wanted.multiply_adds,
+            ),
+        ] {
+            if given > most {
+                let limit = format_args!("{given}; at most {most}").to_string();
+                return Ok(Failure::shape(name, &limit).tell(0));
             }
-            Err(failure) => Ok(failure.tell(0)),
+            if given > 0 {
+                *place = given;
+            }
         }
+        started(wanted)
     })
+}
+
+/// 1, or 0 with the reason kept.
+fn started(budget: Budget) -> Result<i32, Failure> {
+    let mut place = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(running) = place.as_ref() {
+        // Plain `neural_init` asks for a runtime, whatever its budget.
+        let fits = budget == running.budget || budget == Budget::default();
+        return Ok(if fits {
+            1
+        } else {
+            Failure::started_otherwise().tell(0)
+        });
+    }
+    match Runtime::start(budget) {
+        Ok(runtime) => {
+            *place = Some(Arc::new(runtime));
+            Ok(1)
+        }
+        Err(failure) => Ok(failure.tell(0)),
+    }
 }
 
 /// Ends the runtime. Results that were handed out stay the caller's, and open models stay open; a second call is
@@ -400,7 +442,7 @@ impl Seen {
 }
 
 impl Runtime {
-    fn start() -> Result<Self, Failure> {
+    fn start(budget: Budget) -> Result<Self, Failure> {
         let evolution = Evolution::new()?;
         let seen = Seen::of_default(&evolution.lock().unwrap_or_else(PoisonError::into_inner))?;
         Ok(Self {
@@ -408,6 +450,7 @@ impl Runtime {
             seen: RwLock::new(Arc::new(seen)),
             evolution,
             registers: Mutex::default(),
+            budget,
             counts: Counts::default(),
         })
     }
@@ -440,7 +483,7 @@ impl Runtime {
         LANE.with_borrow_mut(|lane| {
             let outcome = lane
                 .machine
-                .run(program, seen.as_ref(), &Budget::default())
+                .run(program, seen.as_ref(), &self.budget)
                 .map(|(_, spent)| spent);
             let counts = &self.counts;
             match outcome {

@@ -472,6 +472,30 @@ fn programs_results_and_misuse() {
 }
 
 #[test]
+fn programs_have_the_budget_that_the_runtime_began_with() {
+    let _alone = RUNTIME_TESTS.lock();
+    for (name, [pixels, bytes, multiply_adds]) in [
+        ("pixels", [1 << 40, 0, 0]),
+        ("bytes", [0, u64::MAX, 0]),
+        ("multiply_adds", [0, 0, (1 << 31) + 1]),
+    ] {
+        assert_eq!(neural_init_within(pixels, bytes, multiply_adds), 0);
+        assert!(message().starts_with(name), "{}", message());
+    }
+    assert_eq!(neural_init_within(3, 0, 0), 1);
+    assert_eq!(execute(&HELLO), -3);
+    assert_eq!(execute(&HELLO[..2]), -1);
+    // It lasts: a plain start changes nothing, one with another budget is refused.
+    assert_eq!((neural_init(), neural_init_within(3, 0, 0)), (1, 1));
+    assert_eq!((execute(&HELLO), neural_init_within(4, 0, 0)), (-3, 0));
+    assert_eq!(neural_cleanup(), 0);
+    assert_eq!((neural_init_within(4, 9, 0), execute(&HELLO)), (1, 1));
+    assert_eq!(neural_cleanup(), 0);
+    assert_eq!((neural_init_within(0, 8, 0), execute(&HELLO)), (1, -3));
+    assert_eq!(neural_cleanup(), 0);
+}
+
+#[test]
 fn programs_see_the_chosen_model() {
     let _alone = RUNTIME_TESTS.lock();
     let site = Site::new();

@@ -116,6 +116,7 @@ def _load() -> ctypes.CDLL:
         ("metadata", i64, [u64, text, at, size]),
         ("metadata_keys", i64, [u64, at, size]),
         ("init", i32, []),
+        ("init_within", i32, [u64, u64, u64]),
         ("cleanup", i32, []),
         ("use_model", i32, [u64]),
         ("execute_pixels", i32, [at, size]),

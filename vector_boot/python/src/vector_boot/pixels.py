@@ -73,10 +73,16 @@ def stats() -> Stats:
 
 
 class Runtime:
-    """The runtime of this process for the length of a `with`: neural_init, and neural_cleanup at its end."""
+    """The runtime of this process for the length of a `with`: neural_init, and neural_cleanup at its end.
+
+    `pixels`, `bytes` and `multiply_adds` bound each program; 0 is the most there is (docs/pixels.md).
+    """
+
+    def __init__(self, *, pixels: int = 0, bytes: int = 0, multiply_adds: int = 0) -> None:
+        self._budget = (pixels, bytes, multiply_adds)
 
     def __enter__(self) -> Runtime:
-        if lib.neural_init() != 1:
+        if lib.neural_init_within(*self._budget) != 1:
             raise Error(last_error(), STATE)
         return self
 
