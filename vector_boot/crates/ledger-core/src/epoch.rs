@@ -254,19 +254,26 @@ pub struct Gathered {
 pub const SUMMARY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Gathered {
+    /// Another event came between: what was met so far is no summary.
+    pub fn interrupt(&mut self) {
+        if self.pieces > 0 {
+            *self = Self::default();
+        }
+    }
+
     /// Takes the next event in; gives the whole summary with its last piece.
     pub fn take(&mut self, event: &Body<'_>) -> Option<Vec<u8>> {
         let Some(piece) = SummaryPiece::of(event) else {
-            *self = Self::default();
+            self.interrupt();
             return None;
         };
         if piece.index == 0 {
-            *self = Self::default();
+            self.interrupt();
         }
         if piece.index != self.pieces
             || self.bytes.len().saturating_add(piece.bytes.len()) > SUMMARY_BYTES_MAX
         {
-            *self = Self::default();
+            self.interrupt();
             return None;
         }
         self.pieces = self.pieces.saturating_add(1);

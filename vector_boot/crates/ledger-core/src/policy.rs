@@ -1,9 +1,10 @@
 //! Rules and grants: who may do what, as a fold over the log.
 
 use crate::Body;
+use serde::{Deserialize, Serialize};
 
 /// The policy as the log says it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// The event that changed it last, 0 for none.
     revision: u64,

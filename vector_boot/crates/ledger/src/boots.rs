@@ -4,14 +4,18 @@
 //! of them and the first of another boot counts to it. Start with [`Boots::ended_before`].
 
 use ledger_core::Origin;
+use serde::{Deserialize, Serialize};
 
 /// Producer of PID 1's events.
 const INIT: u32 = 0;
 /// The event with which an orderly end begins.
 const STOPPING: &str = "machine_stopping";
 
+/// The name of [`Boots`] in a summary.
+pub const SECTION: &str = "boots";
+
 /// What the log says of one boot's end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Which boot.
     pub boot_id: [u8; 16],
@@ -55,7 +59,7 @@ pub fn is_end(origin: Option<Origin>, event_type: &str) -> bool {
 }
 
 /// The two newest boots of a log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boots {
     newest: Option<Ended>,
     before: Option<Ended>,
@@ -94,6 +98,18 @@ impl Boots {
             };
             payload.clone_into(&mut newest.stopping);
             event.actor.clone_into(&mut newest.stopping_actor);
+        }
+    }
+
+    /// Adds what is known of older boots, whose events a compaction dropped.
+    pub fn add_older(&mut self, older: Self) {
+        match &self.newest {
+            None => *self = older,
+            Some(newest) if self.before.is_none() => {
+                let other = |boot: &Ended| boot.boot_id != newest.boot_id;
+                self.before = older.newest.filter(other).or(older.before.filter(other));
+            }
+            Some(_) => {}
         }
     }
 

@@ -5,6 +5,8 @@
 //! group frame is durable, and nobody who reads or listens slowly can hold the thread up: answers
 //! are handed to callbacks that must not block.
 
+mod upkeep;
+
 use crate::boots::Boots;
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
@@ -18,11 +20,13 @@ use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+pub use upkeep::{Answer, Done, Keep, Order};
 
 /// Requests that may wait; beyond, the connections' threads wait.
 const QUEUE_MAX: usize = 1024;
@@ -131,6 +135,7 @@ impl Job {
 
 enum Message {
     Job(Job),
+    Order(Order, Answer),
     Stop,
 }
 
@@ -143,8 +148,14 @@ pub struct Standing {
     pub chain: Hash,
     /// Root of the tree there.
     pub root: Hash,
-    /// Where the last group ends in the log.
+    /// Where the last group ends in the log; its offsets never repeat.
     pub end: u64,
+    /// First event that is kept; those before it were dropped by a compaction.
+    pub first_id: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// Bytes of the segments that are kept.
+    pub used: u64,
     /// Why nothing more is taken, if so.
     pub stopped: Option<Stopped>,
     /// Groups made durable since the start.
@@ -202,6 +213,8 @@ impl Committer {
     ) -> Result<(Self, Recovery), OpenError> {
         let mut fold = Fold::kept_in(index_folder);
         let (log, recovery) = Log::open(device, birth, &mut |found| fold.found(&found))?;
+        // A compaction that was cut short is finished behind the scan.
+        fold.index.forget_before(log.first().id + 1);
         let index = Arc::new(Mutex::new(fold.index));
         let shared = Arc::new(Shared {
             device: log.device().clone(),
@@ -226,6 +239,8 @@ impl Committer {
             dedupe: fold.dedupe,
             shared,
             groups: 0,
+            orders: VecDeque::new(),
+            tried: None,
         };
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
@@ -361,6 +376,26 @@ impl Ledger {
         }
     }
 
+    /// Has an epoch begun or old segments dropped, between two groups. Waits while the queue is full.
+    pub fn order(&self, order: Order, answer: Answer) {
+        if let Err(unsent) = self.sender.send(Message::Order(order, answer))
+            && let Message::Order(_, answer) = unsent.into_inner()
+        {
+            answer(Err(Refusal::closing()));
+        }
+    }
+
+    /// As [`Self::order`], and waits for the outcome.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn order_wait(&self, order: Order) -> Result<Done, Refusal> {
+        let (sender, receiver) = bounded(1);
+        // The receiver waits below.
+        self.order(order, Box::new(move |done| drop(sender.send(done))));
+        receiver.recv().unwrap_or_else(|_| Err(Refusal::closing()))
+    }
+
     /// Appends and waits.
     ///
     /// # Errors
@@ -477,6 +512,9 @@ fn standing_of(log: &Log, groups: u64) -> Standing {
         chain: log.head().chain,
         root: log.head().tree.root(),
         end: log.end(),
+        first_id: log.first().id + 1,
+        epoch: log.epoch().0,
+        used: log.used(),
         stopped: log.stopped().cloned(),
         groups,
         closing: false,
@@ -489,6 +527,10 @@ struct Writer {
     dedupe: Dedupe,
     shared: Arc<Shared>,
     groups: u64,
+    /// What was asked for while a group was filled.
+    orders: VecDeque<(Order, Answer)>,
+    /// The segment in which room was made, or was found not to be had.
+    tried: Option<u32>,
 }
 
 /// One request inside a group.
@@ -523,6 +565,7 @@ struct Added {
 
 impl Writer {
     fn run(&mut self, receiver: &Receiver<Message>) {
+        self.finish_epoch();
         // A job that did not fit the last group begins the next.
         let mut next: Option<Job> = None;
         let mut stopping = false;
@@ -531,14 +574,29 @@ impl Writer {
                 Some(job) => job,
                 None => match receiver.recv() {
                     Ok(Message::Job(job)) => job,
+                    Ok(Message::Order(order, answer)) => {
+                        answer(self.obey(order));
+                        continue;
+                    }
                     Ok(Message::Stop) | Err(_) => break,
                 },
             };
             self.group(first, receiver, &mut next, &mut stopping);
+            // A decision that waits for its place must not have anything placed before it.
+            if next.is_none() {
+                self.make_room();
+                while let Some((order, answer)) = self.orders.pop_front() {
+                    answer(self.obey(order));
+                }
+            }
         }
         // Those who sent behind the stop are answered, not dropped.
-        while let Ok(Message::Job(job)) = receiver.try_recv() {
-            job.refuse(Refusal::closing());
+        while let Ok(message) = receiver.try_recv() {
+            match message {
+                Message::Job(job) => job.refuse(Refusal::closing()),
+                Message::Order(_, answer) => answer(Err(Refusal::closing())),
+                Message::Stop => {}
+            }
         }
         self.publish(true);
     }
@@ -560,20 +618,9 @@ impl Writer {
             match self.place(&mut group, job, &mut added) {
                 Ok(done) => placed.push(done),
                 Err(unfit) if added.is_empty() => {
-                    // It does not fit what is left of the segment.
-                    match self.log.next_segment() {
-                        Ok(()) => {
-                            group = self.log.group();
-                            match self.place(&mut group, unfit.into_job(bytes), &mut added) {
-                                Ok(done) => placed.push(done),
-                                Err(unfit) => placed.push(self.too_large(unfit)),
-                            }
-                        }
-                        Err(stopped) => placed.push(Placed {
-                            reply: unfit.reply,
-                            outcome: Err((&stopped).into()),
-                        }),
-                    }
+                    let more;
+                    (group, more) = self.in_next_segment(unfit, bytes, &mut added);
+                    placed.extend(more);
                 }
                 Err(unfit) => {
                     *next = Some(unfit.into_job(bytes));
@@ -586,6 +633,10 @@ impl Writer {
             }
             job = match receiver.try_recv() {
                 Ok(Message::Job(job)) => job,
+                Ok(Message::Order(order, answer)) => {
+                    self.orders.push_back((order, answer));
+                    break;
+                }
                 Ok(Message::Stop) => {
                     *stopping = true;
                     break;
@@ -594,6 +645,39 @@ impl Writer {
             };
         }
         self.finish(group, placed, added, released);
+    }
+
+    /// Places what does not fit the rest of the segment in the next one, unless it would not fit
+    /// there either.
+    fn in_next_segment(
+        &mut self,
+        unfit: Unfit,
+        bytes: usize,
+        added: &mut Vec<Added>,
+    ) -> (GroupBuilder, Vec<Placed>) {
+        let mut widest = self.log.widest_group();
+        let fits = unfit
+            .drafts
+            .iter()
+            .all(|d| widest.push(&d.body(0)).is_some());
+        if !fits {
+            return (self.log.group(), vec![self.too_large(unfit)]);
+        }
+        let placed = match self.log.next_segment() {
+            Ok(()) => {
+                let mut group = self.log.group();
+                let placed = match self.place(&mut group, unfit.into_job(bytes), added) {
+                    Ok(placed) => placed,
+                    Err(unfit) => self.too_large(unfit),
+                };
+                return (group, vec![placed]);
+            }
+            Err(stopped) => Placed {
+                reply: unfit.reply,
+                outcome: Err((&stopped).into()),
+            },
+        };
+        (self.log.group(), vec![placed])
     }
 
     fn too_large(&self, unfit: Unfit) -> Placed {
@@ -692,6 +776,7 @@ impl Writer {
                 }
             }
         }
+        self.may_take(draft)?;
         let wall_ns = clock::wall_ns();
         let ulid = draft
             .ulid

@@ -3,15 +3,24 @@
 //! A fold over the log, so that it survives a restart. Bounded: the latest sequences of the latest
 //! producers.
 
+use crate::planes::Summary;
 use ledger_core::{Hash, Origin};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Pairs of boot and producer remembered: some boots back, with every role in each.
 const PRODUCERS_MAX: usize = 64;
 /// Sequences remembered of each: PID 1's outbox holds 256 events.
 const SEQUENCES_MAX: usize = 512;
+/// Producers of which a summary has every sequence; of the others, how far they came.
+const PRODUCERS_WHOLE: usize = 8;
+/// Its name in a summary.
+const SECTION: &str = "dedupe";
 
-#[derive(Default)]
+/// Boot and producer.
+type Key = ([u8; 16], u32);
+
+#[derive(Default, Serialize, Deserialize)]
 struct Producer {
     used: u64,
     /// Every sequence up to here was forgotten.
@@ -22,7 +31,7 @@ struct Producer {
 /// The latest origins.
 #[derive(Default)]
 pub struct Dedupe {
-    producers: BTreeMap<([u8; 16], u32), Producer>,
+    producers: BTreeMap<Key, Producer>,
     used: u64,
 }
 
@@ -72,6 +81,49 @@ impl Dedupe {
             && let Some((sequence, _)) = producer.known.pop_first()
         {
             producer.forgotten = sequence;
+        }
+    }
+}
+
+impl Dedupe {
+    /// Writes down what a rebuild needs that does not read the events so far.
+    pub fn summary(&self, summary: &mut Summary) {
+        let mut by_age: Vec<_> = self.producers.iter().collect();
+        by_age.sort_by_key(|(_, p)| std::cmp::Reverse(p.used));
+        let short = |(n, (key, p)): (usize, (&Key, &Producer))| {
+            let known: BTreeMap<_, _> = match n < PRODUCERS_WHOLE {
+                true => p.known.clone(),
+                false => BTreeMap::new(),
+            };
+            let last = p
+                .known
+                .last_key_value()
+                .map_or(0, |(sequence, _)| *sequence);
+            let forgotten = match n < PRODUCERS_WHOLE {
+                true => p.forgotten,
+                false => p.forgotten.max(last),
+            };
+            let used = p.used;
+            (
+                *key,
+                Producer {
+                    used,
+                    forgotten,
+                    known,
+                },
+            )
+        };
+        let state: BTreeMap<Key, Producer> = by_age.into_iter().enumerate().map(short).collect();
+        summary.put(SECTION, &state);
+    }
+
+    /// Takes the state from a summary.
+    pub fn restore(&mut self, summary: &Summary) {
+        let mut state = BTreeMap::new();
+        summary.take(SECTION, &mut state);
+        if !state.is_empty() {
+            self.used = state.values().map(|p: &Producer| p.used).max().unwrap_or(0);
+            self.producers = state;
         }
     }
 }

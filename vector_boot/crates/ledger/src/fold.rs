@@ -3,9 +3,9 @@
 use crate::boots::{self, Boots, Seen};
 use crate::dedupe::Dedupe;
 use crate::index::{self, DIMENSIONS, Index, Posted};
-use crate::planes::Planes;
+use crate::planes::{Planes, Summary};
 use crate::scan::Found;
-use ledger_core::{Body, Hash, Origin};
+use ledger_core::{Body, Gathered, Hash, Origin};
 use std::path::Path;
 
 /// What recovery folds the log into. Events count once their group has ended.
@@ -21,6 +21,8 @@ pub struct Fold {
     pub boots: Boots,
     /// The state machines over the log.
     pub planes: Planes,
+    /// A summary whose pieces are being met.
+    summary: Gathered,
     pending: Vec<Pending>,
 }
 
@@ -79,7 +81,7 @@ impl Fold {
                 causation_id: body.causation_id,
             }),
             Found::Group { .. } => {
-                for event in self.pending.drain(..) {
+                for event in std::mem::take(&mut self.pending) {
                     let values = event.values.each_ref().map(String::as_str);
                     self.last_wall_ns = event.wall_ns;
                     let [_, actor, _, event_type, _] = values;
@@ -93,8 +95,14 @@ impl Fold {
                         payload: &event.payload,
                     });
                     self.planes.through = event.id;
-                    if let Some(body) = event.body.as_deref().and_then(Body::decode) {
-                        self.planes.apply(event.id, &body);
+                    match event.body.as_deref().and_then(Body::decode) {
+                        Some(body) => {
+                            self.planes.apply(event.id, &body);
+                            if let Some(whole) = self.summary.take(&body) {
+                                self.restore(&whole);
+                            }
+                        }
+                        None => self.summary.interrupt(),
                     }
                     self.index.add(&Posted {
                         id: event.id,
@@ -109,6 +117,18 @@ impl Fold {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes the state from a summary: it stands for all events before it, of which some may not have
+    /// been read.
+    fn restore(&mut self, whole: &[u8]) {
+        if let Some(summary) = Summary::decode(whole) {
+            self.planes.restore(&summary);
+            self.dedupe.restore(&summary);
+            let mut older = Boots::default();
+            summary.take(boots::SECTION, &mut older);
+            self.boots.add_older(older);
         }
     }
 }

@@ -133,7 +133,7 @@ impl Caller {
     /// # Errors
     /// `QUOTA`.
     pub fn may_fill(&self, ledger: &Ledger) -> Result<(), Refusal> {
-        may_fill(self.is_tenant(), ledger.standing().end, ledger.room())
+        may_fill(self.is_tenant(), ledger.standing().used, ledger.room())
     }
 }
 
@@ -242,19 +242,19 @@ pub fn may_write(event_type: &str) -> Result<(), Refusal> {
 /// which the gateway does nothing.
 const USERS_PERCENT: u64 = 75;
 
-/// Checks that the log may become longer for a tenant, if it is one who asks; of the log `end` of `room`
+/// Checks that the log may become longer for a tenant, if it is one who asks; of the log `used` of `room`
 /// bytes are used.
 ///
 /// # Errors
 /// `QUOTA`.
-pub fn may_fill(user: bool, end: u64, room: u64) -> Result<(), Refusal> {
+pub fn may_fill(user: bool, used: u64, room: u64) -> Result<(), Refusal> {
     // In this order, since the room of a file that may grow is nearly all numbers.
-    let full = end / USERS_PERCENT >= room / 100;
+    let full = used / USERS_PERCENT >= room / 100;
     if !user || !full {
         return Ok(());
     }
     let limit = format!("{USERS_PERCENT} % of {room} bytes are for users' services");
-    Err(Refusal::new("QUOTA", "log", &end.to_string(), &limit))
+    Err(Refusal::new("QUOTA", "log", &used.to_string(), &limit))
 }
 
 #[cfg(test)]

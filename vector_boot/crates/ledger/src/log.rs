@@ -465,13 +465,48 @@ impl Log {
         Ok(true)
     }
 
-    /// The segment with which the newest bytes of the log begin, whose sum with the current one is
-    /// at least `keep`: what lies before may be dropped by that measure.
+    /// The first segment that must be kept for the newest `bytes` of the log to be.
     #[must_use]
-    pub fn keeping(&self, keep: u64) -> u32 {
-        let spare = self.used().saturating_sub(keep) / self.superblock.segment_bytes;
+    pub fn keeping(&self, bytes: u64) -> u32 {
+        let spare = self.used().saturating_sub(bytes) / self.superblock.segment_bytes;
         let spare = u32::try_from(spare).unwrap_or(u32::MAX);
         self.superblock.first_segment.saturating_add(spare)
+    }
+
+    /// The segment that an event lies in, by the headers; the first one kept for events before it.
+    ///
+    /// # Errors
+    /// As the device's.
+    pub fn segment_of_event(&self, id: u64) -> io::Result<u32> {
+        let mut segment = self.segment;
+        while segment > self.superblock.first_segment
+            && self
+                .header(segment)?
+                .is_none_or(|h| h.first_event_id() > id)
+        {
+            segment -= 1;
+        }
+        Ok(segment)
+    }
+
+    /// Segments that may still be begun.
+    #[must_use]
+    pub fn segments_free(&self) -> u32 {
+        self.superblock
+            .segments_end()
+            .saturating_sub(self.segment + 1)
+    }
+
+    /// Bytes that a segment has for groups.
+    #[must_use]
+    pub fn segment_room(&self) -> u64 {
+        self.superblock.segment_bytes - SEGMENT_HEADER_BYTES as u64
+    }
+
+    /// Bytes that the current segment has left.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.superblock.segment_bytes - self.offset
     }
 
     /// Bytes from the first segment kept to the log's end.

@@ -4,14 +4,18 @@
 //! The committer alone changes them: it applies every event in the order of ids as it places it in a
 //! group, so a decision sees what was placed before it in the same group. At the start they are
 //! rebuilt from the scan that recovery does anyway. A new plane is a field here, a line in
-//! [`Planes::wants`] and a line in [`Planes::apply`].
+//! [`Planes::wants`], in [`Planes::apply`], in [`Planes::summary`] and in [`Planes::restore`]; its state
+//! is serialisable, with its maps in order.
 //!
 //! After a failed sync they are ahead of the log for good; `Ledger::planes` then answers READ_ONLY,
 //! until the process starts anew.
 
 use crate::committer::Draft;
-use ledger_core::Body;
 use ledger_core::policy::Policy;
+use ledger_core::{Body, SUMMARY};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// All planes.
 #[derive(Default)]
@@ -56,12 +60,60 @@ impl Planes {
     /// Whether any plane looks at events of this type: a scan keeps the bodies of those alone.
     #[must_use]
     pub fn wants(event_type: &str) -> bool {
-        Policy::wants(event_type)
+        event_type == SUMMARY || Policy::wants(event_type)
+    }
+
+    /// Writes the state down, for a log that no longer has the events that led to it.
+    pub fn summary(&self, summary: &mut Summary) {
+        summary.put("policy", &self.policy);
+    }
+
+    /// Takes the state from a summary; a plane that it says nothing of stays as it is.
+    pub fn restore(&mut self, summary: &Summary) {
+        summary.take("policy", &mut self.policy);
     }
 
     /// Takes the next event in: total, and in order of ids.
     pub fn apply(&mut self, id: u64, body: &Body<'_>) {
         self.through = id;
         self.policy.apply(id, body);
+    }
+}
+
+/// The state of planes by their names: what a compaction writes down before it drops events.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Summary(BTreeMap<String, Vec<u8>>);
+
+impl Summary {
+    /// Writes one plane's state down.
+    pub fn put<T: Serialize>(&mut self, name: &str, state: &T) {
+        // Plain data of ours in memory: nothing that could fail.
+        let bytes = postcard::to_allocvec(state).unwrap_or_default();
+        self.0.insert(name.to_owned(), bytes);
+    }
+
+    /// Takes one plane's state back, if it is there and is whole.
+    pub fn take<T: DeserializeOwned>(&self, name: &str, state: &mut T) {
+        if let Some(bytes) = self.0.get(name)
+            && let Ok((found, [])) = postcard::take_from_bytes(bytes)
+        {
+            *state = found;
+        }
+    }
+
+    /// Its bytes: the same for the same state.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // As above.
+        postcard::to_allocvec(&self.0).unwrap_or_default()
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((sections, [])) => Some(Self(sections)),
+            _ => None,
+        }
     }
 }

@@ -189,7 +189,7 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
         return question;
     }
     let user = matches!(role, Role::User(_) | Role::Stranger(_));
-    match identity::may_fill(user, ledger.standing().end, ledger.room()) {
+    match identity::may_fill(user, ledger.standing().used, ledger.room()) {
         Ok(()) => question,
         Err(refusal) => Question::Refused(refusal),
     }

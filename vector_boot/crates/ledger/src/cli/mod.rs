@@ -5,6 +5,7 @@
 
 mod append;
 mod doctor;
+mod epoch;
 mod peer;
 mod query;
 mod snapshot;
@@ -55,6 +56,10 @@ enum Command {
     Verify(verify::Words),
     /// Prints how the log is.
     Doctor(doctor::Words),
+    /// Begins an epoch: an anchor, and a segment of its own.
+    Epoch(epoch::Words),
+    /// Drops the oldest segments, none of the current epoch.
+    Compact(epoch::CompactWords),
 }
 
 impl Command {
@@ -65,6 +70,8 @@ impl Command {
             Self::Tail(words) => words.run(place),
             Self::Verify(words) => words.run(place),
             Self::Doctor(words) => words.run(place),
+            Self::Epoch(words) => words.run(place),
+            Self::Compact(words) => words.run(place),
         }
     }
 }

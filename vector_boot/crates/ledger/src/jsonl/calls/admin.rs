@@ -38,12 +38,14 @@ fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
     let superblock = ledger.superblock();
     let standing_now = ledger.standing();
     let room = ledger.room();
-    let percent = standing_now.end.saturating_mul(100) / room.max(1);
+    let percent = standing_now.used.saturating_mul(100) / room.max(1);
     let mut all = standing(call);
     all.extend([
-        ("bytes_used", standing_now.end.into()),
+        ("bytes_used", standing_now.used.into()),
         ("bytes_max", room.into()),
         ("percent_used", percent.into()),
+        ("epoch", standing_now.epoch.into()),
+        ("first_event_id", standing_now.first_id.into()),
         ("segment_bytes", superblock.segment_bytes.into()),
         ("created_wall_ns", superblock.created_wall_ns.into()),
         ("wall_ns", clock::wall_ns().into()),

@@ -1,8 +1,42 @@
-//! Epochs and compaction.
+//! `epoch.new`, `compact`: epochs and compaction, for who runs the machine.
 
-use super::Handler;
+use super::{Call, Handler};
+use crate::committer::{Keep, Order};
+use crate::refusal::Refusal;
+use wire::Role;
 
 /// The handler of a call of this family.
-pub fn find(_kind: &str) -> Option<Handler> {
-    None
+pub fn find(kind: &str) -> Option<Handler> {
+    match kind {
+        "epoch.new" => Some(epoch_new),
+        "compact" => Some(compact),
+        _ => None,
+    }
+}
+
+fn epoch_new(call: &Call<'_>) -> Result<(), Refusal> {
+    order(call, Order::Epoch)
+}
+
+fn compact(call: &Call<'_>) -> Result<(), Refusal> {
+    let keep = Keep {
+        bytes: call.optional_number("keep_bytes")?,
+        events: call.optional_number("keep_events")?,
+    };
+    order(call, Order::Compact(keep))
+}
+
+fn order(call: &Call<'_>, order: Order) -> Result<(), Refusal> {
+    let role = call.caller.role;
+    if call.caller.is_tenant() || !matches!(role, Role::Operator | Role::Console) {
+        let limit = "for the operator and the console";
+        return Err(Refusal::new("POLICY_DENY", "type", "", limit));
+    }
+    call.ack();
+    let later = call.later();
+    call.ledger().order(
+        order,
+        Box::new(move |done| later.end(done.map(|done| done.members()))),
+    );
+    Ok(())
 }

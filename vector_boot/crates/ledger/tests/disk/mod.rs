@@ -1,0 +1,178 @@
+//! A model of a disk: what was not synced when the power went may be there, or not, or in part.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use ledger::device::Device;
+use ledger_core::{SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// What the disk writes whole, but for a cut of the power.
+pub const SECTOR: usize = 512;
+
+/// Reproducible choices: a linear congruential sequence.
+pub struct Chance(pub u64);
+
+impl Chance {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n.max(1)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    durable: Vec<u8>,
+    /// Every content that an unsynced sector had, in order.
+    unsynced: BTreeMap<usize, Vec<[u8; SECTOR]>>,
+    /// Writes and syncs until the power goes.
+    left: Option<u64>,
+    fail_next_sync: bool,
+    syncs: u64,
+}
+
+/// A disk; clones are the same one.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<State>>);
+
+impl Disk {
+    /// Zeros, with room for so many of the smallest segments.
+    pub fn new(segments: u64) -> Self {
+        let bytes = SEGMENTS_OFFSET + segments * SEGMENT_BYTES_MIN;
+        Self(Arc::new(Mutex::new(State {
+            durable: vec![0; usize::try_from(bytes).unwrap()],
+            ..State::default()
+        })))
+    }
+
+    /// The power comes back: each unsynced sector holds what it held, or any of its contents, or the
+    /// beginning of one with the rest of another.
+    pub fn after_cut(&self, chance: &mut Chance) -> Self {
+        let mut state = self.0.lock().unwrap();
+        let unsynced = std::mem::take(&mut state.unsynced);
+        for (n, contents) in unsynced {
+            let at = n * SECTOR;
+            let old: [u8; SECTOR] = state.durable[at..at + SECTOR].try_into().unwrap();
+            let pick = |chance: &mut Chance| {
+                let k = usize::try_from(chance.below(contents.len() as u64 + 1)).unwrap();
+                contents.get(k).copied().unwrap_or(old)
+            };
+            let mut new = pick(chance);
+            if chance.below(4) == 0 {
+                let cut = usize::try_from(chance.below(SECTOR as u64)).unwrap();
+                new[cut..].copy_from_slice(&old[cut..]);
+            }
+            state.durable[at..at + SECTOR].copy_from_slice(&new);
+        }
+        Self(Arc::new(Mutex::new(State {
+            durable: state.durable.clone(),
+            ..State::default()
+        })))
+    }
+
+    /// The power goes after so many writes and syncs.
+    pub fn cut_after(&self, operations: u64) {
+        self.0.lock().unwrap().left = Some(operations);
+    }
+
+    /// The next sync fails, and what it should have kept is lost.
+    pub fn fail_next_sync(&self) {
+        self.0.lock().unwrap().fail_next_sync = true;
+    }
+
+    /// Syncs so far.
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().unwrap().syncs
+    }
+
+    /// Turns one bit over.
+    pub fn flip(&self, at: u64) {
+        self.0.lock().unwrap().durable[usize::try_from(at).unwrap()] ^= 4;
+    }
+}
+
+impl State {
+    fn power(&mut self) -> io::Result<()> {
+        match &mut self.left {
+            Some(0) => Err(io::Error::other("no power")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn now(&self, sector: usize) -> [u8; SECTOR] {
+        let at = sector * SECTOR;
+        match self.unsynced.get(&sector).and_then(|c| c.last()) {
+            Some(content) => *content,
+            None => self.durable[at..at + SECTOR].try_into().unwrap(),
+        }
+    }
+}
+
+impl Device for Disk {
+    fn capacity(&self) -> u64 {
+        self.0.lock().unwrap().durable.len() as u64
+    }
+    fn sector_bytes(&self) -> u32 {
+        SECTOR as u32
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let state = self.0.lock().unwrap();
+        let offset = usize::try_from(offset).unwrap();
+        let durable = state.durable.get(offset..offset + buf.len());
+        buf.copy_from_slice(durable.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let end = (offset + buf.len()).div_ceil(SECTOR);
+        for (n, contents) in state.unsynced.range(offset / SECTOR..end) {
+            for (k, byte) in contents.last().unwrap().iter().enumerate() {
+                if let Some(at) = (n * SECTOR + k).checked_sub(offset)
+                    && at < buf.len()
+                {
+                    buf[at] = *byte;
+                }
+            }
+        }
+        Ok(())
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        assert_eq!(offset % SECTOR as u64, 0, "writes are whole sectors");
+        assert_eq!(bytes.len() % SECTOR, 0, "writes are whole sectors");
+        let power = state.power();
+        for (n, sector) in bytes.chunks_exact(SECTOR).enumerate() {
+            let at = usize::try_from(offset).unwrap() / SECTOR + n;
+            assert!(
+                (at + 1) * SECTOR <= state.durable.len(),
+                "write past the device"
+            );
+            let sector: [u8; SECTOR] = sector.try_into().unwrap();
+            if state.now(at) != sector {
+                // The write that the power left under way may have arrived, too.
+                state.unsynced.entry(at).or_default().push(sector);
+            }
+        }
+        power
+    }
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.power()?;
+        state.syncs += 1;
+        if std::mem::take(&mut state.fail_next_sync) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for (n, contents) in std::mem::take(&mut state.unsynced) {
+            let at = n * SECTOR;
+            state.durable[at..at + SECTOR].copy_from_slice(contents.last().unwrap());
+        }
+        Ok(())
+    }
+    fn locate(&self, offset: u64) -> String {
+        format!("model at byte {offset}")
+    }
+}
