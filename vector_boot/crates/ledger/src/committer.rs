@@ -16,6 +16,8 @@ use crate::index::{self, Index, Posted};
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
 use crate::metrics::Metrics;
 use crate::planes::{Decision, Moment, Planes};
+use crate::proofs::Proofs;
+use crate::proofs::leaves::Leaves;
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
@@ -178,6 +180,9 @@ struct Shared {
     queued: Mutex<usize>,
     drained: Condvar,
     metrics: Metrics,
+    /// To the tree's tiles, behind durability.
+    leaves: Leaves,
+    proofs: Mutex<Option<Proofs>>,
 }
 
 /// A running ledger: append, look, wait.
@@ -228,6 +233,8 @@ impl Committer {
             queued: Mutex::new(0),
             drained: Condvar::new(),
             metrics: Metrics::default(),
+            leaves: Leaves::default(),
+            proofs: Mutex::default(),
         });
         let (sender, receiver) = bounded(QUEUE_MAX);
         let ledger = Ledger {
@@ -466,6 +473,24 @@ impl Ledger {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// Durable leaves, for the tree's tiles.
+    pub(crate) fn leaves(&self) -> &Leaves {
+        &self.shared.leaves
+    }
+
+    /// Who makes proofs; none before the service is ready, and none once it ends.
+    #[must_use]
+    pub fn proofs(&self) -> Option<Proofs> {
+        let proofs = self.shared.proofs.lock();
+        proofs.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says who makes proofs, who holds the ledger in turn: `None` lets both go.
+    pub(crate) fn set_proofs(&self, proofs: Option<Proofs>) {
+        let held = self.shared.proofs.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = proofs;
     }
 
     /// The index.
@@ -846,6 +871,11 @@ impl Writer {
                             .add(origin, event.committed.id, &event.committed.chain);
                     }
                 }
+                drop(index);
+                // Leaves count from 0.
+                let first = added.first().map_or(0, |a| a.committed.id - 1);
+                let leaves = added.iter().map(|a| a.committed.leaf);
+                self.shared.leaves.push(first, leaves);
             }
             Ok(()) => {}
             Err(stopped) => ::log::error!("stopped writing: reason=\"{stopped}\""),

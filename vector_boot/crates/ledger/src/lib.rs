@@ -14,6 +14,7 @@ pub mod log;
 pub mod objects;
 pub mod open;
 pub mod planes;
+pub mod proofs;
 pub mod refusal;
 pub mod scan;
 
@@ -29,7 +30,7 @@ mod json;
 mod jsonl;
 pub mod metrics;
 mod query;
-mod reader;
+pub mod reader;
 mod serve;
 mod slots;
 mod stats;

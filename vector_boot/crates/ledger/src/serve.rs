@@ -6,6 +6,7 @@
 use crate::committer::{Committer, Draft, Ledger};
 use crate::device::{Access, Device};
 use crate::log::{Birth, Recovery};
+use crate::proofs::Keeper;
 use crate::visitors::{Visit, Visitors};
 use crate::{clock, jsonl, open, wire_socket};
 use ipc::Served;
@@ -80,10 +81,16 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
         ::log::warn!("without index snapshots: error=\"{e}\"");
     }
     let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
+    let data = std::env::var_os("VB_DATA").map(PathBuf::from);
+    let keeper = Keeper::start(&ledger, data.as_deref());
+    if let Err(e) = &keeper {
+        ::log::error!("no proofs: {e}");
+    }
     serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");
     committer.stop();
+    keeper.into_iter().for_each(Keeper::stop);
     ::log::info!("stopped: {}", status(&ledger));
     Ok(())
 }

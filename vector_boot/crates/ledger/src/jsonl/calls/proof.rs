@@ -1,8 +1,133 @@
-//! Proofs and checkpoints.
+//! `checkpoint`, `proof.inclusion`, `proof.consistency`, `key`: what lets others check the log.
+//!
+//! A proof of inclusion is for who may read the event. Hashes of other leaves tell nothing: what they
+//! are made of holds a tag under a key that stays here.
 
-use super::Handler;
+use super::{Call, Handler};
+use crate::identity::Reads;
+use crate::json::Json;
+use crate::proofs::Proofs;
+use crate::query::hex;
+use crate::refusal::Refusal;
+use ledger_core::tlog_proof::TlogProof;
+use ledger_core::{Hash, leaf_hash};
 
 /// The handler of a call of this family.
-pub fn find(_kind: &str) -> Option<Handler> {
-    None
+pub fn find(kind: &str) -> Option<Handler> {
+    match kind {
+        "checkpoint" => Some(checkpoint),
+        "key" => Some(key),
+        "proof.inclusion" => Some(inclusion),
+        "proof.consistency" => Some(consistency),
+        _ => None,
+    }
+}
+
+fn proofs(call: &Call<'_>) -> Result<Proofs, Refusal> {
+    let none = || Refusal::new("INTERNAL", "proofs", "", "not there yet");
+    call.ledger().proofs().ok_or_else(none)
+}
+
+fn text(text: &str) -> Json {
+    Json::from(text)
+}
+
+fn hashes(path: &[Hash]) -> String {
+    let all: Vec<String> = path.iter().map(|h| format!("\"{}\"", hex(h))).collect();
+    format!("[{}]", all.join(","))
+}
+
+/// The newest checkpoint, which covers all that is durable now.
+fn checkpoint(call: &Call<'_>) -> Result<(), Refusal> {
+    let signed = proofs(call)?.checkpoint(call.ledger().standing().id)?;
+    call.ok(&format!(
+        "\"size\":{},\"root\":\"{}\",\"note\":{}",
+        signed.checkpoint.size,
+        hex(&signed.checkpoint.root),
+        text(&signed.note.to_string())
+    ));
+    Ok(())
+}
+
+fn key(call: &Call<'_>) -> Result<(), Refusal> {
+    let proofs = proofs(call)?;
+    let verifier = proofs.verifier();
+    call.ok(&format!(
+        "\"origin\":{},\"vkey\":{}",
+        text(verifier.name()),
+        text(&verifier.to_string())
+    ));
+    Ok(())
+}
+
+/// For one event: its leaf, the path to the root of the tree of `size` events, and, where no size is
+/// asked for, a signed checkpoint and all of it as one text.
+fn inclusion(call: &Call<'_>) -> Result<(), Refusal> {
+    let proofs = proofs(call)?;
+    let event_id = call.optional_number("event_id")?;
+    let event_id = event_id.ok_or_else(|| Refusal::bad("event_id", "an event's id"))?;
+    let absent = || {
+        let limit = "no such event, or not yours to read";
+        Refusal::new("NOT_FOUND", "event_id", &event_id.to_string(), limit)
+    };
+    if event_id == 0 || event_id > call.ledger().standing().id {
+        return Err(absent());
+    }
+    let reads = call.caller.reads();
+    let found = call
+        .ledger()
+        .reader()
+        .entry(event_id, |entry, body| match &reads {
+            Reads::Everything => Some(*entry),
+            Reads::Tenant(own) if *own == body.tenant_id => Some(*entry),
+            _ => None,
+        });
+    let entry = match found {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Err(absent()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent()),
+        Err(e) => return Err(Refusal::from(&e)),
+    };
+    let signed = match call.optional_number("size")? {
+        Some(_) => None,
+        None => Some(proofs.checkpoint(event_id)?),
+    };
+    let asked = call.optional_number("size")?;
+    let size = asked
+        .or(signed.as_ref().map(|s| s.checkpoint.size))
+        .unwrap_or(0);
+    let index = event_id - 1;
+    let (path, root) = proofs.inclusion(&entry, index, size)?;
+    let proof = signed.map(|signed| TlogProof {
+        entry,
+        index,
+        path: path.clone(),
+        checkpoint: signed.note,
+    });
+    call.ok(&format!(
+        "\"event_id\":{event_id},\"size\":{size},\"index\":{index},\"entry\":\"{}\",\"leaf\":\"{}\",\"path\":{},\"root\":\"{}\",\"proof\":{}",
+        hex(&entry),
+        hex(&leaf_hash(&entry)),
+        hashes(&path),
+        hex(&root),
+        proof.map_or(Json::Null, |p| text(&p.to_string()))
+    ));
+    Ok(())
+}
+
+/// That the tree of `to` events continues that of `from`; `to` is all that is durable where it is
+/// absent.
+fn consistency(call: &Call<'_>) -> Result<(), Refusal> {
+    let from = call.optional_number("from")?;
+    let from = from.ok_or_else(|| Refusal::bad("from", "a tree's size"))?;
+    let to = call.optional_number("to")?;
+    let to = to.unwrap_or_else(|| call.ledger().standing().id);
+    let (path, old, new) = proofs(call)?.consistency(from, to)?;
+    call.ok(&format!(
+        "\"from\":{from},\"to\":{to},\"path\":{},\"from_root\":\"{}\",\"to_root\":\"{}\"",
+        hashes(&path),
+        hex(&old),
+        hex(&new)
+    ));
+    Ok(())
 }
