@@ -286,12 +286,12 @@ impl Gathered {
     }
 }
 
-fn number(out: &mut String, before: &str, value: u64) {
+pub(crate) fn number(out: &mut String, before: &str, value: u64) {
     // Writing to a `String` cannot fail.
     let _ = write!(out, "{before}{value}");
 }
 
-fn hex(out: &mut String, bytes: &[u8]) {
+pub(crate) fn hex(out: &mut String, bytes: &[u8]) {
     out.push('"');
     for byte in bytes {
         // As above.
@@ -301,15 +301,15 @@ fn hex(out: &mut String, bytes: &[u8]) {
 }
 
 /// Takes fixed text off the front of a payload.
-struct Text<'a>(&'a str);
+pub(crate) struct Text<'a>(pub(crate) &'a str);
 
 impl<'a> Text<'a> {
-    fn skip(&mut self, text: &str) -> Option<&mut Self> {
+    pub(crate) fn skip(&mut self, text: &str) -> Option<&mut Self> {
         self.0 = self.0.strip_prefix(text)?;
         Some(self)
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let end = self.0.find(|c: char| !c.is_ascii_digit())?;
         let (digits, rest) = self.0.split_at_checked(end)?;
         if digits.len() > 1 && digits.starts_with('0') {
@@ -340,7 +340,7 @@ impl<'a> Text<'a> {
             .collect()
     }
 
-    fn hash(&mut self) -> Option<Hash> {
+    pub(crate) fn hash(&mut self) -> Option<Hash> {
         self.bytes()?.try_into().ok()
     }
 }

@@ -26,6 +26,7 @@ mod layout;
 mod tree;
 mod verify;
 
+pub mod blob;
 pub mod checkpoint;
 pub mod fuzz;
 pub mod json;

@@ -7,6 +7,7 @@
 
 mod upkeep;
 
+use crate::blobs::{Blobs, Shelf};
 use crate::boots::Boots;
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
@@ -176,6 +177,8 @@ struct Shared {
     /// Changed by the committer alone; ahead of `standing` while a group is under way.
     planes: Mutex<Planes>,
     standing: Mutex<Standing>,
+    /// Opened by who first needs it.
+    shelf: Shelf,
     moved: Condvar,
     queued: Mutex<usize>,
     drained: Condvar,
@@ -229,6 +232,7 @@ impl Committer {
             index,
             planes: Mutex::new(fold.planes),
             standing: Mutex::new(standing_of(&log, 0)),
+            shelf: Shelf::default(),
             moved: Condvar::new(),
             queued: Mutex::new(0),
             drained: Condvar::new(),
@@ -358,6 +362,14 @@ impl Ledger {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         Ok(seen)
+    }
+
+    /// The blobs.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn blobs(&self) -> Result<Arc<Blobs>, Refusal> {
+        self.shared.shelf.blobs(self)
     }
 
     fn queue(&self, work: Work, bytes: usize) {

@@ -7,6 +7,7 @@
 //! than one thread. Start with [`main`], then `committer` and `log`.
 #![forbid(unsafe_code)]
 
+pub mod blobs;
 pub mod committer;
 pub mod device;
 pub mod keys;

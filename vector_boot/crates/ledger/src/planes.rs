@@ -11,6 +11,7 @@
 //! until the process starts anew.
 
 use crate::committer::Draft;
+use ledger_core::blob::Blobs;
 use ledger_core::policy::Policy;
 use ledger_core::{Body, SUMMARY};
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub struct Planes {
     pub through: u64,
     /// Rules and grants.
     pub policy: Policy,
+    /// Pointers to blobs.
+    pub blobs: Blobs,
 }
 
 /// When a decision is made, and where.
@@ -60,23 +63,26 @@ impl Planes {
     /// Whether any plane looks at events of this type: a scan keeps the bodies of those alone.
     #[must_use]
     pub fn wants(event_type: &str) -> bool {
-        event_type == SUMMARY || Policy::wants(event_type)
+        event_type == SUMMARY || Policy::wants(event_type) || Blobs::wants(event_type)
     }
 
     /// Writes the state down, for a log that no longer has the events that led to it.
     pub fn summary(&self, summary: &mut Summary) {
         summary.put("policy", &self.policy);
+        summary.put("blobs", &self.blobs);
     }
 
     /// Takes the state from a summary; a plane that it says nothing of stays as it is.
     pub fn restore(&mut self, summary: &Summary) {
         summary.take("policy", &mut self.policy);
+        summary.take("blobs", &mut self.blobs);
     }
 
     /// Takes the next event in: total, and in order of ids.
     pub fn apply(&mut self, id: u64, body: &Body<'_>) {
         self.through = id;
         self.policy.apply(id, body);
+        self.blobs.apply(id, body);
     }
 }
 

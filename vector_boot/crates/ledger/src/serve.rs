@@ -86,6 +86,11 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     if let Err(e) = &keeper {
         ::log::error!("no proofs: {e}");
     }
+    let theirs = ledger.clone();
+    std::thread::Builder::new()
+        .name("blobs".to_owned())
+        .spawn(move || crate::blobs::finish_interrupted(&theirs))
+        .map_err(|e| format!("start blobs: {e}"))?;
     serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");

@@ -2,6 +2,9 @@
 //!
 //! The child is this test executable again, with a variable that makes it run the role.
 
+#[path = "process/blobs.rs"]
+mod blobs;
+
 use ipc::ledger::{Client, Pipeline};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -27,6 +30,26 @@ const TESTS: &[(&str, fn())] = &[
     (
         "ended_again_and_again_nothing_acknowledged_is_lost_or_doubled",
         ended_again_and_again_nothing_acknowledged_is_lost_or_doubled,
+    ),
+    (
+        "a_blob_comes_back_until_it_is_shredded",
+        blobs::a_blob_comes_back_until_it_is_shredded,
+    ),
+    (
+        "blob_calls_refuse_with_their_codes_and_leave_nothing",
+        blobs::blob_calls_refuse_with_their_codes_and_leave_nothing,
+    ),
+    (
+        "a_recipient_opens_a_blob_elsewhere",
+        blobs::a_recipient_opens_a_blob_elsewhere,
+    ),
+    (
+        "objects_of_another_log_are_left_alone",
+        blobs::objects_of_another_log_are_left_alone,
+    ),
+    (
+        "killed_again_and_again_every_pointer_opens_or_is_shredded",
+        blobs::killed_again_and_again_every_pointer_opens_or_is_shredded,
     ),
 ];
 

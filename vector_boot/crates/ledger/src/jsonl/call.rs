@@ -1,5 +1,6 @@
 //! What a call is given: the request, who asks, the ledger, and the ways to answer.
 
+use super::calls::Coming;
 use super::{Connection, Out, refused};
 use crate::committer::{Ledger, Receipt};
 use crate::gate::Permit;
@@ -8,6 +9,8 @@ use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use crossbeam::channel::Sender;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One request, for its handler. What the handler returns as an error is the answer.
@@ -76,6 +79,19 @@ impl Call<'_> {
         self.connection
             .out
             .line(&format!("{{\"ack\":true,\"id\":{id}}}"));
+    }
+
+    /// An acknowledgement of part of a call, with these members.
+    pub fn ack_members(&self, members: &str) {
+        let id = self.id;
+        self.connection
+            .out
+            .line(&format!("{{\"ack\":true,\"id\":{id},{members}}}"));
+    }
+
+    /// The blobs that the connection is sending, by the id of their call.
+    pub fn uploads(&self) -> &RefCell<BTreeMap<String, Coming>> {
+        &self.connection.uploads
     }
 
     /// A progress line.

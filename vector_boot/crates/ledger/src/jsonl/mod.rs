@@ -16,6 +16,8 @@ use crate::refusal::Refusal;
 use crate::visitors::Visit;
 use call::Call;
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +93,7 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
         gate: Arc::new(Gate::new(UNDER_WAY_MAX)),
         subscriptions: Arc::new(Gate::new(subscriptions)),
         subscriptions_max: subscriptions,
+        uploads: RefCell::default(),
     };
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
@@ -156,6 +159,7 @@ struct Connection<'v> {
     gate: Arc<Gate>,
     subscriptions: Arc<Gate>,
     subscriptions_max: usize,
+    uploads: RefCell<BTreeMap<String, calls::Coming>>,
 }
 
 impl Connection<'_> {

@@ -58,6 +58,22 @@ impl FolderStore {
         })
     }
 
+    /// Where an object's file is, or would be.
+    #[must_use]
+    pub fn path(&self, id: &ObjectId) -> PathBuf {
+        path_in(&self.root, id)
+    }
+
+    /// Keeps bytes under the name of another object: what belongs to it. [`FolderStore::get`] does not give them.
+    ///
+    /// # Errors
+    /// As the system's.
+    pub fn put_beside(&self, id: &ObjectId, bytes: &[u8]) -> io::Result<()> {
+        let mut fresh = Fresh::begin(&self.root)?;
+        fresh.write(bytes)?;
+        keep_in(&self.root, id, fresh)
+    }
+
     /// Deletes what a crash left of objects that were never finished; only who alone writes here may. How many.
     ///
     /// # Errors
@@ -96,19 +112,29 @@ impl Incoming {
         self.bytes
     }
 
+    /// The name that it has if nothing follows.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        ObjectId(*self.hasher.finalize().as_bytes())
+    }
+
     /// Makes the object durable and gives its name. One of the same bytes is replaced: it may have been damaged.
     ///
     /// # Errors
     /// As the system's.
     pub fn finish(self) -> io::Result<ObjectId> {
-        let id = ObjectId(*self.hasher.finalize().as_bytes());
-        let path = path_in(&self.root, &id);
-        if let Some(folder) = path.parent() {
-            make_folder(folder)?;
-        }
-        self.fresh.keep(&path)?;
+        let id = self.id();
+        keep_in(&self.root, &id, self.fresh)?;
         Ok(id)
     }
+}
+
+fn keep_in(root: &Path, id: &ObjectId, fresh: Fresh) -> io::Result<()> {
+    let path = path_in(root, id);
+    if let Some(folder) = path.parent() {
+        make_folder(folder)?;
+    }
+    fresh.keep(&path)
 }
 
 fn path_in(root: &Path, id: &ObjectId) -> PathBuf {

@@ -11,6 +11,8 @@ mod policy;
 mod proof;
 mod query;
 
+pub use blob::Coming;
+
 use super::call::Call;
 use crate::refusal::Refusal;
 
