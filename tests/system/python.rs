@@ -64,6 +64,11 @@ with evolution.connect(sys.argv[1]) as ring:
         assert time.monotonic() < until, journal
         time.sleep(0.05)
     assert vector_boot.journal(sys.argv[1], after=journal[-1]['seq']) == []
+    whole = vector_boot.journal(sys.argv[1], after=1, cortex=True)
+    assert len(whole) > 16 and [row['seq'] for row in whole] == list(range(2, 2 + len(whole))), whole
+    newest = vector_boot.journal(sys.argv[1], cortex=True)
+    kinds = {row['kind'] for row in whole + newest}
+    assert {'accepted', 'published', 'rolled_back'} <= kinds, kinds
 print('held')
 ";
 

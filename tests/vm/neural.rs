@@ -114,6 +114,11 @@ fn a_models_interrupt_fires_and_its_policy_moves_controls_which_the_kernel_journ
         let told: Value = serde_json::from_str(text.trim()).ok()?;
         (told["generation"] == 0 && told["in_force"] == 0).then_some(())
     });
+    // The role has fetched PID 1's rows, and has a chain of its own on the data disk.
+    machine.until("journal --cortex -n 64 --json", |text| {
+        assert!(text.contains("\"holds\":true"), "{text}");
+        row(text, "rows", |row| row["subject"] == "heartbeat_ms").map(|_| ())
+    });
     machine.assert_no_call_was_refused();
     machine.power_off();
 }

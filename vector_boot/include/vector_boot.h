@@ -283,15 +283,17 @@ int64_t neural_mmio_snapshot(const char *run,
                              size_t len,
                              uint64_t *beat);
 
-// The rows of cortex_journal with numbers above `after` that the machine whose sockets lie in the folder `run` has in
-// its PID 1, as a JSON array, the oldest first (docs/neural.md). PID 1 keeps its newest 64: the first that comes may
-// have a later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
+// At most 64 rows of cortex_journal of the machine whose sockets lie in the folder `run`, as a JSON array, the oldest
+// first (docs/neural.md). With `cortex` 0 those that its PID 1 keeps, else those of its role cortex; each has a chain
+// and numbers of its own. With `after` 0 the newest, else those behind that number; the first that comes may have a
+// later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
 //
 // With a shorter `buf` the first `len` bytes are written; returns how many there are.
 //
 // # Safety
 // `run` is null or ends with a NUL; `buf` is null with `len` 0, or `len` bytes that nothing else uses during the call.
 int64_t neural_cortex_journal(const char *run,
+                              int32_t cortex,
                               uint64_t after,
                               char *buf,
                               size_t len);

@@ -1,4 +1,4 @@
-//! The rows of `cortex_journal` that a running machine's PID 1 keeps, as JSON, with their chain checked.
+//! Rows of `cortex_journal` of a running machine, its PID 1's or its role `cortex`'s, as JSON with their chain checked.
 //!
 //! Never here: what a row says (`docs/neural.md`), a wait of more than [`ANSWER_LIMIT`]. Start with [`of_machine`].
 
@@ -13,12 +13,11 @@ use super::failure::Failure;
 use super::json;
 use super::registers::ANSWER_LIMIT;
 
-/// Asks the PID 1 whose sockets lie in this folder for its rows behind number `after`, as a JSON array, the oldest
-/// first. A row that is not chained to the one before is a failure.
-pub fn of_machine(run: &Path, after: u64) -> Result<String, Failure> {
-    let socket = run.join("init.sock");
+/// Asks whoever listens on this socket for its rows behind number `after`, as a JSON array, the oldest first. A row that
+/// is not chained to the one before is a failure.
+pub fn of_machine(socket: &Path, after: u64) -> Result<String, Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::machine(socket.display(), error);
-    let mut connection = Connection::open(&socket, ANSWER_LIMIT).map_err(|e| refused(&e))?;
+    let mut connection = Connection::open(socket, ANSWER_LIMIT).map_err(|e| refused(&e))?;
     let (mut chain, mut broken) = (None::<Chain>, None);
     let mut text = String::from("[");
     let get = JournalGet {

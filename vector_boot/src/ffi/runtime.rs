@@ -376,9 +376,10 @@ pub unsafe extern "C" fn neural_mmio_snapshot(
     })
 }
 
-/// The rows of cortex_journal with numbers above `after` that the machine whose sockets lie in the folder `run` has in
-/// its PID 1, as a JSON array, the oldest first (docs/neural.md). PID 1 keeps its newest 64: the first that comes may
-/// have a later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
+/// At most 64 rows of cortex_journal of the machine whose sockets lie in the folder `run`, as a JSON array, the oldest
+/// first (docs/neural.md). With `cortex` 0 those that its PID 1 keeps, else those of its role cortex; each has a chain
+/// and numbers of its own. With `after` 0 the newest, else those behind that number; the first that comes may have a
+/// later number than the next one. A chain that does not hold is `NEURAL_FORMAT`.
 ///
 /// With a shorter `buf` the first `len` bytes are written; returns how many there are.
 ///
@@ -387,6 +388,7 @@ pub unsafe extern "C" fn neural_mmio_snapshot(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn neural_cortex_journal(
     run: *const c_char,
+    cortex: i32,
     after: u64,
     buf: *mut c_char,
     len: usize,
@@ -399,7 +401,12 @@ pub unsafe extern "C" fn neural_cortex_journal(
                 text(run, "run", PATH_BYTES_MAX)?,
             )
         };
-        let rows = journal::of_machine(Path::new(OsStr::from_bytes(run)), after)?;
+        let socket = match cortex {
+            0 => "init.sock",
+            _ => neural::cortex::SOCKET_NAME,
+        };
+        let socket = Path::new(OsStr::from_bytes(run)).join(socket);
+        let rows = journal::of_machine(&socket, after)?;
         out.push(rows.as_bytes());
         out.needed()
     })

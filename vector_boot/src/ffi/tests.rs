@@ -736,11 +736,11 @@ fn the_journal_of_a_machine_that_is_not_there_is_an_error_and_null_is_an_argumen
     // SAFETY: the text ends with a NUL, and nothing is to be written.
     unsafe {
         assert_eq!(
-            neural_cortex_journal(nowhere.as_ptr(), 0, null_mut(), 0),
+            neural_cortex_journal(nowhere.as_ptr(), 1, 0, null_mut(), 0),
             i64::from(Code::Io as i32)
         );
         assert_eq!(
-            neural_cortex_journal(null(), 0, null_mut(), 0),
+            neural_cortex_journal(null(), 0, 0, null_mut(), 0),
             i64::from(ARGUMENT)
         );
     }

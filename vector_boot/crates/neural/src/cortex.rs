@@ -278,6 +278,14 @@ impl Cortex {
         match asked {
             peer::Next::Keep => {}
             peer::Next::Close => self.close(at),
+            peer::Next::Journal { id, after, rows } => {
+                let rows = self.journal.rows(after, rows.into());
+                if let Some(peer) = self.peers.get_mut(at).and_then(Option::as_mut)
+                    && !peer.answer_journal(id, &rows)
+                {
+                    self.close(at);
+                }
+            }
             peer::Next::RollBack { id, to } => {
                 let uid = peer.served.peer.uid;
                 let done = self.roll_back(to, Verdict::RolledBack, uid);

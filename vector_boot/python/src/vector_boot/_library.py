@@ -130,7 +130,7 @@ def _load() -> ctypes.CDLL:
         ("journal_read", i64, [at, size]),
         ("blake3", i32, [at, size, at]),
         ("policy_inputs", i64, [at, size, at, size]),
-        ("cortex_journal", i64, [text, u64, at, size]),
+        ("cortex_journal", i64, [text, i32, u64, at, size]),
         ("mmio_snapshot", i64, [text, at, size, at]),
         ("mmio_name", i64, [u64, at, size]),
     ]:

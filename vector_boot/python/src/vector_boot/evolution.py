@@ -272,6 +272,9 @@ class Ring:
         Each is proposed on the generation that those before it make. So what is under way behind a refused one is
         refused as `generation_stale`; what was not under way yet is proposed on the generation that is there then.
         """
+        while self._read < self._submitted:
+            # Of a call that was broken off.
+            self._answer()
         verdicts: list[Verdict | None] = []
         waiting: deque[int] = deque()
         base = self.generation()

@@ -68,9 +68,10 @@ def watch(run: str | os.PathLike[str] | None = None) -> Iterator[Snapshot]:
         time.sleep(_SAMPLE_SECONDS if run is None else _LOOK_SECONDS)
 
 
-def journal(run: str | os.PathLike[str] = "/run/vb", after: int = 0) -> list[dict]:
-    """The rows of cortex_journal that the machine's PID 1 has, the oldest first: those with a number above `after`.
+def journal(run: str | os.PathLike[str] = "/run/vb", after: int = 0, *, cortex: bool = False) -> list[dict]:
+    """At most 64 rows of a machine's cortex_journal, the oldest first: the newest, or those behind number `after`.
 
-    PID 1 keeps its newest 64. Their chain is checked; docs/neural.md says what a row is.
+    PID 1 keeps its own newest 64; the role `cortex` has a chain on the data disk, with PID 1's rows and what became of
+    mutations. The chain is checked; docs/neural.md says what a row is.
     """
-    return json.loads(text_of(lib.neural_cortex_journal, os.fsencode(run), after))
+    return json.loads(text_of(lib.neural_cortex_journal, os.fsencode(run), int(cortex), after))

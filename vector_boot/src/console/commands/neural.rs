@@ -30,10 +30,11 @@ pub const COMMANDS: &[Command] = &[
         name: "journal",
         alias: "",
         group: Group::Evidence,
-        usage: "[-n N]",
+        usage: "[-n N] [--cortex]",
         help: "The newest rows of cortex_journal. What PID 1 decided by itself: interrupts, controls, \
                generations; each row is chained to the one before, and the chain is checked here. Exit \
-               code 1 if it does not hold. PID 1 keeps 64 rows.",
+               code 1 if it does not hold. PID 1 keeps 64 rows; with --cortex the chain of the role cortex on \
+               the data disk is shown, which has PID 1's rows and what became of mutations.",
         completes: &[],
         changes: false,
         run: journal,
@@ -81,7 +82,7 @@ fn register(index: u16) -> &'static str {
 }
 
 fn journal(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
-    let words = Words::parse(words, &[], &["-n"], 0)?;
+    let words = Words::parse(words, &["--cortex"], &["-n"], 0)?;
     let rows = words.number("-n", ROWS, 1, ROWS_MAX.into())?;
     let ask = JournalGet {
         after: 0,
@@ -90,7 +91,11 @@ fn journal(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Ou
     };
     let (mut lines, mut values) = (Vec::new(), Vec::new());
     let (mut chain, mut broken) = (None::<Chain>, None);
-    context.init()?.list(&ask, |frame| {
+    let mut keeper = match words.flag("--cortex") {
+        true => context.cortex()?,
+        false => context.init()?,
+    };
+    keeper.list(&ask, |frame| {
         let bytes = frame.body::<JournalRow<'_>>()?.row;
         let entry = match &mut chain {
             // The first has nothing before it to be held against.

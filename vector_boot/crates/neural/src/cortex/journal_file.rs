@@ -6,6 +6,7 @@
 use crate::journal::{Chain, Entry, Kind, ROW_BYTES, Row};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Its name in the folder.
@@ -116,6 +117,28 @@ impl JournalFile {
         self.fetched
     }
 
+    /// Rows behind this number, or the newest ones for 0, at most so many; nothing without a file.
+    pub(super) fn rows(&mut self, after: u64, count: u64) -> Vec<[u8; ROW_BYTES]> {
+        self.flush();
+        let waiting = (self.waiting.len() / ROW_BYTES) as u64;
+        let whole = self.rows.saturating_sub(waiting);
+        // A file's rows are numbered from 1.
+        let first = match after {
+            0 => whole.saturating_sub(count),
+            after => after,
+        };
+        let Some((file, _)) = &self.file else {
+            return Vec::new();
+        };
+        let row = |number: u64| {
+            let mut row = [0; ROW_BYTES];
+            let read = file.read_exact_at(&mut row, number * ROW_BYTES as u64);
+            read.ok().map(|()| row)
+        };
+        let last = whole.min(first.saturating_add(count));
+        (first..last).map_while(row).collect()
+    }
+
     /// Writes what waits. A disk that does not take it is said once a try, and the rows wait.
     pub(super) fn flush(&mut self) {
         if self.waiting.is_empty() {
@@ -153,5 +176,30 @@ impl JournalFile {
         if let Err(e) = moved.and_then(|()| self.read(&folder)) {
             eprintln!("<4>cortex: {NAME}: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_back_the_newest_or_those_behind_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = JournalFile::open(Some(folder.path()));
+        for at_ns in 1..=5 {
+            journal.push(Row::new(Kind::Published, at_ns, 0));
+        }
+        let mut read = |after, count| {
+            let rows = journal.rows(after, count);
+            let entries = rows.iter().map(|row| Entry::decode(row).unwrap().seq);
+            entries.collect::<Vec<_>>()
+        };
+        assert_eq!(read(0, 64), [1, 2, 3, 4, 5]);
+        assert_eq!(read(0, 2), [4, 5]);
+        assert_eq!(read(2, 2), [3, 4]);
+        assert!(read(5, 64).is_empty());
+        assert!(read(u64::MAX, u64::MAX).is_empty());
+        assert!(JournalFile::open(None).rows(0, 64).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use super::RINGS_MAX;
 use crate::evolution::quota::Quota;
 use crate::evolution::{Channel, Consumer, Engine, RollbackError};
+use crate::journal::ROW_BYTES;
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use std::io;
@@ -12,6 +13,7 @@ use wire::evolution::{
     EvolutionChannel, EvolutionGet, EvolutionOpen, EvolutionStatus, Mutation, MutationsGet,
     MutationsRollback, ring,
 };
+use wire::neural::{JournalGet, JournalRow, ROWS_MAX};
 use wire::{Done, Frame, Kind, Message, Refused, Role};
 
 /// Questions are small.
@@ -30,6 +32,12 @@ pub(super) type Sealed = (OwnedFd, [u8; 32]);
 pub(super) enum Next {
     Keep,
     Close,
+    /// Somebody who may see it asks for rows of the journal.
+    Journal {
+        id: u64,
+        after: u64,
+        rows: u32,
+    },
     /// Somebody who may do it asks for an earlier generation.
     RollBack {
         id: u64,
@@ -132,6 +140,14 @@ impl Peer {
                 Ok(get) => self.list(id, engine, get.count),
                 Err(_) => self.refuse(id, &refused("BAD_REQUEST", "body", "a count")),
             },
+            Kind::JournalGet => match frame.body::<JournalGet>() {
+                Ok(get) => Next::Journal {
+                    id,
+                    after: get.after,
+                    rows: get.rows.min(ROWS_MAX),
+                },
+                Err(_) => self.refuse(id, &refused("BAD_REQUEST", "body", "a number")),
+            },
             Kind::MutationsRollback => match frame.body::<MutationsRollback>() {
                 Ok(ask) => Next::RollBack {
                     id,
@@ -225,6 +241,18 @@ impl Peer {
             sent += 1;
         }
         self.reply(id, &Done { count: sent }, &[])
+    }
+
+    /// Answers with rows of the journal; `false` ends the connection.
+    pub(super) fn answer_journal(&mut self, id: u64, rows: &[[u8; ROW_BYTES]]) -> bool {
+        let mut sent = 0;
+        for row in rows {
+            if self.reply(id, &JournalRow { row }, &[]) != Next::Keep {
+                return false;
+            }
+            sent += 1;
+        }
+        self.reply(id, &Done { count: sent }, &[]) == Next::Keep
     }
 
     /// Answers a rollback; `false` ends the connection.
