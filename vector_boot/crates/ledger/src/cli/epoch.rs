@@ -6,6 +6,8 @@ use crate::committer::{Committer, Keep, Order};
 use crate::device::Access;
 use crate::json::Json;
 use crate::log::Birth;
+use crate::proofs::Keeper;
+use crate::proofs::folder::TILES;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -72,8 +74,19 @@ fn offline(disk: &Disk, order: Order) -> Result<Json, String> {
     };
     let device = disk.open(Access::Write)?;
     let (committer, _) = Committer::start(device, &birth).map_err(|e| e.to_string())?;
+    let keeper = match disk.data() {
+        data if data.join(TILES).is_dir() => {
+            let keeper =
+                Keeper::start(committer.ledger(), Some(data)).map_err(|e| e.to_string())?;
+            let settled = committer.ledger().proofs().map(|proofs| proofs.settle());
+            settled.transpose().map_err(|r| r.reason())?;
+            Some(keeper)
+        }
+        _ => None,
+    };
     let done = committer.ledger().order_wait(order);
     committer.stop();
+    keeper.into_iter().for_each(Keeper::stop);
     let done = done.map_err(|r| format!("{}: {}", r.code, r.reason()))?;
     Json::parse(&format!("{{{}}}", done.members())).map_err(|e| e.to_string())
 }

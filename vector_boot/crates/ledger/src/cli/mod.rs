@@ -97,7 +97,6 @@ impl Disk {
 
     /// The ledger's folder: the one named, else the log's where that is a folder, else the one that
     /// the log lies in.
-    #[allow(dead_code)]
     fn data(&self) -> &Path {
         match &self.data {
             Some(named) => named,

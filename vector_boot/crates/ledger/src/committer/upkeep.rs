@@ -146,6 +146,10 @@ impl Writer {
             state,
         };
         let receipts = self.write_own(vec![own(EPOCH_OPENED, anchor.payload())])?;
+        let proofs = self.shared.proofs.lock();
+        if let Some(proofs) = &*proofs.unwrap_or_else(PoisonError::into_inner) {
+            proofs.hasten(self.log.head().id);
+        }
         Ok(self.done(&receipts, 0))
     }
 
@@ -226,7 +230,25 @@ impl Writer {
                 segment.map_err(|e| Refusal::from(&e))?
             }
         };
-        Ok(by_bytes.min(by_events).min(self.log.epoch().1))
+        Ok(by_bytes
+            .min(by_events)
+            .min(self.log.epoch().1)
+            .min(self.proven()?))
+    }
+
+    /// The first segment whose leaves are not all in durable tiles: proofs of what is dropped are made
+    /// of those alone.
+    fn proven(&self) -> Result<u32, Refusal> {
+        let proofs = self.shared.proofs.lock();
+        let proofs = proofs.unwrap_or_else(PoisonError::into_inner).clone();
+        match proofs.and_then(|proofs| proofs.settled()) {
+            None => Ok(u32::MAX),
+            Some(leaves) if leaves >= self.log.head().id => Ok(u32::MAX),
+            Some(leaves) => {
+                let segment = self.log.segment_of_event(leaves + 1);
+                segment.map_err(|e| Refusal::from(&e))
+            }
+        }
     }
 
     fn done(&self, receipts: &[Receipt], dropped: u32) -> Done {

@@ -35,6 +35,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const SETTLE_EVERY: u64 = 16 * 1024;
 /// Leaves read from the log between two looks at whether the service ends.
 const CATCH_UP: u64 = 1024;
+/// Why tiles are not made anew.
+const COMPACTED: &str = "tiles of compacted events are lost or do not hold";
 /// How long a call waits for its leaves to be in the tree here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -249,6 +251,20 @@ impl Proofs {
         Ok(state.settled)
     }
 
+    /// Leaves whose tiles are durable; `None` without a folder, where none ever are.
+    pub fn settled(&self) -> Option<u64> {
+        self.0.folder.as_ref().map(|_| self.0.lock().settled)
+    }
+
+    /// Asks for a checkpoint of this size and for durable tiles, and does not wait.
+    pub fn hasten(&self, size: u64) {
+        let mut state = self.0.lock();
+        state.wanted = state.wanted.max(size);
+        state.settle = true;
+        drop(state);
+        self.0.ledger.leaves().ring();
+    }
+
     /// Takes witnesses' signatures of the newest checkpoint in: those are kept that a witness key with
     /// that name made. How many hold.
     ///
@@ -438,6 +454,9 @@ impl Shared {
             None
         };
         if edge.is_none() {
+            if self.ledger.standing().first_id > 1 {
+                return Err(io::Error::other(COMPACTED));
+            }
             ::log::warn!("tiles are made anew: settled={settled}");
             folder.clear()?;
         }
@@ -452,6 +471,10 @@ impl Shared {
     fn step(&self, standing: &Standing) {
         let mut state = self.lock();
         if std::mem::take(&mut state.rebuild) {
+            if standing.first_id > 1 {
+                state.fault = Some(COMPACTED.to_owned());
+                return;
+            }
             ::log::error!("tiles do not hold: made anew from the log");
             state.edge = Edge::default();
             state.settled = 0;

@@ -33,6 +33,12 @@ fn order(call: &Call<'_>, order: Order) -> Result<(), Refusal> {
         return Err(Refusal::new("POLICY_DENY", "type", "", limit));
     }
     call.ack();
+    if let (Order::Compact(_), Some(proofs)) = (order, call.ledger().proofs()) {
+        // What is dropped is proven by tiles alone; without them less is dropped.
+        if let Err(refusal) = proofs.settle() {
+            ::log::warn!("tiles are not durable: reason={:?}", refusal.reason());
+        }
+    }
     let later = call.later();
     call.ledger().order(
         order,

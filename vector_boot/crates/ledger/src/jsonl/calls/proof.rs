@@ -7,8 +7,9 @@ use super::{Call, Handler};
 use crate::identity::Reads;
 use crate::json::Json;
 use crate::proofs::Proofs;
-use crate::query::hex;
 use crate::refusal::Refusal;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ledger_core::tlog_proof::TlogProof;
 use ledger_core::{Hash, leaf_hash};
 
@@ -32,8 +33,13 @@ fn text(text: &str) -> Json {
     Json::from(text)
 }
 
+/// Bytes in base64, as C2SP's texts have them.
+fn base64(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
 fn hashes(path: &[Hash]) -> String {
-    let all: Vec<String> = path.iter().map(|h| format!("\"{}\"", hex(h))).collect();
+    let all: Vec<String> = path.iter().map(|h| format!("\"{}\"", base64(h))).collect();
     format!("[{}]", all.join(","))
 }
 
@@ -41,9 +47,9 @@ fn hashes(path: &[Hash]) -> String {
 fn checkpoint(call: &Call<'_>) -> Result<(), Refusal> {
     let signed = proofs(call)?.checkpoint(call.ledger().standing().id)?;
     call.ok(&format!(
-        "\"size\":{},\"root\":\"{}\",\"note\":{}",
+        "\"size\":{},\"root\":\"{}\",\"checkpoint\":{}",
         signed.checkpoint.size,
-        hex(&signed.checkpoint.root),
+        base64(&signed.checkpoint.root),
         text(&signed.note.to_string())
     ));
     Ok(())
@@ -105,11 +111,11 @@ fn inclusion(call: &Call<'_>) -> Result<(), Refusal> {
         checkpoint: signed.note,
     });
     call.ok(&format!(
-        "\"event_id\":{event_id},\"size\":{size},\"index\":{index},\"entry\":\"{}\",\"leaf\":\"{}\",\"path\":{},\"root\":\"{}\",\"proof\":{}",
-        hex(&entry),
-        hex(&leaf_hash(&entry)),
+        "\"event_id\":{event_id},\"size\":{size},\"index\":{index},\"entry\":\"{}\",\"leaf\":\"{}\",\"hashes\":{},\"root\":\"{}\",\"proof\":{}",
+        base64(&entry),
+        base64(&leaf_hash(&entry)),
         hashes(&path),
-        hex(&root),
+        base64(&root),
         proof.map_or(Json::Null, |p| text(&p.to_string()))
     ));
     Ok(())
@@ -124,10 +130,10 @@ fn consistency(call: &Call<'_>) -> Result<(), Refusal> {
     let to = to.unwrap_or_else(|| call.ledger().standing().id);
     let (path, old, new) = proofs(call)?.consistency(from, to)?;
     call.ok(&format!(
-        "\"from\":{from},\"to\":{to},\"path\":{},\"from_root\":\"{}\",\"to_root\":\"{}\"",
+        "\"from\":{from},\"to\":{to},\"hashes\":{},\"from_root\":\"{}\",\"to_root\":\"{}\"",
         hashes(&path),
-        hex(&old),
-        hex(&new)
+        base64(&old),
+        base64(&new)
     ));
     Ok(())
 }
