@@ -51,6 +51,8 @@ class Parts:
     wire: Path | None = None
     resets: bool = False
     nbd: Path | None = None
+    # A file to which every write and flush of the data disk goes, as dm-log-writes has them.
+    log_writes: Path | None = None
     # One processor whose time is the count of its instructions, idle time skipped; for tests too.
     icount: bool = False
     # The table that shows the chipset's watchdog to the kernel.
@@ -90,6 +92,8 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     # The image is locked by us; QEMU writes what the guest flushed.
     if parts.nbd:
         words += _device("data", f"file=nbd+unix:///?socket={parts.nbd}")
+    elif parts.log_writes:
+        words += _logged("data", parts.data, parts.log_writes)
     else:
         words += _disk("data", parts.data, ",file.locking=off")
     if parts.share:
@@ -116,8 +120,14 @@ def _disk(name: str, path: Path, options: str) -> list[str]:
     return _device(name, f"file={file}{options}")
 
 
-def _device(name: str, source: str) -> list[str]:
-    drive = f"if=none,id={name},format=raw,{source}"
+def _logged(name: str, path: Path, log: Path) -> list[str]:
+    data, log = (str(p).replace(",", ",,") for p in (path, log))
+    below = f"file.driver=file,file.filename={data},file.locking=off,log.driver=file,log.filename={log}"
+    return _device(name, f"{below},log-sector-size=512", "blklogwrites")
+
+
+def _device(name: str, source: str, kind: str = "raw") -> list[str]:
+    drive = f"if=none,id={name},format={kind},{source}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 

@@ -79,6 +79,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--resets", action="store_true", help=argparse.SUPPRESS)
     add("--icount", action="store_true", help=argparse.SUPPRESS)
     add("--nbd", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
+    add("--log-writes", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -188,6 +189,7 @@ def prepare(args: argparse.Namespace, scratch: Path, token: Path) -> guest.Parts
         wire=args.wire,
         resets=args.resets,
         nbd=args.nbd,
+        log_writes=args.log_writes,
         watchdog=table,
         icount=args.icount,
         held=[disk],

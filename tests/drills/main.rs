@@ -11,6 +11,7 @@ mod fuzz;
 mod health;
 mod kills;
 mod library;
+mod power_cuts;
 mod upgrades;
 mod watchdog;
 
@@ -52,6 +53,16 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "health",
         "the health gate restarts a machine whose core service keeps failing, once as told, and then leaves it alone",
         health::drill,
+    ),
+    (
+        "disk-model",
+        "10,000 cuts of the power (or five times as many seeds as the next word says) on a model of the log's disk",
+        disk_model,
+    ),
+    (
+        "power-cuts",
+        "a machine under load, its disk as it was at every flush and torn behind it: what was answered is in the log",
+        power_cuts::drill,
     ),
     (
         "simulator",
@@ -107,6 +118,30 @@ fn demo() {
         "{}",
         system_tests::stdout_of(demo.arg("--bin").arg(&inputs().bin))
     );
+}
+
+/// Appends, rotation, epochs and compaction under cuts at any write or sync; a failure names its seed.
+fn disk_model() {
+    let seeds = std::env::args().nth(2);
+    let seeds: u64 = seeds.map_or(2000, |n| n.parse().expect("a number of seeds"));
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let words = [
+        "test",
+        "--locked",
+        "-p",
+        "ledger",
+        "--test",
+        "crash_model",
+        "power_cuts",
+        "--",
+        "--nocapture",
+    ];
+    let ended = Command::new(cargo)
+        .current_dir(repository())
+        .env("VB_DISK_MODEL", format!("0..{seeds}"))
+        .args(words)
+        .status();
+    assert!(ended.is_ok_and(|s| s.success()), "a promise broke");
 }
 
 /// A failing seed prints its schedule, made smaller.

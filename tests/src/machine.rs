@@ -52,6 +52,8 @@ pub struct Options {
     pub watchdog: bool,
     /// Whoever serves the data disk's blocks, in place of the file.
     pub nbd: Option<PathBuf>,
+    /// An empty file to which every write and flush of the data disk goes, as dm-log-writes has them.
+    pub log_writes: Option<PathBuf>,
     /// An archive in the initramfs's place.
     pub initramfs: Option<PathBuf>,
 }
@@ -165,6 +167,9 @@ fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen
     }
     if let Some(nbd) = &options.nbd {
         command.arg("--nbd").arg(nbd);
+    }
+    if let Some(log) = &options.log_writes {
+        command.arg("--log-writes").arg(log);
     }
     if let Some(initramfs) = &options.initramfs {
         command.arg("--initramfs").arg(initramfs);

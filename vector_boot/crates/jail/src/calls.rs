@@ -296,6 +296,9 @@ impl Calls {
             libc::SYS_unlink,
         ]);
         self.ioctls(&[libc::BLKSSZGET as u32, BLKGETSIZE64]);
+        // The committer, for itself.
+        let real_time = sys::process::REAL_TIME.unsigned_abs();
+        self.when(libc::SYS_sched_setscheduler, &[Is(0, 0), Is(1, real_time)]);
     }
 
     /// One listener, two clients, a file in its folder, what the kernel tells of load.

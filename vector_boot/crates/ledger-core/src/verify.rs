@@ -133,6 +133,8 @@ pub struct Verifier {
     anchor_due: bool,
     /// The newest anchor: its id and chain value.
     anchor: Option<(u64, Hash)>,
+    /// Both as they were behind the last whole group.
+    committed_anchor: (Option<(u64, Hash)>, bool),
     /// Where reading began, and whether that is where the log begins.
     begin: SegmentHeader,
     bound: bool,
@@ -165,6 +167,7 @@ impl Verifier {
             outside: true,
             anchor_due: false,
             anchor: None,
+            committed_anchor: (None, false),
             bound: *header == SegmentHeader::first(&superblock),
             begin: header.clone(),
             offset: 0,
@@ -211,6 +214,7 @@ impl Verifier {
             return Err(fault(FaultKind::Anchor));
         }
         self.anchor_due = header.opens_epoch();
+        self.committed_anchor = (self.anchor, self.anchor_due);
         self.outside = false;
         self.place = header.place;
         self.epoch_segment = header.epoch_segment;
@@ -231,16 +235,16 @@ impl Verifier {
         self.bound
     }
 
-    /// Whether an epoch was begun whose anchor is still to come.
+    /// Whether an epoch was begun whose anchor is in no whole group.
     #[must_use]
     pub fn anchor_due(&self) -> bool {
-        self.anchor_due
+        self.committed_anchor.1
     }
 
-    /// Id and chain value of the newest anchor that was met.
+    /// Id and chain value of the newest anchor in a whole group.
     #[must_use]
     pub fn anchor(&self) -> Option<(u64, Hash)> {
-        self.anchor
+        self.committed_anchor.0
     }
 
     /// Where the next step reads, from the segment's start.
@@ -425,6 +429,7 @@ impl Verifier {
         }
         self.offset = end;
         self.open = None;
+        self.committed_anchor = (self.anchor, self.anchor_due);
         self.committed = (self.place.segment, end, self.head.clone());
         Ok(Step::Group { count: open.count })
     }

@@ -202,6 +202,9 @@ fn second_epoch(first: &Body<'_>, header: &SegmentHeader) -> Result<Verifier, Fa
     group.push(first).unwrap();
     let (bytes, _) = group.finish();
     verifier.step(&bytes).map_err(|f| f.kind)?;
+    assert!(verifier.anchor_due(), "its group may be torn");
+    let at = usize::try_from(verifier.offset()).unwrap() - HEADER;
+    verifier.step(&bytes[at..]).map_err(|f| f.kind)?;
     Ok(verifier)
 }
 

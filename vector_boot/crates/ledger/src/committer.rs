@@ -602,6 +602,10 @@ struct Added {
 
 impl Writer {
     fn run(&mut self, receiver: &Receiver<Message>) {
+        // Otherwise it waits for the next tick behind whoever runs when its sync is done.
+        if let Err(e) = sys::process::run_in_real_time() {
+            ::log::info!("committer without realtime priority: error=\"{e}\"");
+        }
         self.finish_epoch();
         // A job that did not fit the last group begins the next.
         let mut next: Option<Job> = None;

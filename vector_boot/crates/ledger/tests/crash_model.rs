@@ -296,3 +296,67 @@ fn a_compaction_without_its_event_is_damage() {
         disk.flip(at);
     }
 }
+
+/// What a failed device leaves: refusals with the code, all that was stored, and a service that answers.
+fn fails_for_good(disk: &Disk, fail: fn(&Disk), reason: &str) {
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    let ledger = committer.ledger();
+    fill(ledger, "service:gateway", 5, 400).unwrap();
+    let before = ledger.standing();
+    fail(disk);
+    assert_eq!(fill(ledger, "service:gateway", 5, 400), Err("READ_ONLY"));
+    let stopped = ledger.standing().stopped.unwrap().to_string();
+    assert!(stopped.contains(reason), "{stopped}");
+    // The device would work again: nothing is tried.
+    let syncs = disk.syncs();
+    assert_eq!(fill(ledger, "service:init", 1, 10), Err("READ_ONLY"));
+    assert_eq!(
+        ledger.order_wait(Order::Epoch).map_err(|r| r.code),
+        Err("READ_ONLY")
+    );
+    assert_eq!(disk.syncs(), syncs);
+    let mut reader = ledger.reader();
+    for id in before.first_id..=before.id {
+        assert!(reader.event(id, |_, _, _| ()).is_ok(), "event {id}");
+    }
+    assert_eq!(
+        ledger.planes(|p| p.through).map_err(|r| r.code),
+        Err("READ_ONLY")
+    );
+    committer.stop();
+    let disk = disk.after_cut(&mut Chance(3));
+    let (committer, _) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+    assert!(committer.ledger().standing().id >= before.id);
+    assert_eq!(fill(committer.ledger(), "service:gateway", 1, 400), Ok(1));
+    committer.stop();
+}
+
+#[test]
+fn a_failed_sync_or_a_full_file_system_ends_writing_and_nothing_else() {
+    fails_for_good(&Disk::new(6), Disk::fail_next_sync, "sync group failed");
+    fails_for_good(&Disk::new(6), Disk::fill_up, "No space left");
+}
+
+#[test]
+fn a_log_that_is_cut_off_anywhere_keeps_what_lies_before_the_cut_and_is_never_more_than_it_was() {
+    let disk = Disk::new(2);
+    let (committer, _) = Committer::start(Arc::new(disk.clone()), &BIRTH).unwrap();
+    fill(committer.ledger(), "service:gateway", 8, 400).unwrap();
+    let whole = committer.ledger().standing();
+    committer.stop();
+    let begin = 8192 + 4096;
+    let end = usize::try_from(whole.end).unwrap();
+    for cut in (begin..end).step_by(97) {
+        let disk = disk.cut_off(cut);
+        let (committer, recovery) = Committer::start(Arc::new(disk), &BIRTH).unwrap();
+        let standing = committer.ledger().standing();
+        // Zeros behind a group look as if nothing had been written: whole groups that are gone are
+        // what an outside checkpoint is for.
+        assert!(standing.id <= 8 && standing.id * 1024 <= (cut - begin) as u64);
+        assert!(
+            standing.stopped.is_none(),
+            "cut at {cut}: {standing:?} {recovery:?}"
+        );
+        committer.stop();
+    }
+}

@@ -481,6 +481,34 @@ pub fn become_program(image: BorrowedFd<'_>, words: &[String], env: &[String]) -
     io::Error::last_os_error()
 }
 
+/// Lets the calling thread run before all ordinary ones, in turn with others of the lowest realtime
+/// priority; its children are ordinary.
+///
+/// # Errors
+/// As `sched_setscheduler(2)`: `EPERM` where the limit or a control group forbids it.
+pub fn run_in_real_time() -> io::Result<()> {
+    // `struct sched_param` of the kernel is one int.
+    let priority: libc::c_int = 1;
+    // SAFETY: the kernel reads one int, which lives over the call; 0 is the calling thread. The C
+    // libraries' function is for whole processes, and musl's refuses.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            REAL_TIME,
+            &raw const priority,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The policy of [`run_in_real_time`].
+pub const REAL_TIME: libc::c_int = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+
 /// Raises the limit of open files of this process to `wanted`, as far as it may.
 ///
 /// # Errors

@@ -17,6 +17,9 @@ const OPEN_FILES_MAX: u64 = 2048;
 const _: () = assert!(OPEN_FILES_MAX >= sys::release::OPEN_FILES);
 /// Bytes that one service may lock in memory: what Linux gave everybody for long.
 const LOCKED_BYTES_MAX: u64 = 64 << 10;
+/// Realtime priority that the ledger's committer may take: the lowest, so that a commit does not wait for
+/// the next tick behind whoever runs.
+const COMMITTER_PRIORITY: u64 = 1;
 /// What every service may have. No core dumps, no realtime, no POSIX message queues.
 const LIMITS: &[(Limit, u64)] = &[
     (Limit::OpenFiles, OPEN_FILES_MAX),
@@ -175,6 +178,13 @@ pub fn equip_unit(heart: &mut Heart, i: usize) -> Result<(), String> {
         spawn.identity = sys::spawn::Identity::Uid(uid);
         spawn.powers = Powers::Only(powers_of(&service));
         spawn.limits = LIMITS.to_vec();
+        if service.name.as_str() == wire::Role::Ledger.name() {
+            let mine = |(limit, _): &(Limit, u64)| *limit != Limit::RealtimePriority;
+            spawn.limits.retain(mine);
+            spawn
+                .limits
+                .push((Limit::RealtimePriority, COMMITTER_PRIORITY));
+        }
         // Users' services inherit PID 1's.
         spawn.oom_score_adj = (!added).then(|| DIES_LATE.to_owned());
     } else {

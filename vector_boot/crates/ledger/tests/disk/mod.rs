@@ -32,6 +32,8 @@ struct State {
     /// Writes and syncs until the power goes.
     left: Option<u64>,
     fail_next_sync: bool,
+    /// Writes give ENOSPC.
+    full: bool,
     syncs: u64,
 }
 
@@ -82,6 +84,26 @@ impl Disk {
     /// The next sync fails, and what it should have kept is lost.
     pub fn fail_next_sync(&self) {
         self.0.lock().unwrap().fail_next_sync = true;
+    }
+
+    /// Another disk with nothing but zeros from a byte on.
+    pub fn cut_off(&self, at: usize) -> Self {
+        let mut durable = self.durable();
+        durable[at..].fill(0);
+        Self(Arc::new(Mutex::new(State {
+            durable,
+            ..State::default()
+        })))
+    }
+
+    /// The file system has no room for another byte.
+    pub fn fill_up(&self) {
+        self.0.lock().unwrap().full = true;
+    }
+
+    /// Bytes that survive a cut of the power now, for sure.
+    pub fn durable(&self) -> Vec<u8> {
+        self.0.lock().unwrap().durable.clone()
     }
 
     /// Syncs so far.
@@ -144,6 +166,9 @@ impl Device for Disk {
         let mut state = self.0.lock().unwrap();
         assert_eq!(offset % SECTOR as u64, 0, "writes are whole sectors");
         assert_eq!(bytes.len() % SECTOR, 0, "writes are whole sectors");
+        if state.full {
+            return Err(io::Error::from_raw_os_error(28));
+        }
         let power = state.power();
         for (n, sector) in bytes.chunks_exact(SECTOR).enumerate() {
             let at = usize::try_from(offset).unwrap() / SECTOR + n;
