@@ -1,8 +1,8 @@
 //! The ledger's own committer in this process: frames, chain, tree, group frames, index.
 
-use crate::modes::{MANY, Mode, clients, content};
+use crate::modes::{Answer, MANY, Mode, clients, content};
 use crate::{CONTENT_BYTES, Run};
-use ledger::committer::{Committer, Draft, Ledger};
+use ledger::committer::{Committer, Draft, Ledger, Receipt, Refusal};
 use ledger::device::{Access, FileDevice};
 use ledger::log::Birth;
 use std::fs::File;
@@ -26,8 +26,14 @@ fn draft(n: u64) -> Draft {
     }
 }
 
-fn append(ledger: &Ledger, drafts: &[Draft]) {
-    ledger.append_wait(drafts.to_vec()).expect("durable");
+fn append(ledger: &Ledger, answer: &Arc<Answer>, drafts: Vec<Draft>) {
+    let given = answer.clone();
+    let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
+        outcome.expect("durable");
+        given.give();
+    };
+    ledger.append(drafts, Box::new(reply));
+    answer.wait();
 }
 
 /// Runs it on a new log in a file.
@@ -54,16 +60,18 @@ pub fn run(folder: &Path, mode: Mode, limit: Duration) -> Run {
     if mode == Mode::Clients {
         clients(limit, |n, deadline| {
             let mut k = n as u64;
+            let answer = Arc::new(Answer::default());
             while Instant::now() < deadline {
-                append(ledger, &[draft(k)]);
+                append(ledger, &answer, vec![draft(k)]);
                 k += MANY as u64;
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
     } else {
         let drafts: Vec<Draft> = (0..mode.batch() as u64).map(draft).collect();
+        let answer = Arc::new(Answer::default());
         while began.elapsed() < limit {
-            append(ledger, &drafts);
+            append(ledger, &answer, drafts.clone());
             count.fetch_add(mode.batch() as u64, Ordering::Relaxed);
         }
     }

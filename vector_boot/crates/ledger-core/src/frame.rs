@@ -135,22 +135,34 @@ pub(crate) fn checksum(place: &Place, header: &Header, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Precomputed hasher of the chain.
+/// Precomputed hashers of what every event needs.
 #[derive(Clone)]
-pub(crate) struct Chain(blake3::Hasher);
+pub(crate) struct Chain {
+    frame: blake3::Hasher,
+    body: blake3::Hasher,
+}
 
 impl Chain {
     pub fn new() -> Self {
-        Self(blake3::Hasher::new_derive_key(CHAIN_CONTEXT))
+        Self {
+            frame: blake3::Hasher::new_derive_key(CHAIN_CONTEXT),
+            body: blake3::Hasher::new_derive_key(crate::tree::BODY_CONTEXT),
+        }
     }
 
     /// The value behind a frame.
-    pub fn next(&self, header: &Header, body: &[u8]) -> Hash {
-        let mut hasher = self.0.clone();
+    pub fn next(&mut self, header: &Header, body: &[u8]) -> Hash {
+        // A copy of a hasher is two kilobytes; a reset one begins as new.
+        let hasher = self.frame.reset();
         hasher.update(&header.previous);
         hasher.update(&header.chained());
         hasher.update(body);
         *hasher.finalize().as_bytes()
+    }
+
+    /// Hash of a body, which the tree's leaf has a part of.
+    pub fn body(&mut self, body: &[u8]) -> Hash {
+        *self.body.reset().update(body).finalize().as_bytes()
     }
 }
 

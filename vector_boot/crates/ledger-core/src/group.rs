@@ -1,9 +1,10 @@
 //! Groups: the events that became durable together, and the frame that ends them.
 
 use crate::frame::{self, Chain, ENCODING_FIXED, Header, Reader, Writer};
+use crate::tree::commitment_of;
 use crate::{
     Body, CompactRange, ENCODING_POSTCARD, HEADER_BYTES, Hash, KIND_EVENT, KIND_GROUP, Leaf, Place,
-    Superblock, commitment, padded, tenant_key, tenant_tag,
+    Superblock, padded, tenant_key, tenant_tag,
 };
 use alloc::vec::Vec;
 
@@ -39,14 +40,14 @@ impl Head {
     /// Takes one event frame in: its leaf.
     pub(crate) fn advance(
         &mut self,
-        chain: &Chain,
+        chain: &mut Chain,
         header: &Header,
         body: &[u8],
         tag: &[u8; 8],
     ) -> Leaf {
         self.chain = chain.next(header, body);
         self.id = header.id;
-        let entry = commitment(header.id, &self.chain, tag, body);
+        let entry = commitment_of(header.id, &self.chain, tag, &chain.body(body));
         let hash = self.tree.push(&entry);
         Leaf { entry, hash }
     }
@@ -237,7 +238,7 @@ impl GroupBuilder {
         )?;
         let leaf = self
             .head
-            .advance(&self.chain, &header, &self.body, &event.tenant_tag);
+            .advance(&mut self.chain, &header, &self.body, &event.tenant_tag);
         if self.count == 0 {
             self.first = Some((id, self.head.chain));
         }

@@ -14,7 +14,8 @@ pub const EMPTY_ROOT: Hash = [
 pub const COMMITMENT_BYTES: usize = 64;
 /// What the tree says of one event; its hash is the leaf.
 pub type Commitment = [u8; COMMITMENT_BYTES];
-const BODY_CONTEXT: &str = "vb-ledger-body v1";
+/// BLAKE3 derive_key context of a body.
+pub(crate) const BODY_CONTEXT: &str = "vb-ledger-body v1";
 const TENANT_CONTEXT: &str = "vb-ledger-tenant v1";
 
 /// One event in the tree.
@@ -124,14 +125,18 @@ pub fn tenant_tag(tenant_key: &Hash, id: u64) -> [u8; 8] {
 /// value binds the body with all its 256 bits; the short hash is for who has the body alone.
 #[must_use]
 pub fn commitment(id: u64, chain: &Hash, tag: &[u8; 8], body: &[u8]) -> Commitment {
-    let body = blake3::derive_key(BODY_CONTEXT, body);
+    commitment_of(id, chain, tag, &blake3::derive_key(BODY_CONTEXT, body))
+}
+
+/// [`commitment`] from the whole hash of a body.
+pub(crate) fn commitment_of(id: u64, chain: &Hash, tag: &[u8; 8], body: &Hash) -> Commitment {
     let mut out = [0; COMMITMENT_BYTES];
     let fields = id
         .to_le_bytes()
         .into_iter()
         .chain(*chain)
         .chain(*tag)
-        .chain(body);
+        .chain(*body);
     out.iter_mut().zip(fields).for_each(|(o, f)| *o = f);
     out
 }

@@ -362,7 +362,7 @@ impl Verifier {
         self.open = Some(open);
         let leaf = self
             .head
-            .advance(&self.chain, &header, body, &event.tenant_tag);
+            .advance(&mut self.chain, &header, body, &event.tenant_tag);
         self.bound |= Compacted::of(&event).is_some_and(|c| c.is_of(&self.begin));
         if core::mem::take(&mut self.anchor_due) {
             self.anchor = Some((header.id, self.head.chain));

@@ -249,6 +249,7 @@ impl Committer {
             log,
             dedupe: fold.dedupe,
             shared,
+            random: clock::Random::default(),
             groups: 0,
             orders: VecDeque::new(),
             tried: None,
@@ -563,6 +564,7 @@ struct Writer {
     log: Log,
     dedupe: Dedupe,
     shared: Arc<Shared>,
+    random: clock::Random,
     groups: u64,
     /// What was asked for while a group was filled.
     orders: VecDeque<(Order, Answer)>,
@@ -589,6 +591,13 @@ impl Unfit {
             bytes,
         }
     }
+}
+
+/// Why an event is not in the group.
+enum NotPlaced {
+    Refused(Refusal),
+    /// The group has no room for it.
+    Full(Box<Draft>),
 }
 
 /// What a group adds to the index and the planes.
@@ -761,20 +770,44 @@ impl Writer {
         }
         let (mark, kept) = (group.mark(), added.len());
         let mut receipts = Vec::with_capacity(drafts.len());
-        for draft in &drafts {
-            let placed = self.place_one(group, draft, added);
-            if !matches!(placed, Ok(Some(_))) {
-                group.rewind(mark);
-                added.truncate(kept);
-                return match placed {
-                    Err(refusal) => Ok(Placed {
+        let mut repeats = Vec::new();
+        let mut drafts = drafts.into_iter();
+        while let Some(draft) = drafts.next() {
+            let why = match self.repeat(&draft, added) {
+                Ok(Some(receipt)) => {
+                    repeats.push((receipts.len(), draft));
+                    receipts.push(receipt);
+                    continue;
+                }
+                Ok(None) => match self.place_one(group, draft, &moment, added) {
+                    Ok(receipt) => {
+                        receipts.push(receipt);
+                        continue;
+                    }
+                    Err(why) => why,
+                },
+                Err(refusal) => NotPlaced::Refused(refusal),
+            };
+            group.rewind(mark);
+            let back = added.drain(kept..).map(|event| event.draft);
+            return match why {
+                NotPlaced::Refused(refusal) => {
+                    drop(back);
+                    Ok(Placed {
                         reply,
                         outcome: Err(refusal),
-                    }),
-                    Ok(_) => Err(Unfit { drafts, reply }),
-                };
-            }
-            receipts.extend(placed.ok().flatten());
+                    })
+                }
+                NotPlaced::Full(draft) => {
+                    let mut all: Vec<Draft> = back.collect();
+                    for (at, repeat) in repeats {
+                        all.insert(at, repeat);
+                    }
+                    all.push(*draft);
+                    all.extend(drafts);
+                    Err(Unfit { drafts: all, reply })
+                }
+            };
         }
         for event in added.get(kept..).unwrap_or_default() {
             planes.apply(event.committed.id, &event.draft.body(event.wall_ns));
@@ -785,12 +818,8 @@ impl Writer {
         })
     }
 
-    fn place_one(
-        &self,
-        group: &mut GroupBuilder,
-        draft: &Draft,
-        added: &mut Vec<Added>,
-    ) -> Result<Option<Receipt>, Refusal> {
+    /// The receipt of an event that is there already.
+    fn repeat(&self, draft: &Draft, added: &[Added]) -> Result<Option<Receipt>, Refusal> {
         if let Some(origin) = draft.origin {
             let here = added.iter().find(|a| a.draft.origin == Some(origin));
             let seen = match here {
@@ -817,16 +846,23 @@ impl Writer {
                 }
             }
         }
-        self.may_take(draft)?;
-        let wall_ns = clock::wall_ns();
-        let ulid = draft
+        Ok(None)
+    }
+
+    fn place_one(
+        &mut self,
+        group: &mut GroupBuilder,
+        mut draft: Draft,
+        moment: &Moment,
+        added: &mut Vec<Added>,
+    ) -> Result<Receipt, NotPlaced> {
+        self.may_take(&draft).map_err(NotPlaced::Refused)?;
+        let wall_ns = moment.wall_ns;
+        let random = &mut self.random;
+        let ulid = *draft
             .ulid
-            .unwrap_or_else(|| ulid::compose(wall_ns, clock::random()));
-        let draft = Draft {
-            timestamp_ns: draft.timestamp_ns.or_else(|| Some(clock::monotonic_ns())),
-            ulid: Some(ulid),
-            ..draft.clone()
-        };
+            .get_or_insert_with(|| ulid::compose(wall_ns, random.take()));
+        draft.timestamp_ns.get_or_insert(moment.monotonic_ns);
         let body = draft.body(wall_ns);
         rules::stored(&body, group.next_id()).map_err(|broken| {
             let value = match broken {
@@ -837,23 +873,24 @@ impl Writer {
                 rules::Broken::Causation(id) => id.to_string(),
                 _ => String::new(),
             };
-            Refusal::new(broken.code(), broken.field(), &value, broken.limit())
+            let refusal = Refusal::new(broken.code(), broken.field(), &value, broken.limit());
+            NotPlaced::Refused(refusal)
         })?;
-        let committed = group.push(&body);
-        Ok(committed.map(|committed| {
-            added.push(Added {
-                offset: self.log.segment_base() + committed.offset,
-                committed,
-                wall_ns,
-                draft,
-            });
-            Receipt {
-                id: committed.id,
-                commit_id: committed.chain,
-                ulid,
-                repeated: false,
-            }
-        }))
+        let Some(committed) = group.push(&body) else {
+            return Err(NotPlaced::Full(Box::new(draft)));
+        };
+        added.push(Added {
+            offset: self.log.segment_base() + committed.offset,
+            committed,
+            wall_ns,
+            draft,
+        });
+        Ok(Receipt {
+            id: committed.id,
+            commit_id: committed.chain,
+            ulid,
+            repeated: false,
+        })
     }
 
     fn finish(
