@@ -65,6 +65,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         power_cuts::drill,
     ),
     (
+        "bus",
+        "100,000 messages on the bus, doubled, their consumers cut and the ledger killed: each has one effect",
+        bus,
+    ),
+    (
         "simulator",
         "years of simulated machines under the supervision's policy, with takeovers of PID 1: no promise breaks",
         simulator,
@@ -142,6 +147,24 @@ fn disk_model() {
         .args(words)
         .status();
     assert!(ended.is_ok_and(|s| s.success()), "a promise broke");
+}
+
+/// The test of every run, with ten times the messages.
+fn bus() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let test = "whatever_is_doubled_cut_or_killed_each_message_has_one_effect";
+    let words = [
+        "test", "--locked", "-p", "ledger", "--test", "process", "--", test,
+    ];
+    let ended = Command::new(cargo)
+        .current_dir(repository())
+        .args(words)
+        .env("VB_BUS_MESSAGES", "100000")
+        .status();
+    assert!(
+        ended.is_ok_and(|s| s.success()),
+        "a message was lost or had two effects"
+    );
 }
 
 /// A failing seed prints its schedule, made smaller.

@@ -23,12 +23,16 @@ mod event;
 mod frame;
 mod group;
 mod layout;
+mod meta;
 mod tree;
 mod verify;
 
 pub mod blob;
+pub mod bus;
 pub mod checkpoint;
+pub mod folds;
 pub mod fuzz;
+pub mod jobs;
 pub mod json;
 pub mod kinds;
 pub mod note;
@@ -59,6 +63,7 @@ pub use layout::{
     SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader,
     Superblock,
 };
+pub use meta::Meta;
 pub use tree::{
     COMMITMENT_BYTES, Commitment, CompactRange, EMPTY_ROOT, Leaf, commitment, leaf_hash, parent,
     tenant_key, tenant_tag,
@@ -67,3 +72,14 @@ pub use verify::{Fault, FaultKind, Step, Verifier};
 
 /// A chain value, a commit id, a tree hash.
 pub type Hash = [u8; 32];
+
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> alloc::string::String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    digits
+        .filter_map(|d| DIGITS.get(usize::from(d)))
+        .map(|d| char::from(*d))
+        .collect()
+}

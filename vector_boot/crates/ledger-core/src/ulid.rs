@@ -25,6 +25,32 @@ pub fn text(ulid: &[u8; 16]) -> String {
         .collect()
 }
 
+/// Reads a ULID's text, in either case.
+#[must_use]
+pub fn parse(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 26 {
+        return None;
+    }
+    let mut bits: u128 = 0;
+    for letter in text.bytes() {
+        let upper = letter.to_ascii_uppercase();
+        let digit = ALPHABET.iter().position(|a| *a == upper)?;
+        // 26 letters hold 130 bits: the first may be 7 at most.
+        if bits >> 123 != 0 {
+            return None;
+        }
+        bits = bits << 5 | digit as u128;
+    }
+    Some(bits.to_be_bytes())
+}
+
+/// The milliseconds since 1970 of which a ULID was made, as its maker says.
+#[must_use]
+pub fn milliseconds(ulid: &[u8; 16]) -> u64 {
+    // 48 bits.
+    (u128::from_be_bytes(*ulid) >> 80) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +62,26 @@ mod tests {
         // 1469918176385 ms is 01ARYZ6S41, from the specification's page.
         let ulid = compose(1_469_918_176_385_000_000, [0; 10]);
         assert!(text(&ulid).starts_with("01ARYZ6S41"), "{}", text(&ulid));
+    }
+
+    #[test]
+    fn texts_are_read_back_and_what_is_none_is_refused() {
+        for bits in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0011_2233_4455_6677] {
+            let ulid = bits.to_be_bytes();
+            assert_eq!(parse(&text(&ulid)), Some(ulid));
+            assert_eq!(parse(&text(&ulid).to_ascii_lowercase()), Some(ulid));
+        }
+        for bad in [
+            "",
+            "8ZZZZZZZZZZZZZZZZZZZZZZZZZ",
+            "7ZZZZZZZZZZZZZZZZZZZZZZZZU",
+            "7ZZ",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+        assert_eq!(
+            milliseconds(&compose(1_469_918_176_385_000_000, [255; 10])),
+            1_469_918_176_385
+        );
     }
 }

@@ -9,10 +9,12 @@ mod upkeep;
 
 use crate::blobs::{Blobs, Shelf};
 use crate::boots::Boots;
+use crate::bus::Deliveries;
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
 use crate::device::Device;
 use crate::fold::Fold;
+use crate::folds::Kept;
 use crate::index::{self, Index, Posted};
 use crate::log::{Birth, Log, OpenError, Recovery, Stopped};
 use crate::metrics::Metrics;
@@ -176,6 +178,8 @@ struct Shared {
     index: Arc<Mutex<Index>>,
     /// Changed by the committer alone; ahead of `standing` while a group is under way.
     planes: Mutex<Planes>,
+    deliveries: Deliveries,
+    kept_folds: Kept,
     standing: Mutex<Standing>,
     /// Opened by who first needs it.
     shelf: Shelf,
@@ -231,6 +235,8 @@ impl Committer {
             boots: fold.boots,
             index,
             planes: Mutex::new(fold.planes),
+            deliveries: Deliveries::default(),
+            kept_folds: Kept::default(),
             standing: Mutex::new(standing_of(&log, 0)),
             shelf: Shelf::default(),
             moved: Condvar::new(),
@@ -329,6 +335,33 @@ impl Ledger {
             }
         };
         self.queue(Work::Decide(Box::new(decide)), bytes);
+    }
+
+    /// Has it decided and waits.
+    ///
+    /// # Errors
+    /// The [`Refusal`].
+    pub fn decide_wait<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
+    ) -> Result<(T, Vec<Receipt>), Refusal> {
+        let (sender, receiver) = bounded(1);
+        self.decide(bytes, decide, move |outcome| {
+            // The receiver waits below.
+            drop(sender.send(outcome));
+        });
+        receiver.recv().unwrap_or_else(|_| Err(Refusal::closing()))
+    }
+
+    /// Folds that later ones go on from.
+    pub(crate) fn kept_folds(&self) -> &Kept {
+        &self.shared.kept_folds
+    }
+
+    /// Who is given what of the bus.
+    pub(crate) fn deliveries(&self) -> &Deliveries {
+        &self.shared.deliveries
     }
 
     /// Looks at the planes; what `look` says is given out once all that it saw is durable. It holds the

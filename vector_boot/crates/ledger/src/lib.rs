@@ -20,13 +20,16 @@ pub mod refusal;
 pub mod scan;
 
 mod boots;
+mod bus;
 mod cli;
 mod clock;
 mod dedupe;
 mod fold;
+mod folds;
 mod gate;
 mod identity;
 mod index;
+mod jobs;
 mod json;
 mod jsonl;
 pub mod metrics;

@@ -12,6 +12,8 @@
 
 use crate::committer::Draft;
 use ledger_core::blob::Blobs;
+use ledger_core::bus::Bus;
+use ledger_core::jobs::Jobs;
 use ledger_core::policy::Policy;
 use ledger_core::{Body, SUMMARY};
 use serde::Serialize;
@@ -27,6 +29,10 @@ pub struct Planes {
     pub policy: Policy,
     /// Pointers to blobs.
     pub blobs: Blobs,
+    /// Topics, messages, consumers.
+    pub bus: Bus,
+    /// Jobs and who holds them.
+    pub jobs: Jobs,
 }
 
 /// When a decision is made, and where.
@@ -63,19 +69,27 @@ impl Planes {
     /// Whether any plane looks at events of this type: a scan keeps the bodies of those alone.
     #[must_use]
     pub fn wants(event_type: &str) -> bool {
-        event_type == SUMMARY || Policy::wants(event_type) || Blobs::wants(event_type)
+        event_type == SUMMARY
+            || Policy::wants(event_type)
+            || Blobs::wants(event_type)
+            || Bus::wants(event_type)
+            || Jobs::wants(event_type)
     }
 
     /// Writes the state down, for a log that no longer has the events that led to it.
     pub fn summary(&self, summary: &mut Summary) {
         summary.put("policy", &self.policy);
         summary.put("blobs", &self.blobs);
+        summary.put("bus", &self.bus);
+        summary.put("jobs", &self.jobs);
     }
 
     /// Takes the state from a summary; a plane that it says nothing of stays as it is.
     pub fn restore(&mut self, summary: &Summary) {
         summary.take("policy", &mut self.policy);
         summary.take("blobs", &mut self.blobs);
+        summary.take("bus", &mut self.bus);
+        summary.take("jobs", &mut self.jobs);
     }
 
     /// Takes the next event in: total, and in order of ids.
@@ -83,6 +97,11 @@ impl Planes {
         self.through = id;
         self.policy.apply(id, body);
         self.blobs.apply(id, body);
+        if Bus::wants(body.event_type) {
+            self.bus.apply(id, body);
+        } else if Jobs::wants(body.event_type) {
+            self.jobs.apply(id, body);
+        }
     }
 }
 

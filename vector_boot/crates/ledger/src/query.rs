@@ -232,6 +232,22 @@ pub fn run(
     emit: &mut dyn FnMut(String) -> bool,
     idle: &mut dyn FnMut(),
 ) -> io::Result<Ended> {
+    let mut as_json = |id, chain: &Hash, body: &Body<'_>| emit(event_json(id, chain, body));
+    each(query, reader, index, head, &mut as_json, idle)
+}
+
+/// The same, with `emit` given the events as they lie in the log.
+///
+/// # Errors
+/// As [`run`].
+pub fn each(
+    query: &Query,
+    reader: &mut Reader,
+    index: &Mutex<Index>,
+    head: u64,
+    emit: Emit<'_>,
+    idle: &mut dyn FnMut(),
+) -> io::Result<Ended> {
     let mut run = Run {
         query,
         reader,
@@ -255,13 +271,16 @@ pub fn run(
     Ok(run.ended)
 }
 
+/// Is given an event's id, commit id and body; says whether to go on.
+type Emit<'r> = &'r mut dyn FnMut(u64, &Hash, &Body<'_>) -> bool;
+
 /// A query under way.
 struct Run<'r> {
     query: &'r Query,
     reader: &'r mut Reader,
     index: &'r Mutex<Index>,
     head: u64,
-    emit: &'r mut dyn FnMut(String) -> bool,
+    emit: Emit<'r>,
     idle: &'r mut dyn FnMut(),
     looked: u64,
     /// Last event emitted.
@@ -292,16 +311,16 @@ impl Run<'_> {
         if self.looked.is_multiple_of(IDLE_EVERY) {
             (self.idle)();
         }
-        let filter = &self.query.filter;
-        let json = self.reader.event(id, |id, chain, body| {
-            filter.matches(body).then(|| event_json(id, chain, body))
+        let (filter, emit) = (&self.query.filter, &mut self.emit);
+        let wanted = self.reader.event(id, |id, chain, body| {
+            filter.matches(body).then(|| emit(id, chain, body))
         })?;
-        let Some(json) = json else {
+        let Some(go_on) = wanted else {
             return Ok(ControlFlow::Continue(()));
         };
         self.ended.count += 1;
         self.last = id;
-        Ok(if (self.emit)(json) {
+        Ok(if go_on {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

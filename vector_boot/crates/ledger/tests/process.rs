@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wire::ledger::{Append, Origin};
 
+#[path = "process/bus.rs"]
+mod bus;
+
 /// Set for the child.
 const ROLE: &str = "VB_TEST_LEDGER_WORDS";
 /// Longest wait for anything; the machine may be slow.
@@ -50,6 +53,18 @@ const TESTS: &[(&str, fn())] = &[
     (
         "killed_again_and_again_every_pointer_opens_or_is_shredded",
         blobs::killed_again_and_again_every_pointer_opens_or_is_shredded,
+    ),
+    (
+        "the_bus_and_jobs_over_the_stream_socket",
+        bus::the_bus_and_jobs_over_the_stream_socket,
+    ),
+    (
+        "many_who_claim_a_job_and_one_gets_it",
+        bus::many_who_claim_a_job_and_one_gets_it,
+    ),
+    (
+        "whatever_is_doubled_cut_or_killed_each_message_has_one_effect",
+        bus::whatever_is_doubled_cut_or_killed_each_message_has_one_effect,
     ),
 ];
 
@@ -306,24 +321,57 @@ fn command(folder: &Path, words: &[&str]) -> (i32, String) {
 struct Lines {
     stream: std::os::unix::net::UnixStream,
     reader: std::io::BufReader<std::os::unix::net::UnixStream>,
+    begun: String,
+    ended: bool,
 }
 
 impl Lines {
     fn connect(folder: &Path) -> Self {
-        let stream = std::os::unix::net::UnixStream::connect(folder.join("ledger.sock")).unwrap();
+        Self::try_connect(folder).unwrap()
+    }
+    fn try_connect(folder: &Path) -> Option<Self> {
+        let stream = std::os::unix::net::UnixStream::connect(folder.join("ledger.sock")).ok()?;
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let reader = std::io::BufReader::new(stream.try_clone().unwrap());
-        Self { stream, reader }
+        Some(Self {
+            stream,
+            reader,
+            begun: String::new(),
+            ended: false,
+        })
+    }
+    fn set_timeout(&mut self, limit: Duration) {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+    }
+    /// Whether the last look found nothing in time, rather than the end.
+    fn waited(&self) -> bool {
+        !self.ended
     }
     fn send(&mut self, line: &str) {
+        assert!(self.try_send(line), "the service is gone");
+    }
+    fn try_send(&mut self, line: &str) -> bool {
         use std::io::Write;
-        writeln!(self.stream, "{line}").unwrap();
+        writeln!(self.stream, "{line}").is_ok()
+    }
+    /// The next line; nothing at the end, or after the time that one may take.
+    fn try_next(&mut self) -> Option<serde_json::Value> {
+        use std::io::BufRead;
+        // What came before the time was over stays begun.
+        match self.reader.read_line(&mut self.begun) {
+            Ok(n) if n > 0 && self.begun.ends_with('\n') => {
+                let line = std::mem::take(&mut self.begun);
+                Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}")))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => None,
+            _ => {
+                self.ended = true;
+                None
+            }
+        }
     }
     fn next(&mut self) -> serde_json::Value {
-        use std::io::BufRead;
-        let mut line = String::new();
-        self.reader.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+        self.try_next().expect("an answer")
     }
     fn ask(&mut self, line: &str) -> serde_json::Value {
         self.send(line);

@@ -6,10 +6,12 @@
 mod append;
 mod doctor;
 mod epoch;
+mod fold;
 mod peer;
 mod query;
 mod snapshot;
 mod verify;
+mod yaml;
 
 use crate::device::{Access, Device};
 use crate::json::Json;
@@ -60,6 +62,8 @@ enum Command {
     Epoch(epoch::Words),
     /// Drops the oldest segments, none of the current epoch.
     Compact(epoch::CompactWords),
+    /// Prints what the events of a namespace add up to.
+    Fold(fold::Words),
 }
 
 impl Command {
@@ -72,6 +76,7 @@ impl Command {
             Self::Doctor(words) => words.run(place),
             Self::Epoch(words) => words.run(place),
             Self::Compact(words) => words.run(place),
+            Self::Fold(words) => words.run(place),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::device::Device;
 use crate::fold::Fold;
+use crate::folds::{Folded, Wanted};
 use crate::index::Index;
 use crate::query::{self, Query};
 use crate::reader::Reader;
@@ -39,6 +40,19 @@ impl Snapshot {
             index,
             last: end.head.id,
         })
+    }
+
+    /// Folds up to an event, the last one if none is named.
+    ///
+    /// # Errors
+    /// If there is no such event, the log cannot be read, or the state grows too large.
+    pub fn fold(&mut self, wanted: &Wanted, at: Option<u64>) -> Result<Folded, String> {
+        let at = at.unwrap_or(self.last);
+        if at > self.last {
+            return Err(format!("event {at}: the last one is {}", self.last));
+        }
+        let folded = wanted.fold(&mut self.reader, &self.index, at, None, &mut |_| {});
+        folded.map_err(|refusal| refusal.reason())
     }
 
     /// The events that match, as JSON.

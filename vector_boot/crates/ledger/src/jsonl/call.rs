@@ -110,7 +110,6 @@ impl Call<'_> {
 
     /// Has the committer decide ([`Ledger::decide`]); `members` makes the answer's members of what was
     /// decided and appended, once that is durable.
-    #[allow(dead_code)] // Its first users are on their way.
     pub fn decide<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -121,6 +120,12 @@ impl Call<'_> {
         self.ledger().decide(bytes, decide, move |outcome| {
             later.end(outcome.and_then(|(answer, receipts)| members(answer, &receipts)));
         });
+    }
+
+    /// Tells this connection from all others that there are.
+    pub fn connection_number(&self) -> u64 {
+        // Its writing half lives as long as it does, and so do the threads that could mistake it.
+        Arc::as_ptr(&self.connection.out) as u64
     }
 
     /// Takes one of the connection's subscriptions, or refuses.

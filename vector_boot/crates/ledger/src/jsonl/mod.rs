@@ -15,6 +15,7 @@ use crate::json::{Json, LINE_BYTES_MAX};
 use crate::refusal::Refusal;
 use crate::visitors::Visit;
 use call::Call;
+pub use call::Stream;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -62,7 +62,11 @@ fn metrics(call: &Call<'_>) -> Result<(), Refusal> {
         let limit = "for the machine's own services and its operator";
         return Err(Refusal::new("POLICY_DENY", "metrics", "", limit));
     }
-    call.ok(&call.ledger().metrics().members(0));
+    let slowest = call.ledger().planes(|planes| {
+        let lags = planes.bus.lags().map(|lag| lag.messages);
+        lags.max().unwrap_or(0)
+    })?;
+    call.ok(&call.ledger().metrics().members(slowest));
     Ok(())
 }
 

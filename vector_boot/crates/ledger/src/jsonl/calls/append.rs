@@ -59,7 +59,8 @@ fn append(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn draft(call: &Call<'_>, event: &Json, ns: &str, actor: &str) -> Result<Draft, Refusal> {
+/// An event as a caller gives it.
+pub fn draft(call: &Call<'_>, event: &Json, ns: &str, actor: &str) -> Result<Draft, Refusal> {
     let Json::Object(members) = event else {
         return Err(Refusal::bad("event", "an object"));
     };

@@ -1,0 +1,394 @@
+//! The bus against a simple model: sets of what was published, acknowledged, committed.
+
+use super::*;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+const TENANT: &str = "a";
+const WALL: u64 = 1_800_000_000_000_000_000;
+
+/// The log as its events' texts: what a restart folds anew.
+#[derive(Default)]
+struct Log {
+    bus: Bus,
+    events: Vec<(&'static str, String, String, [u8; 16], String)>,
+}
+
+impl Log {
+    fn push(
+        &mut self,
+        event_type: &'static str,
+        tenant: &str,
+        topic: &str,
+        ulid: [u8; 16],
+        meta: &str,
+    ) -> u64 {
+        let payload = format!("{{\"bus\":{{{meta}}}}}");
+        self.events
+            .push((event_type, tenant.into(), topic.into(), ulid, payload));
+        let id = self.events.len() as u64;
+        fold(&mut self.bus, id, &self.events[self.events.len() - 1]);
+        id
+    }
+
+    fn publish(&mut self, topic: &str, qos: Qos, ulid: [u8; 16]) -> Result<u64, No> {
+        let publish = Publish {
+            tenant: TENANT,
+            topic,
+            qos,
+            ulid,
+            chosen: true,
+        };
+        match self.bus.publish(&publish, WALL)? {
+            Published::There(id) => Ok(id),
+            Published::New(seq) => {
+                let meta = format!("\"qos\":\"{}\",\"seq\":{seq}", qos.as_str());
+                let id = self.push("bus.published", TENANT, topic, ulid, &meta);
+                let known = self.bus.resolve(TENANT, topic, &ulid);
+                assert!(
+                    seq == 0
+                        || known
+                            == Some(Target {
+                                lane: lane_of(&ulid),
+                                seq
+                            })
+                );
+                Ok(id)
+            }
+        }
+    }
+
+    fn subscribe(&mut self, topic: &str, consumer: &str) {
+        if self.bus.subscribe(TENANT, topic, consumer).unwrap() {
+            let meta = format!("\"consumer\":\"{consumer}\",\"from\":1");
+            self.push("bus.subscribed", TENANT, topic, [0; 16], &meta);
+        }
+    }
+
+    fn ack(&mut self, topic: &str, consumer: &str, ulid: [u8; 16]) -> Result<bool, No> {
+        let target = self.bus.resolve(TENANT, topic, &ulid);
+        let target = target.ok_or_else(|| No::new("NOT_FOUND", "ulid", "", ""))?;
+        match self.bus.ack(TENANT, topic, consumer, &[target])? {
+            Acked::There => Ok(false),
+            Acked::New(new) => {
+                let meta = format!(
+                    "\"consumer\":\"{consumer}\",\"messages\":\"{}\"",
+                    Target::list_text(&new)
+                );
+                self.push("bus.acked", TENANT, topic, [0; 16], &meta);
+                Ok(true)
+            }
+        }
+    }
+
+    fn commit(&mut self, topic: &str, ulid: [u8; 16], quorum: usize) -> Result<u64, No> {
+        match self.bus.commit(TENANT, topic, &ulid, None, quorum)? {
+            Committed::There(event) => Ok(event),
+            Committed::New { .. } => {
+                let meta = format!("\"ulid\":\"{}\"", ulid::text(&ulid));
+                Ok(self.push("bus.committed", TENANT, topic, [0; 16], &meta))
+            }
+        }
+    }
+}
+
+fn fold(bus: &mut Bus, id: u64, event: &(&'static str, String, String, [u8; 16], String)) {
+    let (event_type, tenant, topic, ulid, payload) = event;
+    let body = Body {
+        timestamp_ns: 0,
+        wall_ns: WALL,
+        ulid: *ulid,
+        tenant_tag: [0; 8],
+        ns: "bus",
+        actor: "service:ledger",
+        tenant_id: tenant,
+        event_type,
+        subject: topic,
+        payload,
+        causation_id: None,
+        origin: None,
+        sig: None,
+    };
+    bus.apply(id, &body);
+}
+
+fn ulid_of(n: u16) -> [u8; 16] {
+    let mut random = [0; 10];
+    random[..2].copy_from_slice(&n.to_be_bytes());
+    ulid::compose(WALL, random)
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_repeated_each_message_is_there_once_acknowledged_once_and_committed_once(
+        steps in proptest::collection::vec((0..6u8, 0..40u16, 0..3u8), 1..400),
+    ) {
+        let mut log = Log::default();
+        let (mut published, mut acked, mut commits) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        for consumer in ["0", "1", "2"] {
+            log.subscribe("t", consumer);
+        }
+        for (what, n, who) in steps {
+            let (ulid, consumer) = (ulid_of(n), format!("{who}"));
+            match what {
+                0 | 1 => {
+                    let id = log.publish("t", Qos::ExactlyOnce, ulid).unwrap();
+                    prop_assert_eq!(*published.entry(n).or_insert(id), id);
+                }
+                2 | 3 => {
+                    let new = log.ack("t", &consumer, ulid);
+                    match published.contains_key(&n) {
+                        true => prop_assert_eq!(new, Ok(acked.insert((n, who)))),
+                        false => prop_assert_eq!(new.unwrap_err().code, "NOT_FOUND"),
+                    }
+                }
+                _ => {
+                    let acks = acked.iter().filter(|(m, _)| *m == n).count();
+                    match log.commit("t", ulid, 2) {
+                        Ok(event) => {
+                            prop_assert!(acks >= 2);
+                            prop_assert_eq!(*commits.entry(n).or_insert(event), event);
+                        }
+                        Err(no) if published.contains_key(&n) => {
+                            prop_assert_eq!(no.code, "NOT_QUORATE");
+                            prop_assert!(acks < 2);
+                        }
+                        Err(no) => prop_assert_eq!(no.code, "NOT_FOUND"),
+                    }
+                }
+            }
+        }
+        for lag in log.bus.lags() {
+            let own = acked.iter().filter(|(_, who)| format!("{who}") == lag.consumer).count();
+            prop_assert_eq!(lag.messages, (published.len() - own) as u64);
+        }
+        // A restart folds the same; so does a log that kept a summary alone.
+        let mut again = Bus::default();
+        for (id, event) in (1..).zip(&log.events) {
+            fold(&mut again, id, event);
+        }
+        prop_assert_eq!(&again, &log.bus);
+        let summary = postcard::to_allocvec(&log.bus).unwrap();
+        prop_assert_eq!(&postcard::from_bytes::<Bus>(&summary).unwrap(), &log.bus);
+    }
+
+    #[test]
+    fn no_event_panics(
+        kind in 0..7usize,
+        meta in "[a-z0-9:;~.\"{},-]{0,80}",
+        key in 0..12usize,
+    ) {
+        let kinds = ["bus.published", "bus.subscribed", "bus.unsubscribed", "bus.acked", "bus.committed", "bus.sharded",  "bus.other"];
+        let keys = ["qos", "seq", "consumer", "messages", "lanes", "counts", "open", "done", "shards", "version", "ulid", "forgotten"];
+        let mut log = Log::default();
+        log.subscribe("t", "c");
+        let _ = log.publish("t", Qos::ExactlyOnce, ulid_of(1));
+        log.push(kinds[kind], TENANT, "t", ulid_of(2), &meta);
+        log.push(kinds[kind], TENANT, "t", ulid_of(3), &format!("\"{}\":\"{meta}\"", keys[key]));
+        let _ = log.bus.lags().count();
+    }
+}
+
+#[test]
+fn tenants_share_nothing() {
+    let mut log = Log::default();
+    log.publish("t", Qos::ExactlyOnce, ulid_of(1)).unwrap();
+    assert!(log.bus.topic("b", "t").is_none());
+    assert!(log.bus.resolve("b", "t", &ulid_of(1)).is_none());
+    let publish = Publish {
+        tenant: "b",
+        topic: "t",
+        qos: Qos::ExactlyOnce,
+        ulid: ulid_of(1),
+        chosen: true,
+    };
+    assert_eq!(log.bus.publish(&publish, WALL), Ok(Published::New(1)));
+    assert_eq!(
+        log.bus
+            .commit("b", "t", &ulid_of(1), None, 1)
+            .unwrap_err()
+            .code,
+        "NOT_FOUND"
+    );
+}
+
+#[test]
+fn what_is_forgotten_is_not_taken_for_new_and_who_has_most_forgets() {
+    let mut log = Log::default();
+    let meta = "\"qos\":\"at_least_once\",\"seq\":1";
+    log.push("bus.published", "small", "t", ulid_of(7), meta);
+    for n in 0..=REMEMBERED_MAX as u64 {
+        let mut ulid = ulid_of(0);
+        ulid[8..].copy_from_slice(&n.to_be_bytes());
+        let event = (
+            "bus.published",
+            "big".into(),
+            "t".into(),
+            ulid,
+            format!("{{\"bus\":{{{meta}}}}}"),
+        );
+        fold(&mut log.bus, n + 2, &event);
+    }
+    assert_eq!(log.bus.remembered, REMEMBERED_MAX);
+    assert!(log.bus.resolve("small", "t", &ulid_of(7)).is_some());
+    assert!(log.bus.resolve("big", "t", &ulid_of(0)).is_none());
+    let publish = Publish {
+        tenant: "big",
+        topic: "t",
+        qos: Qos::ExactlyOnce,
+        ulid: ulid_of(0),
+        chosen: true,
+    };
+    assert_eq!(
+        log.bus.publish(&publish, WALL).unwrap_err().code,
+        "DUPLICATE"
+    );
+    let far = Publish {
+        ulid: ulid::compose(WALL + 1_000_000_000_000, [0; 10]),
+        ..publish
+    };
+    assert_eq!(log.bus.publish(&far, WALL).unwrap_err().code, "BAD_REQUEST");
+}
+
+#[test]
+fn open_messages_are_bounded_and_expired_ones_leave_room() {
+    let mut log = Log::default();
+    let publish = |log: &mut Log, n: u16, expires: u64| {
+        let mut ulid = ulid_of(n);
+        ulid[15] = 1;
+        let publish = Publish {
+            tenant: TENANT,
+            topic: "t",
+            qos: Qos::ExactlyOnce,
+            ulid,
+            chosen: true,
+        };
+        let seq = match log.bus.publish(&publish, WALL)? {
+            Published::New(seq) => seq,
+            Published::There(_) => return Ok(()),
+        };
+        let payload = format!(
+            "{{\"bus\":{{\"expires_ms\":{expires},\"qos\":\"exactly_once\",\"seq\":{seq}}}}}"
+        );
+        fold(
+            &mut log.bus,
+            u64::from(n) + 1,
+            &("bus.published", TENANT.into(), "t".into(), ulid, payload),
+        );
+        Ok::<_, No>(())
+    };
+    for n in 0..OPEN_MAX as u16 {
+        publish(&mut log, n, 0).unwrap();
+    }
+    assert_eq!(
+        publish(&mut log, OPEN_MAX as u16, 0).unwrap_err().code,
+        "QUOTA"
+    );
+    let mut log = Log::default();
+    for n in 0..=u16::MAX {
+        publish(&mut log, n, 1).unwrap();
+    }
+    assert!(log.bus.tenants[TENANT].open < OPEN_MAX);
+}
+
+#[test]
+fn topics_and_consumers_are_bounded_by_tenant() {
+    let mut log = Log::default();
+    for n in 0..TOPICS_MAX {
+        log.publish(&format!("t{n}"), Qos::AtLeastOnce, ulid_of(1))
+            .unwrap();
+    }
+    assert_eq!(
+        log.publish("more", Qos::AtLeastOnce, ulid_of(1))
+            .unwrap_err()
+            .code,
+        "QUOTA"
+    );
+    for n in 0..CONSUMERS_MAX {
+        log.subscribe("t1", &format!("c{n}"));
+    }
+    assert_eq!(
+        log.bus.subscribe(TENANT, "t2", "c").unwrap_err().code,
+        "QUOTA"
+    );
+    log.push(
+        "bus.unsubscribed",
+        TENANT,
+        "t1",
+        [0; 16],
+        "\"consumer\":\"c3\"",
+    );
+    assert_eq!(log.bus.subscribe(TENANT, "t2", "c"), Ok(true));
+    assert_eq!(log.bus.subscribe("b", "t2", "c"), Ok(true));
+}
+
+#[test]
+fn another_number_of_shards_keeps_what_was_acknowledged() {
+    let mut log = Log::default();
+    log.subscribe("t", "c");
+    for n in 0..100 {
+        log.publish("t", Qos::AtLeastOnce, ulid_of(n)).unwrap();
+        log.ack("t", "c", ulid_of(n)).unwrap();
+    }
+    let map = log.bus.shard(TENANT, "t", 16).unwrap().unwrap();
+    log.push(
+        "bus.sharded",
+        TENANT,
+        "t",
+        [0; 16],
+        &format!("\"shards\":{},\"version\":{}", map.shards, map.version),
+    );
+    assert_eq!(
+        log.bus.topic(TENANT, "t").unwrap().map(),
+        ShardMap {
+            version: 2,
+            shards: 16
+        }
+    );
+    assert_eq!(log.bus.lags().next().unwrap().messages, 0);
+    assert_eq!(log.bus.shard(TENANT, "t", 16), Ok(None));
+    for bad in [0, 3, 512] {
+        assert_eq!(
+            log.bus.shard(TENANT, "t", bad).unwrap_err().code,
+            "BAD_REQUEST"
+        );
+    }
+}
+
+#[test]
+fn consumers_without_a_name_count_for_a_quorum() {
+    let mut log = Log::default();
+    log.publish("t", Qos::ExactlyOnce, ulid_of(1)).unwrap();
+    let text = ulid::text(&ulid_of(1));
+    for actor in ["user:a", "user:a", "agent:b"] {
+        let new = log.bus.vote(TENANT, "t", actor, &ulid_of(1)).unwrap();
+        if new {
+            log.push(
+                "bus.acked",
+                TENANT,
+                "t",
+                [0; 16],
+                &format!("\"consumer\":\"{actor}\",\"ulid\":\"{text}\""),
+            );
+        }
+    }
+    assert_eq!(
+        log.bus
+            .commit(TENANT, "t", &ulid_of(1), None, 3)
+            .unwrap_err()
+            .code,
+        "NOT_QUORATE"
+    );
+    let one = ["user:a".into()];
+    assert_eq!(
+        log.bus
+            .commit(TENANT, "t", &ulid_of(1), Some(&one), 2)
+            .unwrap_err()
+            .code,
+        "NOT_QUORATE"
+    );
+    assert!(log.commit("t", ulid_of(1), 2).is_ok());
+    assert_eq!(log.bus.vote(TENANT, "t", "user:c", &ulid_of(1)), Ok(false));
+}

@@ -1,0 +1,306 @@
+//! A subscription's thread: finds a consumer's messages in the log and sends them.
+
+use super::group::{Found, Item, Membership, Owed};
+use super::{Group, Name};
+use crate::clock;
+use crate::committer::Draft;
+use crate::committer::Ledger;
+use crate::json::Json;
+use crate::jsonl::Stream;
+use crate::planes::{Decision, Planes};
+use crate::query::{self, Filter, Order, Query};
+use crate::reader::Reader;
+use crate::refusal::Refusal;
+use ledger_core::bus::{Acked, Qos, ShardMap, Target, lane_of, shard_of};
+use ledger_core::{Body, Hash, time, ulid};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How often a waiting subscription looks whether its peer is still there, and for leases that ended.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
+/// How often it looks whether another connection of the consumer has found something.
+const SCAN_PERIOD: Duration = Duration::from_millis(2);
+/// Messages looked at in one turn.
+const AT_ONCE: u64 = 256;
+
+/// One connection's subscription.
+pub struct Subscription {
+    /// Its place in the group.
+    pub membership: Membership,
+    /// The map by which it names shards.
+    pub map: ShardMap,
+}
+
+/// Sends messages until the peer goes or the service ends.
+pub fn run(stream: &Stream, subscription: &Subscription) {
+    let (ledger, membership) = (&stream.ledger, &subscription.membership);
+    let group = membership.group();
+    let mut reader = ledger.reader();
+    let mut blocked_until = Instant::now();
+    loop {
+        let standing = ledger.standing();
+        let now = Instant::now();
+        let expired = group.tick(now, clock::wall_ns() / 1_000_000);
+        if !expired.is_empty() {
+            expire(ledger, group, &expired);
+        }
+        reader.refresh();
+        if !group.is_blocked() || now >= blocked_until {
+            if let Err(e) = scan(ledger, group, &mut reader, standing.id) {
+                stream.refuse(&Refusal::from(&e));
+                return;
+            }
+            blocked_until = now + WATCH_PERIOD;
+        }
+        let mut sent = false;
+        let mut fresh_through = standing.id;
+        while let Some(item) = membership.take(Instant::now()) {
+            sent = true;
+            if item.id > fresh_through {
+                // Another connection found it, behind what this reader has seen of the log.
+                fresh_through = ledger.standing().id;
+                reader.refresh();
+            }
+            let members = reader.event(item.id, |id, _, body| {
+                message_members(id, body, &item, subscription.map, &group.address().topic)
+            });
+            let taken = match members {
+                Ok(members) => stream.line(&members),
+                // A compaction dropped it meanwhile: nobody can have it any more.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    expire(ledger, group, &[item]);
+                    group.acked(&[item.target]);
+                    true
+                }
+                Err(e) => {
+                    stream.refuse(&Refusal::from(&e));
+                    false
+                }
+            };
+            if !taken {
+                return;
+            }
+        }
+        if standing.closing || stream.is_gone() {
+            return;
+        }
+        // Sending made room: there may be more behind.
+        if !sent {
+            let end = group
+                .next_end()
+                .map(|end| end.saturating_duration_since(now));
+            let most = if group.is_scanning() {
+                SCAN_PERIOD
+            } else {
+                WATCH_PERIOD
+            };
+            let wait = end.unwrap_or(most).min(most);
+            let _ = ledger.wait_past(standing.id, wait.max(Duration::from_millis(1)));
+        }
+    }
+}
+
+fn scan(ledger: &Ledger, group: &Group, reader: &mut Reader, head: u64) -> io::Result<()> {
+    let Some((from, room)) = group.begin_scan(head) else {
+        return Ok(());
+    };
+    let limit = AT_ONCE.min(room as u64).max(1);
+    let found = find(ledger, group, reader, from, head, limit).and_then(|(items, through)| {
+        let owed = owed(ledger, group, &items).map_err(io::Error::other)?;
+        let items = items.into_iter().zip(owed).collect();
+        Ok(Found { items, through })
+    });
+    match found {
+        Ok(found) => {
+            group.found(Some(found));
+            Ok(())
+        }
+        Err(e) => {
+            group.found(None);
+            Err(e)
+        }
+    }
+}
+
+/// Messages of the group's topic among the events `from..=head`, at most `limit`, and how far it looked.
+fn find(
+    ledger: &Ledger,
+    group: &Group,
+    reader: &mut Reader,
+    from: u64,
+    head: u64,
+    limit: u64,
+) -> io::Result<(Vec<Item>, u64)> {
+    let address = group.address();
+    let mut items = Vec::new();
+    let query = messages(&address.tenant, &address.topic, from, limit);
+    let mut emit = |id, _: &Hash, body: &Body<'_>| {
+        items.extend(item_of(id, body));
+        true
+    };
+    let ended = query::each(&query, reader, ledger.index(), head, &mut emit, &mut || {})?;
+    Ok((items, ended.next.map_or(head, |next| next - 1)))
+}
+
+/// A topic's messages from an event on, at most `limit`.
+fn messages(tenant: &str, topic: &str, from: u64, limit: u64) -> Query {
+    Query {
+        filter: Filter {
+            event_type: Some("bus.published".to_owned()),
+            tenant_id: Some(tenant.to_owned()),
+            subject: Some(topic.to_owned()),
+            ..Filter::default()
+        },
+        from: Some(from),
+        limit,
+        order: Order::Ascending,
+    }
+}
+
+fn item_of(id: u64, body: &Body<'_>) -> Option<Item> {
+    let meta = ledger_core::Meta::of(body.payload, "bus")?;
+    let qos = Qos::parse(meta.text("qos")?)?;
+    Some(Item {
+        id,
+        ulid: body.ulid,
+        target: Target {
+            lane: lane_of(&body.ulid),
+            // What is not to be acknowledged has no number: its id tells it apart.
+            seq: meta
+                .number("seq")
+                .filter(|s| *s > 0)
+                .unwrap_or(u64::MAX - id),
+        },
+        qos,
+        expires_ms: meta.number("expires_ms").unwrap_or(0),
+        attempts: 0,
+    })
+}
+
+/// Which of these the consumer still has to be given.
+fn owed(ledger: &Ledger, group: &Group, items: &[Item]) -> Result<Vec<Owed>, String> {
+    let address = group.address();
+    let Name::Named(name) = &address.consumer else {
+        return Ok(vec![Owed::Yes; items.len()]);
+    };
+    let look = |planes: &Planes| {
+        let topic = planes.bus.topic(&address.tenant, &address.topic);
+        let consumer = topic.and_then(|t| t.consumer(name));
+        let of = |item: &Item| match consumer {
+            // It was taken off the topic.
+            None => Owed::No,
+            Some(_) if item.qos == Qos::AtMostOnce => Owed::Yes,
+            Some(c) if c.has(item.target.lane, item.target.seq) => Owed::No,
+            Some(c) if c.reaches(item.target.lane, item.target.seq) => Owed::Yes,
+            Some(_) => Owed::Later,
+        };
+        items.iter().map(of).collect()
+    };
+    ledger.planes(look).map_err(|refusal| refusal.reason())
+}
+
+/// What a message's line says.
+fn message_members(id: u64, body: &Body<'_>, item: &Item, map: ShardMap, topic: &str) -> String {
+    let content = Json::parse(body.payload).ok();
+    let member = |key| content.as_ref().and_then(|c| c.get(key)).cloned();
+    let headers = member("headers").unwrap_or_else(|| Json::object([]));
+    let payload = member("payload").unwrap_or(Json::Null);
+    let expires = match item.expires_ms {
+        0 => String::new(),
+        at => format!(
+            ",\"expires\":\"{}\"",
+            time::rfc3339(at.saturating_mul(1_000_000))
+        ),
+    };
+    format!(
+        "\"message\":{{\"topic\":\"{topic}\",\"ulid\":\"{}\",\"event_id\":{id},\"actor\":\"{}\",\"shard\":{},\"shard_map\":{},\"qos\":\"{}\",\"attempt\":{},\"published\":\"{}\"{expires},\"headers\":{headers},\"payload\":{payload}}}",
+        ulid::text(&body.ulid),
+        body.actor,
+        shard_of(item.target.lane, map.shards),
+        map.version,
+        item.qos.as_str(),
+        item.attempts,
+        time::rfc3339(body.wall_ns),
+    )
+}
+
+/// Acknowledges for the consumer what expired or was dropped, so that nobody waits for it.
+fn expire(ledger: &Ledger, group: &Group, items: &[Item]) {
+    let address = group.address().clone();
+    let Name::Named(name) = address.consumer else {
+        return;
+    };
+    let of_lane = |item: &&Item| item.qos != Qos::AtMostOnce;
+    let targets: Vec<Target> = items.iter().filter(of_lane).map(|i| i.target).collect();
+    let resume = group.resume(&targets);
+    let decide = move |planes: &Planes, _: &crate::planes::Moment| {
+        let refused =
+            |no: ledger_core::bus::No| Refusal::new(no.code, no.field, &no.value, &no.limit);
+        let acked = planes
+            .bus
+            .ack(&address.tenant, &address.topic, &name, &targets);
+        let Acked::New(new) = acked.map_err(refused)? else {
+            return Ok(Decision::only(()));
+        };
+        let payload = format!(
+            "{{\"bus\":{{\"consumer\":\"{name}\",\"messages\":\"{}\",\"resume\":{resume},\"why\":\"expired\"}}}}",
+            Target::list_text(&new)
+        );
+        let draft = Draft {
+            ns: "bus".to_owned(),
+            actor: "service:ledger".to_owned(),
+            tenant_id: address.tenant,
+            event_type: "bus.acked".to_owned(),
+            subject: address.topic,
+            payload,
+            ..Draft::default()
+        };
+        Ok(Decision {
+            events: vec![draft],
+            answer: (),
+        })
+    };
+    // What is refused stays owed until the consumer connects anew and finds it expired again.
+    ledger.decide(1024, decide, |_| {});
+}
+
+/// Where a new consumer begins in each lane so that it gets the messages from event `from` on: those
+/// before it are not owed.
+///
+/// # Errors
+/// As the log's, or READ_ONLY.
+pub fn floors(
+    ledger: &Ledger,
+    tenant: &str,
+    topic: &str,
+    from: u64,
+) -> Result<BTreeMap<u8, u64>, Refusal> {
+    if from <= 1 {
+        return Ok(BTreeMap::new());
+    }
+    let look = |planes: &Planes| {
+        let topic = planes.bus.topic(tenant, topic);
+        (
+            topic.map(|t| t.counts().clone()).unwrap_or_default(),
+            planes.through,
+        )
+    };
+    let (mut floors, head) = ledger.planes(look)?;
+    let mut seen = [false; 256];
+    let mut emit = |id, _: &Hash, body: &Body<'_>| {
+        let owed = item_of(id, body).filter(|item| item.qos != Qos::AtMostOnce);
+        if let Some(Target { lane, seq }) = owed.map(|item| item.target)
+            && let Some(seen) = seen.get_mut(usize::from(lane))
+            && !std::mem::replace(seen, true)
+        {
+            floors.insert(lane, seq.saturating_sub(1));
+        }
+        true
+    };
+    let query = messages(tenant, topic, from, u64::MAX);
+    let (mut reader, index) = (ledger.reader(), ledger.index());
+    query::each(&query, &mut reader, index, head, &mut emit, &mut || {})
+        .map_err(|e| Refusal::from(&e))?;
+    Ok(floors)
+}
