@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(append["sum"], 9003.102);
         assert_eq!(append["buckets"][0], serde_json::json!([0.05, 2]));
         assert_eq!(append["buckets"][1], serde_json::json!([0.1, 3]));
-        assert_eq!(append["buckets"][11], serde_json::json!([2500.0, 4]));
+        assert_eq!(append["buckets"][11], serde_json::json!([2500, 4]));
         assert_eq!(told["gatos_fold_latency_ms"]["count"], 0);
     }
 }
