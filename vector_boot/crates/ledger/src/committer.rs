@@ -24,11 +24,12 @@ use crate::proofs::leaves::Leaves;
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use ledger_core::policy::Denials;
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 pub use upkeep::{Answer, Done, Keep, Order};
@@ -66,7 +67,9 @@ pub struct Draft {
 }
 
 impl Draft {
-    fn bytes(&self) -> usize {
+    /// What it takes of the queue.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let text = [
             &self.ns,
             &self.actor,
@@ -180,6 +183,7 @@ struct Shared {
     planes: Mutex<Planes>,
     deliveries: Deliveries,
     kept_folds: Kept,
+    denials: Mutex<Denials>,
     standing: Mutex<Standing>,
     /// Opened by who first needs it.
     shelf: Shelf,
@@ -237,6 +241,7 @@ impl Committer {
             planes: Mutex::new(fold.planes),
             deliveries: Deliveries::default(),
             kept_folds: Kept::default(),
+            denials: Mutex::default(),
             standing: Mutex::new(standing_of(&log, 0)),
             shelf: Shelf::default(),
             moved: Condvar::new(),
@@ -404,6 +409,25 @@ impl Ledger {
     /// Why there are none.
     pub fn blobs(&self) -> Result<Arc<Blobs>, Refusal> {
         self.shared.shelf.blobs(self)
+    }
+
+    /// Looks at the planes as they are, durable or not: for what is bound by the log's own fate.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Planes) -> T) -> T {
+        look(
+            &self
+                .shared
+                .planes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// What was refused lately.
+    pub(crate) fn denials(&self) -> MutexGuard<'_, Denials> {
+        self.shared
+            .denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self, work: Work, bytes: usize) {

@@ -2,6 +2,7 @@
 
 use crate::committer::{Ledger, Refusal};
 use crate::json::Json;
+use ledger_core::policy::Ask;
 use ledger_core::{kinds, rules};
 use wire::Role;
 
@@ -71,6 +72,23 @@ impl Caller {
         self.holder.is_some() || matches!(self.role, Role::User(_) | Role::Stranger(_))
     }
 
+    /// Whether it is the machine's owner, or the person at its terminal.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        self.holder.is_none() && matches!(self.role, Role::Operator | Role::Console)
+    }
+
+    /// What the policy is asked before a call; nothing for the machine's own roles.
+    #[must_use]
+    pub fn ask(&self, call: &str, on: &str) -> Option<Ask> {
+        self.is_tenant().then(|| Ask {
+            actor: self.actor(),
+            tenant: self.tenant(),
+            call: call.to_owned(),
+            on: on.to_owned(),
+        })
+    }
+
     /// The name under which it acts.
     #[must_use]
     pub fn actor(&self) -> String {
@@ -78,6 +96,7 @@ impl Caller {
             (Some(holder), _) => holder.actor.clone(),
             (None, Role::User(uid) | Role::Stranger(uid)) => format!("service:uid-{uid}"),
             (None, Role::Operator) => "user:operator".to_owned(),
+            (None, Role::Console) => CONSOLE_PERSON.to_owned(),
             (None, named) => format!("service:{}", named.name()),
         }
     }

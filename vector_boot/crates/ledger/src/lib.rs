@@ -24,6 +24,7 @@ mod bus;
 mod cli;
 mod clock;
 mod dedupe;
+mod enforce;
 mod fold;
 mod folds;
 mod gate;

@@ -44,7 +44,7 @@ const VALUE_CHARS_MAX: usize = 128;
 pub struct Refusal {
     /// Stable code, of [`CODES`].
     pub code: &'static str,
-    /// Field.
+    /// Field; empty where the limit is the whole reason.
     pub field: &'static str,
     /// What it held.
     pub value: String,
@@ -100,7 +100,9 @@ impl Refusal {
     /// What is wrong, for people.
     #[must_use]
     pub fn reason(&self) -> String {
-        if self.value.is_empty() {
+        if self.field.is_empty() {
+            self.limit.clone()
+        } else if self.value.is_empty() {
             format!("{}: {}", self.field, self.limit)
         } else {
             format!("{} is {}: {}", self.field, self.value, self.limit)

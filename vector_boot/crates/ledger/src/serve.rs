@@ -94,6 +94,7 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");
+    committer.ledger().say_denials(true);
     committer.stop();
     keeper.into_iter().for_each(Keeper::stop);
     ::log::info!("stopped: {}", status(&ledger));
@@ -239,6 +240,7 @@ fn serve(
             }
         }
         releaser.step();
+        ledger.say_denials(false);
         if committer.died() {
             return Err(io::Error::other("the committer thread died"));
         }

@@ -6,6 +6,7 @@
 use crate::boots::Ended;
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
 use crate::gate::{Gate, Permit};
+use crate::identity::Caller;
 use crate::visitors::Visit;
 use crate::{identity, json};
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -21,6 +22,8 @@ use wire::ledger::{
 };
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role};
 
+/// What an append is to the policy, over either socket.
+const APPEND: &str = "append_event";
 /// Questions of one connection whose answers are not sent yet.
 pub const UNDER_WAY_MAX: usize = 256;
 /// A peer that takes no answer for this long is dropped.
@@ -185,11 +188,16 @@ fn body<'p, M: Message + serde::Deserialize<'p>>(frame: &Frame<'p>) -> Result<M,
 }
 
 fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
-    if !matches!(question, Question::Append(_)) {
+    let Question::Append(draft) = &question else {
         return question;
-    }
-    let user = matches!(role, Role::User(_) | Role::Stranger(_));
-    match identity::may_fill(user, ledger.standing().used, ledger.room()) {
+    };
+    let allowed = Caller::of(role, None).and_then(|caller| {
+        caller.may_fill(ledger)?;
+        caller
+            .ask(APPEND, &draft.ns)
+            .map_or(Ok(()), |ask| ledger.allow(&ask))
+    });
+    match allowed {
         Ok(()) => question,
         Err(refusal) => Question::Refused(refusal),
     }

@@ -2,16 +2,18 @@
 
 use super::calls::Coming;
 use super::{Connection, Out, refused};
-use crate::committer::{Ledger, Receipt};
+use crate::committer::{Draft, Ledger, Receipt};
 use crate::gate::Permit;
 use crate::identity::Caller;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use crossbeam::channel::Sender;
+use ledger_core::policy::Ask;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One request, for its handler. What the handler returns as an error is the answer.
 pub struct Call<'c> {
@@ -21,6 +23,8 @@ pub struct Call<'c> {
     pub request: &'c Json,
     /// Who asks, and whose rights count.
     pub caller: &'c Caller,
+    /// What the policy is asked, of a tenant's caller.
+    pub(super) ask: Option<Ask>,
     pub(super) connection: &'c Connection<'c>,
 }
 
@@ -108,6 +112,29 @@ impl Call<'_> {
         }
     }
 
+    /// Appends, if the policy still allows the call when it is the events' turn; `members` as in
+    /// [`Self::decide`].
+    pub fn append(
+        &self,
+        events: Vec<Draft>,
+        members: impl FnOnce(&[Receipt]) -> String + Send + 'static,
+    ) {
+        if self.ask.is_none() {
+            let later = self.later();
+            let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
+                later.end(outcome.map(|receipts| members(&receipts)));
+            };
+            return self.ledger().append(events, Box::new(reply));
+        }
+        let bytes = events.iter().map(Draft::bytes).sum();
+        let (ledger, began) = (self.ledger().clone(), Instant::now());
+        let decide = |_: &Planes, _: &Moment| Ok(Decision { events, answer: () });
+        self.decide(bytes, decide, move |(), receipts| {
+            ledger.metrics().append.add(began.elapsed());
+            Ok(members(receipts))
+        });
+    }
+
     /// Has the committer decide ([`Ledger::decide`]); `members` makes the answer's members of what was
     /// decided and appended, once that is durable.
     pub fn decide<T: Send + 'static>(
@@ -117,8 +144,23 @@ impl Call<'_> {
         members: impl FnOnce(T, &[Receipt]) -> Result<String, Refusal> + Send + 'static,
     ) {
         let later = self.later();
+        let (ask, ledger) = (self.ask.clone(), self.ledger().clone());
+        let decide = move |planes: &Planes, moment: &Moment| {
+            // Again, since a revocation may have been placed in between.
+            let verdict = ask.map(|ask| (planes.policy.judge(&ask, moment.wall_ns), ask));
+            match verdict.filter(|(verdict, _)| !verdict.allowed) {
+                Some((verdict, ask)) => Ok(Decision {
+                    events: ledger.denied(&ask, &verdict).into_iter().collect(),
+                    answer: Err(Refusal::from(&verdict)),
+                }),
+                None => decide(planes, moment).map(|Decision { events, answer }| Decision {
+                    events,
+                    answer: Ok(answer),
+                }),
+            }
+        };
         self.ledger().decide(bytes, decide, move |outcome| {
-            later.end(outcome.and_then(|(answer, receipts)| members(answer, &receipts)));
+            later.end(outcome.and_then(|(answer, receipts)| members(answer?, &receipts)));
         });
     }
 

@@ -210,11 +210,18 @@ impl Connection<'_> {
         let Some(handler) = calls::find(kind) else {
             return Err(Refusal::new("BAD_REQUEST", "type", kind, "no such call"));
         };
+        let object = calls::object(kind).and_then(|key| request.get(key));
+        let object = object.and_then(Json::text);
+        let ask = caller.ask(kind, object.unwrap_or_default());
+        if let Some(ask) = &ask {
+            self.ledger.allow(ask)?;
+        }
         let began = Instant::now();
         let handled = handler(&Call {
             id,
             request,
             caller: &caller,
+            ask,
             connection: self,
         });
         if kind == "fold_state" && handled.is_ok() {
@@ -223,3 +230,6 @@ impl Connection<'_> {
         handled
     }
 }
+
+#[cfg(test)]
+mod tests;

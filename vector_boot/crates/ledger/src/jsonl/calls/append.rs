@@ -44,8 +44,7 @@ fn append(call: &Call<'_>) -> Result<(), Refusal> {
         .iter()
         .map(|event| draft(call, event, ns, &actor))
         .collect::<Result<Vec<_>, _>>()?;
-    let later = call.later();
-    let members = move |receipts: Vec<Receipt>| {
+    call.append(drafts, move |receipts| {
         let mut all = receipts.iter().map(receipt_members);
         if batch {
             let all: Vec<String> = all.map(|members| format!("{{{members}}}")).collect();
@@ -53,9 +52,7 @@ fn append(call: &Call<'_>) -> Result<(), Refusal> {
         } else {
             all.next().unwrap_or_default()
         }
-    };
-    let reply = move |outcome: Result<Vec<Receipt>, Refusal>| later.end(outcome.map(members));
-    call.ledger().append(drafts, Box::new(reply));
+    });
     Ok(())
 }
 

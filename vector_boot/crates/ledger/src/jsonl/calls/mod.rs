@@ -35,3 +35,14 @@ pub fn find(kind: &str) -> Option<Handler> {
     ];
     families.iter().find_map(|find| find(kind))
 }
+
+/// The member that names what a call acts on, for the policy: the handler must act on nothing else. A
+/// capability for some objects alone does not give a call without one.
+pub fn object(kind: &str) -> Option<&'static str> {
+    match kind {
+        "append_event" | "fold_state" => Some("ns"),
+        _ if kind.starts_with("bus.") => Some("topic"),
+        _ if kind.starts_with("job.") => Some("queue"),
+        _ => None,
+    }
+}
