@@ -3,7 +3,7 @@
 //! A boot is known by the id in the origin of PID 1's events. Whatever is written between the first
 //! of them and the first of another boot counts to it. Start with [`Boots::ended_before`].
 
-use ledger_core::Origin;
+use ledger_core::{Body, Origin};
 use serde::{Deserialize, Serialize};
 
 /// Producer of PID 1's events.
@@ -50,6 +50,22 @@ pub struct Seen<'a> {
     pub actor: &'a str,
     /// Its payload, where [`is_end`] asked for it.
     pub payload: &'a str,
+}
+
+impl<'a> Seen<'a> {
+    /// Of an event.
+    #[must_use]
+    pub fn of(id: u64, body: &Body<'a>) -> Self {
+        Self {
+            id,
+            origin: body.origin,
+            wall_ns: body.wall_ns,
+            timestamp_ns: body.timestamp_ns,
+            event_type: body.event_type,
+            actor: body.actor,
+            payload: body.payload,
+        }
+    }
 }
 
 /// Whether an event ends a boot, so that its payload is wanted.

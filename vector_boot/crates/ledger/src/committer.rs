@@ -8,7 +8,7 @@
 mod upkeep;
 
 use crate::blobs::{Blobs, Shelf};
-use crate::boots::Boots;
+use crate::boots::{self, Boots};
 use crate::bus::Deliveries;
 use crate::clock;
 use crate::dedupe::{Dedupe, Seen};
@@ -23,6 +23,7 @@ use crate::proofs::Proofs;
 use crate::proofs::leaves::Leaves;
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
+use crate::scan;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::policy::Denials;
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
@@ -178,6 +179,8 @@ struct Shared {
     superblock: Superblock,
     last_wall_ns: u64,
     boots: Boots,
+    /// Last event that the start did not read.
+    resumed_at: u64,
     index: Arc<Mutex<Index>>,
     /// Changed by the committer alone; ahead of `standing` while a group is under way.
     planes: Mutex<Planes>,
@@ -228,7 +231,17 @@ impl Committer {
         index_folder: Option<&Path>,
     ) -> Result<(Self, Recovery), OpenError> {
         let mut fold = Fold::kept_in(index_folder);
-        let (log, recovery) = Log::open(device, birth, &mut |found| fold.found(&found))?;
+        let resumed = index_folder.and_then(|folder| {
+            // What is wrong with the superblock, opening says.
+            let (superblock, _) = scan::superblock(&*device).ok()??;
+            index::resume(&*device, &superblock, folder)
+        });
+        if let Some(resumed) = &resumed {
+            fold.resume(resumed);
+        }
+        let (log, recovery) = Log::open_from(device, birth, resumed.as_ref(), &mut |found| {
+            fold.found(&found);
+        })?;
         // A compaction that was cut short is finished behind the scan.
         fold.index.forget_before(log.first().id + 1);
         let index = Arc::new(Mutex::new(fold.index));
@@ -236,7 +249,8 @@ impl Committer {
             device: log.device().clone(),
             superblock: *log.superblock(),
             last_wall_ns: fold.last_wall_ns,
-            boots: fold.boots,
+            boots: fold.boots.clone(),
+            resumed_at: resumed.map_or(0, |resumed| resumed.state.id),
             index,
             planes: Mutex::new(fold.planes),
             deliveries: Deliveries::default(),
@@ -260,6 +274,8 @@ impl Committer {
             log,
             dedupe: fold.dedupe,
             shared,
+            boots: fold.boots,
+            last_wall_ns: fold.last_wall_ns,
             random: clock::Random::default(),
             groups: 0,
             orders: VecDeque::new(),
@@ -500,6 +516,12 @@ impl Ledger {
         &self.shared.boots
     }
 
+    /// The last event that the start did not read, since a state of the log was kept behind it.
+    #[must_use]
+    pub fn resumed_at(&self) -> u64 {
+        self.shared.resumed_at
+    }
+
     /// Where the log stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -621,6 +643,9 @@ struct Writer {
     log: Log,
     dedupe: Dedupe,
     shared: Arc<Shared>,
+    /// As the log says it now.
+    boots: Boots,
+    last_wall_ns: u64,
     random: clock::Random,
     groups: u64,
     /// What was asked for while a group was filled.
@@ -772,6 +797,7 @@ impl Writer {
         }
         let placed = match self.log.next_segment() {
             Ok(()) => {
+                self.keep_state();
                 let mut group = self.log.group();
                 let placed = match self.place(&mut group, unfit.into_job(bytes), added) {
                     Ok(placed) => placed,
@@ -975,6 +1001,8 @@ impl Writer {
                 }
                 for event in &added {
                     let body = event.draft.body(event.wall_ns);
+                    self.last_wall_ns = event.wall_ns;
+                    self.boots.see(&boots::Seen::of(event.committed.id, &body));
                     index.add(&Posted::of(event.committed.id, event.offset, &body));
                     if let Some(origin) = &event.draft.origin {
                         self.dedupe

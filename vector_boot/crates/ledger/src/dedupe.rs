@@ -86,6 +86,11 @@ impl Dedupe {
 }
 
 impl Dedupe {
+    /// Writes all of it down.
+    pub fn whole(&self, summary: &mut Summary) {
+        summary.put(SECTION, &self.producers);
+    }
+
     /// Writes down what a rebuild needs that does not read the events so far.
     pub fn summary(&self, summary: &mut Summary) {
         let mut by_age: Vec<_> = self.producers.iter().collect();

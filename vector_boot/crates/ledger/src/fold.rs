@@ -2,10 +2,10 @@
 
 use crate::boots::{self, Boots, Seen};
 use crate::dedupe::Dedupe;
-use crate::index::{self, DIMENSIONS, Index, Posted};
+use crate::index::{self, DIMENSIONS, Extent, Index, Posted, Resumed, State};
 use crate::planes::{Planes, Summary};
 use crate::scan::Found;
-use ledger_core::{Body, Gathered, Hash, Origin};
+use ledger_core::{Body, EPOCH_OPENED, Gathered, Hash, Origin};
 use std::path::Path;
 
 /// What recovery folds the log into. Events count once their group has ended.
@@ -23,6 +23,10 @@ pub struct Fold {
     pub planes: Planes,
     /// A summary whose pieces are being met.
     summary: Gathered,
+    /// The newest epoch's.
+    anchor: Option<(u64, Hash)>,
+    /// The last event that was not read, but known by a state.
+    resumed_at: u64,
     pending: Vec<Pending>,
 }
 
@@ -56,6 +60,10 @@ impl Fold {
         match found {
             Found::Segment(extent) => {
                 self.index.begin(*extent);
+                if self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
+                    let state = self.state(extent);
+                    self.index.keep_state(state);
+                }
                 index::keep_all(&mut self.index);
             }
             Found::Event {
@@ -64,22 +72,27 @@ impl Fold {
                 offset,
                 body,
                 ..
-            } => self.pending.push(Pending {
-                id: *id,
-                offset: *offset,
-                chain: *chain,
-                origin: body.origin,
-                wall_ns: body.wall_ns,
-                timestamp_ns: body.timestamp_ns,
-                payload: if boots::is_end(body.origin, body.event_type) {
-                    body.payload.to_owned()
-                } else {
-                    String::new()
-                },
-                body: Planes::wants(body.event_type).then(|| body.encode()),
-                values: Posted::of(*id, *offset, body).values.map(str::to_owned),
-                causation_id: body.causation_id,
-            }),
+            } => {
+                if body.event_type == EPOCH_OPENED {
+                    self.anchor = Some((*id, *chain));
+                }
+                self.pending.push(Pending {
+                    id: *id,
+                    offset: *offset,
+                    chain: *chain,
+                    origin: body.origin,
+                    wall_ns: body.wall_ns,
+                    timestamp_ns: body.timestamp_ns,
+                    payload: if boots::is_end(body.origin, body.event_type) {
+                        body.payload.to_owned()
+                    } else {
+                        String::new()
+                    },
+                    body: Planes::wants(body.event_type).then(|| body.encode()),
+                    values: Posted::of(*id, *offset, body).values.map(str::to_owned),
+                    causation_id: body.causation_id,
+                });
+            }
             Found::Group { .. } => {
                 for event in std::mem::take(&mut self.pending) {
                     let values = event.values.each_ref().map(String::as_str);
@@ -118,6 +131,27 @@ impl Fold {
                 }
             }
         }
+    }
+
+    /// Takes the state of a log that is not read from its beginning.
+    pub fn resume(&mut self, resumed: &Resumed) {
+        let state = &resumed.state;
+        for sealed in &resumed.sealed {
+            self.index.sealed(sealed);
+        }
+        self.restore(&state.summary);
+        self.planes.through = state.id;
+        (self.last_wall_ns, self.anchor) = (state.last_wall_ns, state.anchor);
+        self.resumed_at = state.id;
+    }
+
+    /// The state before a segment that begins now.
+    fn state(&self, extent: &Extent) -> State {
+        let mut summary = Summary::default();
+        self.planes.summary(&mut summary);
+        self.dedupe.whole(&mut summary);
+        summary.put(boots::SECTION, &self.boots);
+        extent.state(self.last_wall_ns, self.anchor, summary.encode())
     }
 
     /// Takes the state from a summary: it stands for all events before it, of which some may not have

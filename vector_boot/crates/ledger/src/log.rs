@@ -6,7 +6,7 @@
 //! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
 
 use crate::device::Device;
-use crate::index::Extent;
+use crate::index::{Extent, Resumed};
 use crate::scan::{self, End, Found};
 use crate::slots::Slots;
 use ledger_core::{
@@ -191,6 +191,19 @@ impl Log {
         birth: &Birth,
         found: &mut dyn FnMut(Found<'_>),
     ) -> Result<(Self, Recovery), OpenError> {
+        Self::open_from(device, birth, None, found)
+    }
+
+    /// As [`Self::open`], but reads on from where a state of this log was kept.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_from(
+        device: Arc<dyn Device>,
+        birth: &Birth,
+        resumed: Option<&Resumed>,
+        found: &mut dyn FnMut(Found<'_>),
+    ) -> Result<(Self, Recovery), OpenError> {
         let mut recovery = Recovery::default();
         let superblock = match scan::superblock(&*device).map_err(io_at("read superblock"))? {
             Some((superblock, None)) => superblock,
@@ -208,7 +221,8 @@ impl Log {
         };
         check_size(&*device, &superblock)?;
         let mut compacted = NewestCompacted::default();
-        let end = scan::scan(&*device, &superblock, None, &mut |it| {
+        let from = resumed.map_or(superblock.first_segment, |resumed| resumed.state.segment);
+        let end = scan::scan_from(&*device, &superblock, from, None, &mut |it| {
             compacted.found(&it);
             found(it);
         })
@@ -216,11 +230,11 @@ impl Log {
         let mut log = Self {
             device: Slots::over(device, &superblock),
             superblock,
-            first: end.first.clone(),
+            first: resumed.map_or(&end.first, |resumed| &resumed.first).clone(),
             segment: end.segment,
             epoch: end.epoch,
             anchor_due: end.anchor_due,
-            anchor: end.anchor,
+            anchor: end.anchor.or(resumed.and_then(|r| r.state.anchor)),
             offset: end.offset,
             head: end.head.clone(),
             zeroed: end.offset,

@@ -34,7 +34,7 @@ const SIGINT: i32 = 2;
 /// Name of the log in VB_DATA when no descriptor is passed.
 const LOG_FILE: &str = "ledger.log";
 /// Name of the index's folder in VB_DATA.
-const INDEX_FOLDER: &str = "index";
+pub const INDEX_FOLDER: &str = "index";
 
 const TOKEN_SIGNAL: u64 = 0;
 const TOKEN_WIRE: u64 = 1;

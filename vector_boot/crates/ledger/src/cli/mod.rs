@@ -9,6 +9,7 @@ mod epoch;
 mod fold;
 mod peer;
 mod query;
+mod rebuild;
 mod snapshot;
 mod verify;
 mod yaml;
@@ -58,6 +59,8 @@ enum Command {
     Verify(verify::Words),
     /// Prints how the log is.
     Doctor(doctor::Words),
+    /// Builds the index again from the log.
+    Rebuild(rebuild::Words),
     /// Begins an epoch: an anchor, and a segment of its own.
     Epoch(epoch::Words),
     /// Drops the oldest segments, none of the current epoch.
@@ -74,6 +77,7 @@ impl Command {
             Self::Tail(words) => words.run(place),
             Self::Verify(words) => words.run(place),
             Self::Doctor(words) => words.run(place),
+            Self::Rebuild(words) => words.run(place),
             Self::Epoch(words) => words.run(place),
             Self::Compact(words) => words.run(place),
             Self::Fold(words) => words.run(place),

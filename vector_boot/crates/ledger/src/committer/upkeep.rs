@@ -136,6 +136,7 @@ impl Writer {
         }
         let previous = self.log.anchor();
         self.log.next_epoch().map_err(|s| Refusal::from(&s))?;
+        self.keep_state();
         let head = self.log.head();
         let anchor = Anchor {
             epoch: self.log.epoch().0,
@@ -260,6 +261,29 @@ impl Writer {
         }
     }
 
+    /// Keeps the state before the segment that was just begun, for a start that reads on from there.
+    pub(super) fn keep_state(&self) {
+        let lock = || {
+            let index = self.shared.index.lock();
+            index.unwrap_or_else(PoisonError::into_inner)
+        };
+        let Some(extent) = self.log.begun().filter(|_| lock().is_kept()) else {
+            return;
+        };
+        let mut summary = Summary::default();
+        let planes = self
+            .shared
+            .planes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        planes.summary(&mut summary);
+        drop(planes);
+        self.dedupe.whole(&mut summary);
+        summary.put(boots::SECTION, &self.boots);
+        let state = extent.state(self.last_wall_ns, self.log.anchor(), summary.encode());
+        lock().keep_state(state);
+    }
+
     /// What a rebuild needs that reads none of the events so far.
     fn summary(&self) -> Vec<u8> {
         let mut summary = Summary::default();
@@ -271,7 +295,7 @@ impl Writer {
         planes.summary(&mut summary);
         drop(planes);
         self.dedupe.summary(&mut summary);
-        summary.put(boots::SECTION, &self.shared.boots);
+        summary.put(boots::SECTION, &self.boots);
         summary.encode()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! On a thread of its own while the service runs, so that the committer never waits for it.
 
-use super::{Index, Part, Posted, Snapshot, View, Wanted, lock, snapshot};
+use super::{Index, Part, Posted, Snapshot, State, View, Wanted, lock, snapshot};
 use crate::device::Device;
 use crate::reader::Reader;
 use crossbeam::channel::bounded;
@@ -25,7 +25,13 @@ enum Done {
 }
 
 impl Index {
-    fn task(&self) -> Option<Task> {
+    fn state_to_write(&mut self) -> Option<(State, PathBuf)> {
+        let kept = self.kept.as_mut()?;
+        Some((kept.state.take()?, kept.folder.clone()))
+    }
+
+    /// The first part without a snapshot; of those in memory alone if the others are not to be read.
+    fn task(&self, in_memory_alone: bool) -> Option<Task> {
         let kept = self.kept.as_ref()?;
         self.entries.windows(2).find_map(|pair| {
             let [entry, next] = pair else { return None };
@@ -33,6 +39,7 @@ impl Index {
                 View::File(_) => return None,
                 _ if entry.given_up => return None,
                 View::Memory(part) => Some(part.clone()),
+                View::Bare(_) if in_memory_alone => return None,
                 View::Bare(_) => None,
             };
             Some(Task {
@@ -73,11 +80,21 @@ impl Index {
 /// Writes every snapshot that is missing and whose part is in memory: during a start that reads the
 /// log anyway.
 pub fn keep_all(index: &mut Index) {
-    while let Some(task) = index.task() {
+    write_state(index.state_to_write());
+    while let Some(task) = index.task(true) {
         let Some(part) = &task.part else { return };
         let written = snapshot::write(&task.folder, &task.wanted, &mut lock(part));
         let done = outcome(&task, written, false);
         index.done(&task.wanted, &done);
+    }
+}
+
+fn write_state(state: Option<(State, PathBuf)>) {
+    if let Some((state, folder)) = state
+        && let Err(e) = state.write(&folder)
+    {
+        let segment = state.segment;
+        ::log::warn!("state of the log not kept: segment={segment} error=\"{e}\"");
     }
 }
 
@@ -115,6 +132,7 @@ pub fn start(
     std::thread::Builder::new()
         .name("index-keeper".to_owned())
         .spawn(move || {
+            sweep(&index);
             for () in woken {
                 keep(&index, &device, &superblock);
             }
@@ -122,10 +140,34 @@ pub fn start(
     Ok(())
 }
 
+/// Removes snapshots of segments that were dropped while nobody kept the index.
+fn sweep(index: &Weak<Mutex<Index>>) {
+    let Some(index) = index.upgrade() else { return };
+    let index = index.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = snapshot::file_name(index.first());
+    let folder = index.kept.as_ref().map(|kept| kept.folder.clone());
+    drop(index);
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        // Their digits are in order as their numbers are.
+        let name = name
+            .to_str()
+            .filter(|name| name.starts_with(snapshot::PREFIX));
+        if name.is_some_and(|name| name < first.as_str()) {
+            // The next start tries again.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Does what there is to do.
 fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &Superblock) {
     while let Some(index) = index.upgrade() {
-        let task = index.lock().unwrap_or_else(PoisonError::into_inner).task();
+        let mut locked = index.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, task) = (locked.state_to_write(), locked.task(false));
+        drop(locked);
+        write_state(state);
         let Some(task) = task else { return };
         let (part, rebuilt) = match &task.part {
             // A copy: who queries this segment does not wait for the disk.

@@ -11,10 +11,12 @@ mod keeper;
 mod pages;
 mod part;
 mod snapshot;
+mod state;
 
 pub use keeper::{keep_all, start as start_keeper};
 pub use part::{ANCHOR_EVERY, BLOCK_EVENTS, DIMENSIONS, Dimension, Part, Posted, Span};
 pub use snapshot::{Snapshot, Wanted};
+pub use state::{Resumed, State, resume};
 
 use crossbeam::channel::Sender;
 use ledger_core::{Hash, Place, SegmentHeader};
@@ -158,6 +160,8 @@ struct Kept {
     cache: Arc<pages::Cache>,
     opened: u64,
     wake: Option<Sender<()>>,
+    /// To be written.
+    state: Option<State>,
 }
 
 /// How the snapshots are.
@@ -167,6 +171,8 @@ pub struct Freshness {
     pub sealed: usize,
     /// Those of them whose part is in a snapshot that holds.
     pub snapshots: usize,
+    /// Those whose snapshot could not be written.
+    pub given_up: usize,
     /// Parts that were built again from the log since the start.
     pub rebuilds: u64,
     /// Whether there is a folder for snapshots.
@@ -192,6 +198,7 @@ impl Index {
                 cache: Arc::default(),
                 opened: 0,
                 wake: None,
+                state: None,
             }),
             ..Self::default()
         }
@@ -260,6 +267,20 @@ impl Index {
             // One call that waits is enough.
             let _ = wake.try_send(());
         }
+    }
+
+    /// Whether snapshots are kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Keeps the state from which a later start reads on.
+    pub fn keep_state(&mut self, state: State) {
+        if let Some(kept) = &mut self.kept {
+            kept.state = Some(state);
+        }
+        self.wake();
     }
 
     /// Takes the next event of the open segment in.
@@ -355,6 +376,7 @@ impl Index {
         Freshness {
             sealed: self.entries.len().saturating_sub(1),
             snapshots: files.count(),
+            given_up: self.entries.iter().filter(|e| e.given_up).count(),
             rebuilds: self.rebuilds,
             kept: self.kept.is_some(),
         }

@@ -36,10 +36,13 @@ const SECTIONS: usize = 5;
 /// Where a section lies in the content: first byte and length.
 type Section = (u64, u64);
 
+/// How the names of snapshots begin.
+pub const PREFIX: &str = "segment-";
+
 /// Name of a segment's snapshot.
 #[must_use]
 pub fn file_name(first_id: u64) -> String {
-    format!("segment-{first_id:020}")
+    format!("{PREFIX}{first_id:020}")
 }
 
 /// Which segment a snapshot must be of.

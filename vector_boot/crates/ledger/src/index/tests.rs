@@ -327,6 +327,9 @@ fn queries_find_what_reading_every_event_finds_wherever_the_parts_lie() {
     // With snapshots that were spoilt under it: each is noticed and built again.
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
+        if path.file_name().unwrap() == "state" {
+            continue;
+        }
         let mut bytes = std::fs::read(&path).unwrap();
         let length = bytes.len();
         bytes[pages::PAGE_BYTES..length].fill(7);
@@ -366,6 +369,84 @@ fn queries_find_what_reading_every_event_finds_wherever_the_parts_lie() {
         .filter(|id| draft(*id).tenant_id == "t1")
         .collect();
     assert_eq!(ask(committer.ledger(), &query).0, ids);
+    committer.stop();
+}
+
+#[test]
+fn a_start_that_reads_on_from_a_state_knows_what_one_that_reads_all_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let device: Arc<dyn Device> = Arc::new(Memory::default());
+    let start = |folder: Option<&Path>| Committer::start_with(device.clone(), &birth(), folder);
+    let origin = |sequence| {
+        Some(ledger_core::Origin {
+            boot_id: [7; 16],
+            producer: 0,
+            sequence,
+        })
+    };
+    let (committer, _) = start(Some(folder.path())).unwrap();
+    committer.ledger().keep_index().unwrap();
+    for id in 1..=EVENTS {
+        let draft = Draft {
+            origin: origin(id),
+            ..draft(id)
+        };
+        committer.ledger().append_wait(vec![draft]).unwrap();
+    }
+    settled(committer.ledger());
+    committer.stop();
+    let told = |committer: &Committer| {
+        let ledger = committer.ledger();
+        let mut summary = crate::planes::Summary::default();
+        ledger
+            .planes(|planes| planes.summary(&mut summary))
+            .unwrap();
+        let again = Draft {
+            origin: origin(EVENTS - 300),
+            ..draft(EVENTS - 300)
+        };
+        let receipts = ledger.append_wait(vec![again]).unwrap();
+        assert!(receipts[0].repeated);
+        let standing = ledger.standing();
+        let boot = ledger.boots().ended_before(&[0; 16]).cloned();
+        (
+            summary,
+            receipts,
+            standing.chain,
+            standing.root,
+            boot,
+            ledger.last_wall_ns(),
+        )
+    };
+    let (committer, _) = start(None).unwrap();
+    assert_eq!(committer.ledger().resumed_at(), 0);
+    let all = told(&committer);
+    committer.stop();
+    let (committer, _) = start(Some(folder.path())).unwrap();
+    assert!(committer.ledger().resumed_at() > EVENTS / 2);
+    let freshness = committer.ledger().index().lock().unwrap().freshness();
+    assert_eq!(freshness.snapshots, freshness.sealed);
+    assert!(told(&committer) == all);
+    every_query_is_right(committer.ledger(), 100);
+    committer.stop();
+    // A state that does not hold, or is of another log, is no state.
+    let path = folder.path().join("state");
+    let good = std::fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(97) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&path, bad).unwrap();
+        assert_eq!(State::read(folder.path()), None, "byte {at}");
+    }
+    let (committer, _) = start(Some(folder.path())).unwrap();
+    assert_eq!(committer.ledger().resumed_at(), 0);
+    committer.stop();
+    std::fs::write(&path, &good).unwrap();
+    let mut other = State::read(folder.path()).unwrap();
+    other.chain = [9; 32];
+    other.write(folder.path()).unwrap();
+    let (committer, _) = start(Some(folder.path())).unwrap();
+    assert_eq!(committer.ledger().resumed_at(), 0);
     committer.stop();
 }
 
@@ -409,7 +490,7 @@ fn a_part_that_is_built_again_is_the_one_that_was_written() {
     // The writer was overtaken perhaps, and built a part again.
     let before = freshness.rebuilds;
     let written = files(folder.path());
-    assert_eq!(written.len(), freshness.sealed);
+    assert_eq!(written.len(), freshness.sealed + 1, "and the state");
     let again = ledger.index().lock().unwrap().distrust_all();
     let freshness = settled(ledger);
     assert_eq!(freshness.rebuilds, before + again as u64);

@@ -52,6 +52,14 @@ fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
         ("groups", standing_now.groups.into()),
         ("queued_bytes", (ledger.queued_bytes() as u64).into()),
     ]);
+    let index = super::cache::freshness(call);
+    all.extend([
+        ("events_not_read_at_start", ledger.resumed_at().into()),
+        ("index_segments_sealed", (index.sealed as u64).into()),
+        ("index_snapshots", (index.snapshots as u64).into()),
+        ("index_rebuilds", index.rebuilds.into()),
+        ("index_kept", index.kept.into()),
+    ]);
     call.ok(&members(&all));
     Ok(())
 }
@@ -66,7 +74,8 @@ fn metrics(call: &Call<'_>) -> Result<(), Refusal> {
         let lags = planes.bus.lags().map(|lag| lag.messages);
         lags.max().unwrap_or(0)
     })?;
-    call.ok(&call.ledger().metrics().members(slowest));
+    let rebuilds = super::cache::freshness(call).rebuilds;
+    call.ok(&call.ledger().metrics().members(slowest, rebuilds));
     Ok(())
 }
 

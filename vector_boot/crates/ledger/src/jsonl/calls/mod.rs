@@ -4,6 +4,7 @@ mod admin;
 mod append;
 mod blob;
 mod bus;
+mod cache;
 mod epoch;
 mod fold;
 mod job;
@@ -26,6 +27,7 @@ pub fn find(kind: &str) -> Option<Handler> {
         append::find,
         blob::find,
         bus::find,
+        cache::find,
         epoch::find,
         fold::find,
         job::find,
