@@ -23,7 +23,7 @@ const SECTOR: u64 = 512;
 const FLUSH: u64 = 1;
 const DISCARD: u64 = 4;
 /// `WRITE_LOG_MAGIC`.
-const MAGIC: u64 = 0x6a_7366_7767_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 
 /// One entry of the log of writes.
 struct Entry {
