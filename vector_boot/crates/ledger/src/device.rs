@@ -34,6 +34,13 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As `fdatasync(2)`; what was written since the last one may be lost for ever.
     fn sync(&self) -> io::Result<()>;
+    /// Begins to write out what was written to a range, so that the next sync has less to do.
+    ///
+    /// # Errors
+    /// As `sync_file_range(2)`, or that it cannot; nothing depends on it.
+    fn start_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Gives back storage whose content is of no use any more, where that is room for others;
     /// afterwards it holds anything.
     ///
@@ -131,6 +138,9 @@ impl Device for FileDevice {
     }
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+    fn start_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        sys::space::start_writing(&self.file, self.at(offset)?, bytes)
     }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let file = self.file.metadata()?;
@@ -289,6 +299,13 @@ impl Device for FolderDevice {
             part.dirty = false;
         }
         Ok(())
+    }
+    fn start_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let (number, at, _) = self.part(offset);
+        match self.file(number, false, false)? {
+            Some(file) => sys::space::start_writing(&file, at, bytes),
+            None => Ok(()),
+        }
     }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let (number, at, _) = self.part(offset);

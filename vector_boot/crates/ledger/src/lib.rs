@@ -19,6 +19,7 @@ pub mod proofs;
 pub mod refusal;
 pub mod scan;
 
+mod ahead;
 mod boots;
 mod bus;
 mod cli;

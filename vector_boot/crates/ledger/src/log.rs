@@ -5,6 +5,7 @@
 //!
 //! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
 
+use crate::ahead::{Ahead, WAKE_BYTES, write_zeros};
 use crate::device::Device;
 use crate::index::{Extent, Resumed};
 use crate::scan::{self, End, Found};
@@ -18,8 +19,6 @@ use std::sync::Arc;
 
 /// A small device is cut into at least this many segments, so that a compaction can drop some.
 const SEGMENTS_WANTED: u64 = 8;
-/// Zeros are written ahead in pieces of this size, along with a group's sync.
-const ZERO_PIECE_BYTES: u64 = 1024 * 1024;
 
 /// Why a log takes no more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,10 +169,9 @@ pub struct Log {
     anchor: Option<(u64, Hash)>,
     offset: u64,
     head: Head,
-    /// Zeros are durable from `offset` up to here, from the segment's start.
+    /// Zeros are durable from the log's end up to here, an offset of the log.
     zeroed: u64,
-    /// Zeros are written up to here, durable with the next sync.
-    zeroing: u64,
+    ahead: Ahead,
     /// The segment that was begun last since the log was opened.
     begun: Option<Extent>,
     stopped: Option<Stopped>,
@@ -227,8 +225,9 @@ impl Log {
             found(it);
         })
         .map_err(io_at("read log"))?;
+        let device = Slots::over(device, &superblock);
         let mut log = Self {
-            device: Slots::over(device, &superblock),
+            device: device.clone(),
             superblock,
             first: resumed.map_or(&end.first, |resumed| &resumed.first).clone(),
             segment: end.segment,
@@ -237,8 +236,11 @@ impl Log {
             anchor: end.anchor.or(resumed.and_then(|r| r.state.anchor)),
             offset: end.offset,
             head: end.head.clone(),
-            zeroed: end.offset,
-            zeroing: end.offset,
+            zeroed: 0,
+            ahead: Ahead::new(
+                device.clone(),
+                superblock.segment_offset(end.segment) + end.offset,
+            ),
             begun: None,
             stopped: None,
         };
@@ -305,43 +307,70 @@ impl Log {
             self.enter(0, (FIRST_EPOCH, 0))?;
         }
         self.clear_next(self.segment)?;
-        self.zero_ahead()?;
+        self.ahead
+            .reach(self.zeros_wanted(self.segment, self.offset))?;
+        self.sync()
+    }
+
+    /// Makes durable what is written, zeros ahead too.
+    fn sync(&mut self) -> io::Result<()> {
+        let zeroed = self.ahead.frontier();
         self.device.sync()?;
-        self.zeroed = self.zeroing;
+        self.zeroed = zeroed;
         Ok(())
     }
 
-    /// Where zeros must reach: room for the next group and for the check behind it.
-    fn zeros_wanted(&self, offset: u64) -> u64 {
+    /// Where zeros must reach in a segment whose groups end at `offset`: room for the next group and for
+    /// the check behind it.
+    fn zeros_wanted(&self, segment: u32, offset: u64) -> u64 {
         let ahead = 2 * self.superblock.group_bytes_max();
-        offset
+        let to = offset
             .saturating_add(ahead)
-            .min(self.superblock.segment_bytes)
+            .min(self.superblock.segment_bytes);
+        self.superblock.segment_offset(segment) + to
     }
 
-    /// Writes zeros ahead, to be durable with the next sync.
-    fn zero_ahead(&mut self) -> io::Result<()> {
-        let wanted = self.zeros_wanted(self.offset);
-        if self.zeroing >= wanted {
-            return Ok(());
-        }
-        let to = wanted
-            .saturating_add(ZERO_PIECE_BYTES)
-            .min(self.superblock.segment_bytes);
-        let base = self.superblock.segment_offset(self.segment);
-        write_zeros(&*self.device, base + self.zeroing, base + to)?;
-        self.zeroing = to;
+    fn segment_end(&self) -> u64 {
+        self.superblock.segment_offset(self.segment) + self.superblock.segment_bytes
+    }
+
+    /// Has a thread write zeros ahead from now on, so that commits do not.
+    ///
+    /// # Errors
+    /// As `clone(2)`.
+    pub fn zero_in_background(&mut self) -> io::Result<()> {
+        self.ahead.start()?;
+        self.follow();
         Ok(())
+    }
+
+    /// Keeps the zeros ahead of the log's end: by the thread, or here.
+    fn follow(&mut self) {
+        let limit = self
+            .superblock
+            .segment_offset(self.superblock.segments_end());
+        self.ahead.follow(self.end(), limit);
+        let wanted = self.zeros_wanted(self.segment, self.offset);
+        if self.ahead.frontier() >= wanted {
+            return;
+        }
+        let to = wanted.saturating_add(WAKE_BYTES).min(self.segment_end());
+        // The next group's sync makes these durable. The last one is: a failure stops the log for the
+        // next one.
+        if let Err(e) = self.ahead.reach(to) {
+            self.device_failed("zero ahead", &e);
+        }
     }
 
     /// Begins a segment: zeros first, then its header, each durable before what follows.
     fn enter(&mut self, segment: u32, epoch: (u64, u32)) -> io::Result<()> {
         let base = self.superblock.segment_offset(segment);
         let begin = SEGMENT_HEADER_BYTES as u64;
-        let to = self.zeros_wanted(begin);
-        write_zeros(&*self.device, base, base + to)?;
+        // What the thread wrote of it is written; the header's place is written here, since it may hold
+        // an older one.
+        self.ahead.reach(self.zeros_wanted(segment, begin))?;
         self.clear_next(segment)?;
-        self.device.sync()?;
+        self.sync()?;
         let header = SegmentHeader {
             place: self.superblock.place(segment, epoch.0),
             epoch_segment: epoch.1,
@@ -351,7 +380,6 @@ impl Log {
         self.device.sync()?;
         (self.segment, self.offset, self.epoch) = (segment, begin, epoch);
         self.anchor_due = header.opens_epoch();
-        (self.zeroed, self.zeroing) = (to, to);
         self.begun = Some(Extent::of(&header, base));
         Ok(())
     }
@@ -400,15 +428,9 @@ impl Log {
                 segment_bytes: self.superblock.segment_bytes,
             }));
         }
-        // A closed segment is zero up to its end; `enter` makes it durable.
-        let base = self.superblock.segment_offset(self.segment);
-        let closed = write_zeros(
-            &*self.device,
-            base + self.zeroing,
-            base + self.superblock.segment_bytes,
-        );
-        closed
-            .and_then(|()| self.enter(next, epoch))
+        // A closed segment is zero up to its end, since zeros reach into the next one; `enter` makes it
+        // durable.
+        self.enter(next, epoch)
             .map_err(|e| self.device_failed("begin segment", &e))
     }
 
@@ -575,29 +597,22 @@ impl Log {
         let anchor = self.anchor_due.then(|| group.first()).flatten();
         let (bytes, head) = group.finish();
         let end = self.offset + bytes.len() as u64;
+        let at = self.end();
         // A group may only be torn over zeros: recovery tells torn from damaged by them.
-        if self.zeroed < end {
+        if self.zeroed < at + bytes.len() as u64 {
             self.prepare()
                 .map_err(|e| self.device_failed("zero ahead", &e))?;
         }
-        let at = self.superblock.segment_offset(self.segment) + self.offset;
         self.device
             .write_at(at, &bytes)
             .map_err(|e| self.device_failed("write group", &e))?;
-        let zeroing = self.zeroing;
-        self.device
-            .sync()
+        self.sync()
             .map_err(|e| self.device_failed("sync group", &e))?;
-        self.zeroed = zeroing;
         (self.offset, self.head) = (end, head);
         if anchor.is_some() {
             (self.anchor, self.anchor_due) = (anchor, false);
         }
-        // The next group's sync makes these durable. This group is: a failure stops the log for the
-        // next one.
-        if let Err(e) = self.zero_ahead() {
-            self.device_failed("zero ahead", &e);
-        }
+        self.follow();
         Ok(())
     }
 
@@ -714,22 +729,6 @@ fn write_superblock(device: &dyn Device, superblock: &Superblock) -> io::Result<
             device.write_at(at, &bytes)?;
             device.sync()?;
         }
-    }
-    Ok(())
-}
-
-fn write_zeros(device: &dyn Device, from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0; usize::try_from(ZERO_PIECE_BYTES).unwrap_or(0)];
-    let mut at = from;
-    while at < to {
-        let n = (to - at).min(ZERO_PIECE_BYTES);
-        device.write_at(
-            at,
-            zeros
-                .get(..usize::try_from(n).unwrap_or(0))
-                .unwrap_or_default(),
-        )?;
-        at += n;
     }
     Ok(())
 }

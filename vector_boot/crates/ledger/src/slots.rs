@@ -84,6 +84,10 @@ impl Device for Mapped<'_> {
     fn sync(&self) -> io::Result<()> {
         self.device.sync()
     }
+    fn start_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.device
+            .start_writing(self.superblock.slot_offset(offset), bytes)
+    }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.device
             .discard(self.superblock.slot_offset(offset), bytes)
@@ -108,6 +112,9 @@ impl Device for Slots {
     }
     fn sync(&self) -> io::Result<()> {
         self.device.sync()
+    }
+    fn start_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.mapped().start_writing(offset, bytes)
     }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.mapped().discard(offset, bytes)

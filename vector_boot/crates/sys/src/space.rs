@@ -4,7 +4,7 @@ use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, open, pos
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 /// Bytes of a file system.
@@ -54,6 +54,24 @@ pub fn punch_hole(fd: &impl AsFd, offset: u64, bytes: u64) -> io::Result<()> {
     let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
     let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     Ok(fallocate(fd, how, signed(offset)?, signed(bytes)?)?)
+}
+
+/// Has the kernel begin to write out what it holds of a range, and does not wait. Unlike a sync it says
+/// nothing of errors, so that whoever syncs is told of them.
+///
+/// # Errors
+/// As `sync_file_range(2)`.
+pub fn start_writing(fd: &impl AsFd, offset: u64, bytes: u64) -> io::Result<()> {
+    let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
+    let (offset, bytes) = (signed(offset)?, signed(bytes)?);
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: numbers alone are passed; the descriptor is borrowed over the call.
+    let done = unsafe { libc::sync_file_range(fd, offset, bytes, libc::SYNC_FILE_RANGE_WRITE) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Lets the kernel forget what it holds of a file in memory, so that the next read is the disk's.
