@@ -74,6 +74,13 @@ impl Tile {
         (level, index, first..first + (1 << height))
     }
 
+    /// How many leaves the tree needs to have for it to be full.
+    #[must_use]
+    pub fn leaves_end(&self) -> u64 {
+        let span = u64::from(TILE_WIDTH).saturating_pow(self.level.saturating_add(1));
+        self.index.saturating_add(1).saturating_mul(span)
+    }
+
     /// Its path below the log's prefix.
     #[must_use]
     pub fn path(&self) -> String {

@@ -56,6 +56,12 @@ impl CompactRange {
     /// Appends one leaf and returns its hash.
     pub fn push(&mut self, commitment: &Commitment) -> Hash {
         let leaf = leaf_hash(commitment);
+        self.push_leaf(leaf);
+        leaf
+    }
+
+    /// Appends one leaf by its hash.
+    pub fn push_leaf(&mut self, leaf: Hash) {
         let mut node = leaf;
         // As many subtrees close as the old size has trailing ones.
         for _ in 0..self.size.trailing_ones() {
@@ -65,7 +71,6 @@ impl CompactRange {
         }
         self.peaks.push(node);
         self.size += 1;
-        leaf
     }
 
     /// The tree's root, RFC 6962 section 2.1.

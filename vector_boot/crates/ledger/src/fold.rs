@@ -58,7 +58,7 @@ impl Fold {
     /// Takes the next thing of a scan in.
     pub fn found(&mut self, found: &Found<'_>) {
         match found {
-            Found::Segment(extent) => {
+            Found::Segment { extent, .. } => {
                 self.index.begin(*extent);
                 if self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
                     let state = self.state(extent);

@@ -20,6 +20,7 @@ pub mod refusal;
 pub mod scan;
 
 mod ahead;
+pub mod audit;
 mod boots;
 mod bus;
 mod cli;

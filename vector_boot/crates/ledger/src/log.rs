@@ -697,7 +697,7 @@ impl NewestCompacted {
         match found {
             Found::Event { body, .. } => self.met = Compacted::of(body).or(self.met),
             Found::Group { .. } => self.durable = self.met,
-            Found::Segment(_) => {}
+            Found::Segment { .. } => {}
         }
     }
 }

@@ -15,7 +15,12 @@ const WINDOW_BYTES: usize = 256 * 1024;
 /// What a scan hands over while it reads.
 pub enum Found<'a> {
     /// A segment begins.
-    Segment(Extent),
+    Segment {
+        /// Where, and with which event.
+        extent: Extent,
+        /// Where the log stands there.
+        head: &'a Head,
+    },
     /// An event whose group has not ended yet.
     Event {
         /// Its id.
@@ -155,10 +160,10 @@ pub fn scan_from(
             fault = Some(bad);
             break;
         }
-        found(Found::Segment(Extent::of(
-            &verifier.header_for(segment),
-            base,
-        )));
+        found(Found::Segment {
+            extent: Extent::of(&verifier.header_for(segment), base),
+            head: verifier.committed().2,
+        });
         window.move_to(
             base + verifier.offset(),
             superblock.segment_offset(segment + 1),

@@ -19,6 +19,10 @@ pub struct Report {
     pub chain: String,
     /// Tree root there, in hex.
     pub root: String,
+    /// Checkpoints that were compared and hold.
+    pub checkpoints: u64,
+    /// Tiles that were compared and hold.
+    pub tiles: u64,
     /// The first bad thing.
     pub bad: Option<Bad>,
 }
@@ -51,13 +55,15 @@ impl Report {
             )
         });
         format!(
-            "\"verified\":{},\"events\":{},\"groups\":{},\"bytes\":{},\"chain\":\"{}\",\"root\":\"{}\",\"bad\":{bad}",
+            "\"verified\":{},\"events\":{},\"groups\":{},\"bytes\":{},\"chain\":\"{}\",\"root\":\"{}\",\"checkpoints\":{},\"tiles\":{},\"bad\":{bad}",
             self.bad.is_none(),
             self.events,
             self.groups,
             self.bytes,
             self.chain,
-            self.root
+            self.root,
+            self.checkpoints,
+            self.tiles
         )
     }
 }
@@ -72,6 +78,20 @@ pub fn verify(
     until: Option<u64>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, OpenError> {
+    watched(device, until, progress, &mut |_| ())
+}
+
+/// As [`verify`]; `watch` is shown all that is read, from the beginning once more if what was being
+/// read is dropped meanwhile.
+///
+/// # Errors
+/// As [`verify`].
+pub fn watched(
+    device: &dyn Device,
+    until: Option<u64>,
+    progress: &mut dyn FnMut(u64),
+    watch: &mut dyn FnMut(&Found<'_>),
+) -> Result<Report, OpenError> {
     let io = |step| move |error| OpenError::Io { step, error };
     let read = || scan::superblock(device).map_err(io("read superblock"));
     let (mut superblock, mut copy) = read()?.ok_or(OpenError::Blank)?;
@@ -79,6 +99,7 @@ pub fn verify(
         check_size(device, &superblock)?;
         let (mut groups, mut bytes) = (0, superblock.segment_offset(superblock.first_segment));
         let end = scan::scan(device, &superblock, until, &mut |found| {
+            watch(&found);
             if let Found::Group { end } = found {
                 groups += 1;
                 bytes = end;
@@ -117,6 +138,8 @@ pub fn verify(
         bytes,
         chain: hex(&end.head.chain),
         root: hex(&end.head.tree.root()),
+        checkpoints: 0,
+        tiles: 0,
         bad: by_copy.or(by_scan),
     })
 }

@@ -50,7 +50,7 @@ fn open(disk: &Disk) -> Result<(Log, Recovery, Vec<Hash>), String> {
             assert_eq!(id, all.len() as u64, "ids are gap-free");
         }
         Found::Group { .. } => whole = all.len(),
-        Found::Segment(_) => {}
+        Found::Segment { .. } => {}
     });
     all.truncate(whole);
     opened

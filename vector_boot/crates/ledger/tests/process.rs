@@ -2,8 +2,12 @@
 //!
 //! The child is this test executable again, with a variable that makes it run the role.
 
+#[path = "process/audit.rs"]
+mod audit;
 #[path = "process/blobs.rs"]
 mod blobs;
+#[path = "process/running.rs"]
+mod running;
 
 use ipc::ledger::{Client, Pipeline};
 use std::collections::BTreeMap;
@@ -49,6 +53,26 @@ const TESTS: &[(&str, fn())] = &[
     (
         "objects_of_another_log_are_left_alone",
         blobs::objects_of_another_log_are_left_alone,
+    ),
+    (
+        "a_tile_export_is_accepted_by_another_implementation",
+        audit::a_tile_export_is_accepted_by_another_implementation,
+    ),
+    (
+        "proofs_are_made_and_checked_from_the_command_line",
+        audit::proofs_are_made_and_checked_from_the_command_line,
+    ),
+    (
+        "a_log_cut_and_signed_anew_is_convicted_by_a_checkpoint_kept_elsewhere",
+        audit::a_log_cut_and_signed_anew_is_convicted_by_a_checkpoint_kept_elsewhere,
+    ),
+    (
+        "what_was_signed_or_kept_is_compared",
+        audit::what_was_signed_or_kept_is_compared,
+    ),
+    (
+        "no_flipped_bit_of_a_log_is_missed",
+        audit::no_flipped_bit_of_a_log_is_missed,
     ),
     (
         "killed_again_and_again_every_pointer_opens_or_is_shredded",

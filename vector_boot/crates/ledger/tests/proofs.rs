@@ -1,111 +1,59 @@
 //! Tiles, checkpoints and proofs of a running ledger: lazily written, whole after every kind of loss.
 
-use ledger::committer::{Committer, Draft, Ledger};
+#[path = "process/running.rs"]
+mod running;
+
+use ledger::committer::Committer;
 use ledger::device::Access;
-use ledger::log::Birth;
 use ledger::proofs::Keeper;
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::note::Note;
 use ledger_core::proof::{verify_consistency, verify_inclusion};
 use ledger_core::{Commitment, leaf_hash};
+use running::{BIRTH, Running};
 use std::fs;
 use std::path::Path;
 
-/// Small segments, so that a small log has several.
-const BIRTH: Birth = Birth {
-    log_id: [7; 16],
-    tag_key: [9; 32],
-    wall_ns: 1,
-    segment_bytes_max: 256 * 1024,
-};
-
-struct Running {
-    committer: Committer,
-    keeper: Keeper,
+fn entry(running: &Running, id: u64) -> Commitment {
+    let mut reader = running.ledger().reader();
+    reader.entry(id, |entry, _| *entry).unwrap()
 }
 
-impl Running {
-    fn start(folder: &Path) -> Self {
-        let path = folder.join("ledger.log");
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .unwrap();
-        let device = ledger::open::descriptor(file, "log", Access::Write).unwrap();
-        let (committer, _) = Committer::start(device, &BIRTH).unwrap();
-        let keeper = Keeper::start(committer.ledger(), Some(folder)).unwrap();
-        Self { committer, keeper }
-    }
+/// Why no checkpoint is signed.
+fn refusal(running: &Running) -> ledger::committer::Refusal {
+    let proofs = running.ledger().proofs().unwrap();
+    proofs.checkpoint(1).unwrap_err()
+}
 
-    fn ledger(&self) -> &Ledger {
-        self.committer.ledger()
-    }
-
-    fn append(&self, events: u64) {
-        let draft = |n: u64| Draft {
-            ns: "test".to_owned(),
-            actor: "user:test".to_owned(),
-            tenant_id: "system".to_owned(),
-            event_type: "t".to_owned(),
-            subject: n.to_string(),
-            payload: "{}".to_owned(),
-            ..Draft::default()
-        };
-        for first in (0..events).step_by(100) {
-            let some = (first..events.min(first + 100)).map(draft).collect();
-            self.ledger().append_wait(some).unwrap();
-        }
-    }
-
-    fn stop(self) {
-        self.committer.stop();
-        self.keeper.stop();
-    }
-
-    fn entry(&self, id: u64) -> Commitment {
-        let mut reader = self.ledger().reader();
-        reader.entry(id, |entry, _| *entry).unwrap()
-    }
-
-    /// Why no checkpoint is signed.
-    fn refusal(&self) -> ledger::committer::Refusal {
-        let proofs = self.ledger().proofs().unwrap();
-        proofs.checkpoint(1).unwrap_err()
-    }
-
-    /// Every so many events are proven in the tree as it is, and that tree continues older ones.
-    fn proves_all(&self) {
-        let proofs = self.ledger().proofs().unwrap();
-        let standing = self.ledger().standing();
-        let size = standing.id;
-        let signed = proofs.checkpoint(size).unwrap();
-        assert_eq!(
-            Checkpoint::open(&signed.note, proofs.verifier()),
-            Ok(signed.checkpoint.clone())
-        );
-        assert_eq!(
-            (signed.checkpoint.size, signed.checkpoint.root),
-            (size, standing.root)
-        );
-        for index in (0..size).step_by(97).chain([0, 255, 256, size - 1]) {
-            let index = index.min(size - 1);
-            let entry = self.entry(index + 1);
-            let (path, root) = proofs.inclusion(&entry, index, size).unwrap();
-            assert_eq!(root, standing.root);
-            assert!(verify_inclusion(
-                &leaf_hash(&entry),
-                index,
-                size,
-                &path,
-                &root
-            ));
-            let (path, old, new) = proofs.consistency(index + 1, size).unwrap();
-            assert_eq!(new, standing.root);
-            assert!(verify_consistency(index + 1, size, &old, &new, &path));
-        }
+/// Every so many events are proven in the tree as it is, and that tree continues older ones.
+fn proves_all(running: &Running) {
+    let proofs = running.ledger().proofs().unwrap();
+    let standing = running.ledger().standing();
+    let size = standing.id;
+    let signed = proofs.checkpoint(size).unwrap();
+    assert_eq!(
+        Checkpoint::open(&signed.note, proofs.verifier()),
+        Ok(signed.checkpoint.clone())
+    );
+    assert_eq!(
+        (signed.checkpoint.size, signed.checkpoint.root),
+        (size, standing.root)
+    );
+    for index in (0..size).step_by(97).chain([0, 255, 256, size - 1]) {
+        let index = index.min(size - 1);
+        let entry = entry(running, index + 1);
+        let (path, root) = proofs.inclusion(&entry, index, size).unwrap();
+        assert_eq!(root, standing.root);
+        assert!(verify_inclusion(
+            &leaf_hash(&entry),
+            index,
+            size,
+            &path,
+            &root
+        ));
+        let (path, old, new) = proofs.consistency(index + 1, size).unwrap();
+        assert_eq!(new, standing.root);
+        assert!(verify_consistency(index + 1, size, &old, &new, &path));
     }
 }
 
@@ -119,7 +67,7 @@ fn proofs_hold_over_restarts_and_whatever_of_the_tiles_was_lost() {
     let folder = folder.path();
     let running = Running::start(folder);
     running.append(700);
-    running.proves_all();
+    proves_all(&running);
     running.stop();
     assert_eq!(settled(folder), "700\n");
     assert_eq!(fs::read(folder.join("tiles/0/001")).unwrap().len(), 8192);
@@ -145,7 +93,7 @@ fn proofs_hold_over_restarts_and_whatever_of_the_tiles_was_lost() {
         loss();
         let running = Running::start(folder);
         running.append(3);
-        running.proves_all();
+        proves_all(&running);
         running.stop();
     }
     assert_eq!(settled(folder), "724\n");
@@ -156,19 +104,19 @@ fn a_tile_that_was_changed_is_noticed_and_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let running = Running::start(folder.path());
     running.append(600);
-    running.proves_all();
+    proves_all(&running);
     let tile = folder.path().join("tiles/0/001");
     let good = fs::read(&tile).unwrap();
     let mut bad = good.clone();
     bad[5000] ^= 1;
     fs::write(&tile, &bad).unwrap();
     let proofs = running.ledger().proofs().unwrap();
-    let entry = running.entry(300);
+    let entry = entry(&running, 300);
     assert_eq!(
         proofs.inclusion(&entry, 299, 600).unwrap_err().code,
         "CORRUPT"
     );
-    running.proves_all();
+    proves_all(&running);
     assert_eq!(fs::read(&tile).unwrap(), good);
     running.stop();
 }
@@ -196,13 +144,13 @@ fn a_log_that_was_cut_gets_no_other_checkpoint_than_the_one_that_convicts_it() {
     let running = Running::start(folder.path());
     assert_eq!(running.ledger().standing().id, 50);
     running.append(5);
-    let refusal = running.refusal();
-    assert_eq!(refusal.code, "CORRUPT");
+    let refused = refusal(&running);
+    assert_eq!(refused.code, "CORRUPT");
     assert!(
-        refusal
+        refused
             .reason()
             .contains("the log was cut: 60 events were signed, "),
-        "{refusal:?}"
+        "{refused:?}"
     );
     running.stop();
     let kept = fs::read_to_string(folder.path().join("checkpoint")).unwrap();
@@ -212,10 +160,10 @@ fn a_log_that_was_cut_gets_no_other_checkpoint_than_the_one_that_convicts_it() {
     running.append(20);
     running.stop();
     let running = Running::start(folder.path());
-    let refusal = running.refusal();
+    let refused = refusal(&running);
     assert!(
-        refusal.reason().contains("the log was changed"),
-        "{refusal:?}"
+        refused.reason().contains("the log was changed"),
+        "{refused:?}"
     );
     running.stop();
 }
@@ -230,10 +178,10 @@ fn without_a_folder_checkpoints_are_signed_and_young_leaves_proven() {
     let keeper = Keeper::start(committer.ledger(), None).unwrap();
     let running = Running { committer, keeper };
     running.append(20);
-    running.proves_all();
+    proves_all(&running);
     running.append(300);
     let proofs = running.ledger().proofs().unwrap();
-    let refusal = proofs.inclusion(&running.entry(1), 0, 320).unwrap_err();
+    let refusal = proofs.inclusion(&entry(&running, 1), 0, 320).unwrap_err();
     assert_eq!(refusal.code, "NOT_FOUND");
     running.stop();
 }

@@ -6,8 +6,11 @@
 mod append;
 mod doctor;
 mod epoch;
+mod export;
 mod fold;
 mod peer;
+mod progress;
+mod proof;
 mod query;
 mod rebuild;
 mod snapshot;
@@ -55,12 +58,20 @@ enum Command {
     Query(query::Words),
     /// Prints the last events.
     Tail(query::TailWords),
-    /// Checks every frame, chain value, tag and root; exit 0 only if all hold.
+    /// Checks every frame, chain value, tag and root, checkpoints and tiles; exit 0 only if all hold.
     Verify(verify::Words),
     /// Prints how the log is.
     Doctor(doctor::Words),
     /// Builds the index again from the log.
     Rebuild(rebuild::Words),
+    /// Proves that an event is in the log, or checks such a proof.
+    Proof(proof::Words),
+    /// Prints the key that checks the log's checkpoints.
+    Key(proof::KeyWords),
+    /// Prints the newest checkpoint.
+    Checkpoint(proof::CheckpointWords),
+    /// Writes the log in another form.
+    Export(export::Words),
     /// Begins an epoch: an anchor, and a segment of its own.
     Epoch(epoch::Words),
     /// Drops the oldest segments, none of the current epoch.
@@ -78,6 +89,10 @@ impl Command {
             Self::Verify(words) => words.run(place),
             Self::Doctor(words) => words.run(place),
             Self::Rebuild(words) => words.run(place),
+            Self::Proof(words) => words.run(place),
+            Self::Key(words) => words.run(place),
+            Self::Checkpoint(words) => words.run(place),
+            Self::Export(words) => words.run(place),
             Self::Epoch(words) => words.run(place),
             Self::Compact(words) => words.run(place),
             Self::Fold(words) => words.run(place),

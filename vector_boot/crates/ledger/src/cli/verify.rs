@@ -1,19 +1,26 @@
-//! `verify`: the whole log, and the first thing in it that does not hold.
+//! `verify`: the whole log, what was signed of it, and the first thing that does not hold.
 
-use super::{FAILED, Outcome, Place};
-use crate::device::{Access, Device};
+use super::progress::Progress;
+use super::{Disk, FAILED, Outcome, Place};
+use crate::audit::{Asked, audit};
+use crate::device::Access;
 use crate::json::Json;
-use crate::verify;
+use crate::scan;
 use clap::Args;
-use std::io::IsTerminal;
+use ledger_core::note::{NOTE_BYTES_MAX, Note, VerifierKey};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-/// A verification that takes longer shows progress on a terminal.
-const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub struct Words {
+    /// The log's key, as `key` prints it; the checkpoints must be signed by it.
+    #[arg(long, value_name = "VKEY")]
+    key: Option<String>,
+    /// A checkpoint that was kept elsewhere: the log must continue it.
+    #[arg(long, value_name = "FILE")]
+    since: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -21,32 +28,61 @@ pub struct Words {
 
 impl Words {
     pub fn run(&self, place: &Place) -> Outcome {
+        let key = self.key.as_deref().map(VerifierKey::parse).transpose();
+        let key = key.map_err(|e| format!("--key: {e}"))?;
+        let since = self.since.as_deref().map(read_note).transpose()?;
         let members = match place {
-            Place::Disk(disk) => offline(&*disk.open(Access::Read)?)?,
-            Place::Running(peer) => peer.call(&Json::object([("type", "verify".into())]))?,
+            Place::Disk(disk) => self.offline(disk, key, since)?,
+            Place::Running(peer) => {
+                let text = |text: Option<String>| text.map_or(Json::Null, |t| t.as_str().into());
+                peer.call(&Json::object([
+                    ("type", "verify".into()),
+                    ("key", text(self.key.clone())),
+                    ("since", text(since.map(|note| note.to_string()))),
+                ]))?
+            }
         };
         Ok(print_report(&members, self.json))
     }
+
+    fn offline(
+        &self,
+        disk: &Disk,
+        key: Option<VerifierKey>,
+        since: Option<Note>,
+    ) -> Result<Json, String> {
+        let device = &*disk.open(Access::Read)?;
+        let mut asked = Asked::of_folder(disk.data());
+        asked.key = key.or(asked.key);
+        asked.since = since.map(|note| {
+            let place = self.since.as_deref().unwrap_or(Path::new("--since"));
+            (place.display().to_string(), note)
+        });
+        let superblock = scan::superblock(device).ok().flatten();
+        let total = superblock.map_or(0, |(s, _)| crate::verify::expected_bytes(&s));
+        let mut progress = Progress::bytes(total);
+        let report = audit(device, None, &asked, &mut |at| progress.at(at)).map_err(|e| {
+            match std::error::Error::source(&e) {
+                Some(cause) => format!("{e}: {cause}"),
+                None => e.to_string(),
+            }
+        })?;
+        drop(progress);
+        Json::parse(&format!("{{{}}}", report.members())).map_err(|e| e.to_string())
+    }
 }
 
-fn offline(device: &dyn Device) -> Result<Json, String> {
-    let began = Instant::now();
-    let mut told = began;
-    let terminal = std::io::stderr().is_terminal();
-    let report = verify::verify(device, None, &mut |at| {
-        if terminal && began.elapsed() > PROGRESS_AFTER && told.elapsed() > PROGRESS_AFTER / 4 {
-            told = Instant::now();
-            eprint!("\rverify: {} MiB", at >> 20);
-        }
-    })
-    .map_err(|e| match std::error::Error::source(&e) {
-        Some(cause) => format!("{e}: {cause}"),
-        None => e.to_string(),
-    })?;
-    if told > began {
-        eprint!("\r\x1b[K");
-    }
-    Json::parse(&format!("{{{}}}", report.members())).map_err(|e| e.to_string())
+/// Reads a note that a person names.
+pub fn read_note(path: &Path) -> Result<Note, String> {
+    let failed = |e: String| format!("{}: {e}", path.display());
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| {
+            file.take(NOTE_BYTES_MAX as u64 + 1)
+                .read_to_string(&mut text)
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    Note::parse(&text).map_err(|e| failed(e.to_string()))
 }
 
 fn print_report(members: &Json, json: bool) -> ExitCode {
@@ -73,10 +109,12 @@ fn print_report(members: &Json, json: bool) -> ExitCode {
         println!("BAD {why}");
     } else {
         println!(
-            "ok {} events in {} groups, {} bytes, root {}",
+            "ok {} events in {} groups, {} bytes, {} checkpoints, {} tiles, root {}",
             number(Some(members), "events"),
             number(Some(members), "groups"),
             number(Some(members), "bytes"),
+            number(Some(members), "checkpoints"),
+            number(Some(members), "tiles"),
             members.get("root").and_then(Json::text).unwrap_or("")
         );
     }

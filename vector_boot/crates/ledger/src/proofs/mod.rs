@@ -140,6 +140,12 @@ impl Proofs {
         &self.0.verifier
     }
 
+    /// The ledger's folder, if it has one.
+    #[must_use]
+    pub fn folder(&self) -> Option<Folder> {
+        self.0.folder.clone()
+    }
+
     /// Why no checkpoints are signed, if so: a stored one does not fit the log.
     #[must_use]
     pub fn unsigned(&self) -> Option<String> {

@@ -1,11 +1,13 @@
 //! `ping`, `head`, `doctor`, `metrics`, `verify`: how the log is.
 
 use super::{Call, Handler};
+use crate::audit::{Asked, audit};
+use crate::clock;
 use crate::identity::Reads;
 use crate::json::Json;
 use crate::query::hex;
 use crate::refusal::Refusal;
-use crate::{clock, verify};
+use ledger_core::note::{Note, VerifierKey};
 use std::time::{Duration, Instant};
 
 /// Progress lines of a long call.
@@ -100,10 +102,26 @@ fn members(all: &[(&str, Json)]) -> String {
 }
 
 fn verify(call: &Call<'_>) -> Result<(), Refusal> {
+    let mut asked = Asked::default();
+    if let Some(proofs) = call.ledger().proofs() {
+        asked.key = Some(proofs.verifier().clone());
+        // What is in the ledger's folder is for who reads everything.
+        asked.folder = proofs
+            .folder()
+            .filter(|_| call.caller.reads() == Reads::Everything);
+    }
+    if let Some(key) = call.optional_text("key")? {
+        let key = VerifierKey::parse(key).map_err(|e| Refusal::bad("key", &e.to_string()))?;
+        asked.key = Some(key);
+    }
+    if let Some(since) = call.optional_text("since")? {
+        let note = Note::parse(since).map_err(|e| Refusal::bad("since", &e.to_string()))?;
+        asked.since = Some(("since".to_owned(), note));
+    }
     call.ack();
     let end = call.ledger().standing().end;
     let mut told = Instant::now();
-    let report = verify::verify(&**call.ledger().device(), Some(end), &mut |at| {
+    let report = audit(&**call.ledger().device(), Some(end), &asked, &mut |at| {
         if told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
             call.progress(at.saturating_mul(100) / end.max(1));

@@ -1,0 +1,48 @@
+//! What a person at a terminal sees of anything that takes over a second.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// What takes longer shows progress.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// A bar on the terminal of standard error, once it is worth one; gone when it is dropped.
+pub struct Progress {
+    began: Instant,
+    total: u64,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Of so many bytes; 0 if nobody knows.
+    pub fn bytes(total: u64) -> Self {
+        Self {
+            began: Instant::now(),
+            total,
+            bar: None,
+        }
+    }
+
+    /// So many are done.
+    pub fn at(&mut self, done: u64) {
+        if self.bar.is_none() && self.began.elapsed() >= AFTER && std::io::stderr().is_terminal() {
+            let target = ProgressDrawTarget::stderr();
+            let bar = ProgressBar::with_draw_target((self.total > 0).then_some(self.total), target);
+            let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `proof`, `key`, `checkpoint`: what lets others check the log, made from a running ledger or from a log
+//! on disk; and the check itself, which needs neither.
+
+use super::verify::read_note;
+use super::{Disk, FAILED, Outcome, Place};
+use crate::audit::Asked;
+use crate::device::Access;
+use crate::json::Json;
+use crate::proofs::folder::CHECKPOINT;
+use crate::query::hex;
+use crate::scan::{self, Found};
+use clap::{Args, Subcommand};
+use ledger_core::checkpoint::Checkpoint;
+use ledger_core::note::{NOTE_BYTES_MAX, Note, VerifierKey};
+use ledger_core::proof::inclusion;
+use ledger_core::tile::Edge;
+use ledger_core::tile::{Tile, fold};
+use ledger_core::tlog_proof::TlogProof;
+use ledger_core::{Commitment, Hash};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Longest text of a proof: its checkpoint, 63 hashes and what stands before them.
+const PROOF_BYTES_MAX: usize = NOTE_BYTES_MAX + 4096;
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Words {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The event; its proof is printed.
+    #[arg(value_name = "EVENT")]
+    event_id: Option<u64>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks a proof offline: exit 0 only if the event is in the log that the key signed.
+    Verify {
+        /// The proof, as `proof EVENT` prints it.
+        #[arg(value_name = "FILE")]
+        proof: PathBuf,
+        /// The log's key, as `key` prints it.
+        #[arg(long, value_name = "VKEY")]
+        key: String,
+        /// A checkpoint that the proof's must be.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// The commit id that the event must have.
+        #[arg(long, value_name = "HEX")]
+        commit_id: Option<String>,
+    },
+}
+
+#[derive(Args)]
+pub struct KeyWords {}
+
+#[derive(Args)]
+pub struct CheckpointWords {}
+
+impl Words {
+    pub fn run(&self, place: &Place) -> Outcome {
+        match (&self.command, place) {
+            (
+                Some(Command::Verify {
+                    proof,
+                    key,
+                    checkpoint,
+                    commit_id,
+                }),
+                _,
+            ) => verify(proof, key, checkpoint.as_deref(), commit_id.as_deref()),
+            (None, place) => self.make(place),
+        }
+    }
+}
+
+impl Words {
+    fn make(&self, place: &Place) -> Outcome {
+        let event_id = self.event_id.ok_or("which event? proof EVENT")?;
+        match place {
+            Place::Disk(disk) => {
+                print!("{}", offline(disk, event_id)?);
+                Ok(ExitCode::SUCCESS)
+            }
+            Place::Running(peer) => {
+                let answer = peer.call(&Json::object([
+                    ("type", "proof.inclusion".into()),
+                    ("event_id", event_id.into()),
+                ]))?;
+                print_text(&answer, "proof")
+            }
+        }
+    }
+}
+
+impl KeyWords {
+    pub fn run(&self, place: &Place) -> Outcome {
+        match place {
+            Place::Disk(disk) => {
+                let key = Asked::of_folder(disk.data()).key;
+                let none = || format!("{}: no device key that can be read", disk.data().display());
+                println!("{}", key.ok_or_else(none)?);
+                Ok(ExitCode::SUCCESS)
+            }
+            Place::Running(peer) => {
+                let answer = peer.call(&Json::object([("type", "key".into())]))?;
+                print_text(&answer, "vkey").inspect(|_| println!())
+            }
+        }
+    }
+}
+
+impl CheckpointWords {
+    pub fn run(&self, place: &Place) -> Outcome {
+        match place {
+            Place::Disk(disk) => {
+                print!("{}", stored(disk)?);
+                Ok(ExitCode::SUCCESS)
+            }
+            Place::Running(peer) => {
+                let answer = peer.call(&Json::object([("type", "checkpoint".into())]))?;
+                print_text(&answer, "checkpoint")
+            }
+        }
+    }
+}
+
+fn print_text(answer: &Json, key: &str) -> Outcome {
+    let text = answer.get(key).and_then(Json::text);
+    print!("{}", text.ok_or_else(|| format!("no {key} in the answer"))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The checkpoint that was signed last.
+fn stored(disk: &Disk) -> Result<Note, String> {
+    let folder = crate::proofs::folder::Folder::new(disk.data());
+    let found = folder
+        .note(CHECKPOINT)
+        .map_err(|e| format!("{CHECKPOINT}: {e}"))?;
+    found.ok_or_else(|| format!("{}: no checkpoint was signed yet", disk.data().display()))
+}
+
+/// A proof from the log alone, under the checkpoint that was signed last.
+fn offline(disk: &Disk, event_id: u64) -> Result<TlogProof, String> {
+    let note = stored(disk)?;
+    let checkpoint = Checkpoint::parse(note.text()).map_err(|e| e.to_string())?;
+    let size = checkpoint.size;
+    let index = event_id.checked_sub(1).filter(|index| *index < size);
+    let index = index
+        .ok_or_else(|| format!("event {event_id} is not under the checkpoint of {size} events"))?;
+    let tree = Tree::read(disk, size, event_id)?;
+    let path = inclusion(index, size, &mut |node| tree.node(node).ok_or(()));
+    let path = path
+        .ok()
+        .flatten()
+        .ok_or("the log does not hold what the checkpoint says")?;
+    let entry = tree
+        .entry
+        .ok_or_else(|| format!("event {event_id} is not in the log"))?;
+    let proof = TlogProof {
+        entry,
+        index,
+        path,
+        checkpoint: note,
+    };
+    let leaf = ledger_core::leaf_hash(&entry);
+    let holds =
+        ledger_core::proof::verify_inclusion(&leaf, index, size, &proof.path, &checkpoint.root);
+    holds
+        .then_some(proof)
+        .ok_or_else(|| "the log is not the one that the checkpoint was signed for".to_owned())
+}
+
+/// The tree of a log on disk at one size, with all its tiles: 33 bytes an event, for as long as it takes.
+struct Tree {
+    edge: Edge,
+    tiles: BTreeMap<Tile, Vec<Hash>>,
+    entry: Option<Commitment>,
+}
+
+impl Tree {
+    fn read(disk: &Disk, size: u64, event_id: u64) -> Result<Self, String> {
+        let device = &*disk.open(Access::Read)?;
+        let (superblock, _) = scan::superblock(device)
+            .map_err(|e| e.to_string())?
+            .ok_or("blank: no log here yet")?;
+        let mut this = Self {
+            edge: Edge::default(),
+            tiles: BTreeMap::new(),
+            entry: None,
+        };
+        scan::scan(device, &superblock, None, &mut |found| match found {
+            Found::Event { id, leaf, .. } if id <= size => {
+                if id == event_id {
+                    this.entry = Some(leaf.entry);
+                }
+                let tiles = &mut this.tiles;
+                this.edge.push(leaf.hash, &mut |tile, hashes| {
+                    tiles.insert(tile, hashes.to_vec());
+                });
+            }
+            _ => {}
+        })
+        .map_err(|e| e.to_string())?;
+        if this.edge.size() != size {
+            return Err(format!(
+                "the checkpoint is of {size} events, the log holds {} of them",
+                this.edge.size()
+            ));
+        }
+        Ok(this)
+    }
+
+    fn node(&self, node: ledger_core::proof::Node) -> Option<Hash> {
+        self.edge.node(node).or_else(|| {
+            let (level, index, range) = Tile::of_node(node);
+            fold(self.tiles.get(&Tile::full(level, index))?.get(range)?)
+        })
+    }
+}
+
+fn verify(path: &Path, key: &str, checkpoint: Option<&Path>, commit_id: Option<&str>) -> Outcome {
+    let failed = |e: String| format!("{}: {e}", path.display());
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(PROOF_BYTES_MAX as u64).read_to_string(&mut text))
+        .map_err(|e| failed(e.to_string()))?;
+    let key = VerifierKey::parse(key).map_err(|e| format!("--key: {e}"))?;
+    let proof = TlogProof::parse(&text).map_err(|e| failed(e.to_string()))?;
+    let proven = proof.verify(&key).map_err(|e| failed(e.to_string()))?;
+    if let Some(path) = checkpoint {
+        let kept = read_note(path)?;
+        let kept = Checkpoint::open(&kept, &key).map_err(|e| format!("{}: {e}", path.display()))?;
+        if kept != proven.checkpoint {
+            return Err(failed("its checkpoint is another one".to_owned()));
+        }
+    }
+    let commit = hex(&proven.commit_id);
+    if commit_id.is_some_and(|wanted| wanted != commit) {
+        println!("BAD event {} has commit id {commit}", proven.event_id);
+        return Ok(ExitCode::from(FAILED));
+    }
+    println!(
+        "ok event {} commit {commit} is in {} of {} events",
+        proven.event_id, proven.checkpoint.origin, proven.checkpoint.size
+    );
+    Ok(ExitCode::SUCCESS)
+}

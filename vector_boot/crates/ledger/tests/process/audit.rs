@@ -1,0 +1,290 @@
+//! The command line over logs that are whole, cut, signed anew or changed, and a foreign verifier of what
+//! it exports.
+
+use super::command;
+use super::running::Running;
+use ledger::device::Access;
+use ledger_core::tile;
+use signed_note::{StandardVerifier, VerifierList};
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use tlog_tiles::{Error, Hash, Tile, TileHashReader, TileReader};
+
+/// Bytes between two flipped ones: the sweep over all of them is a drill.
+const SWEEP_STEP: usize = 41;
+/// Set to sweep every byte.
+const SWEEP_ALL: &str = "VB_TEST_SWEEP_ALL";
+
+/// The command line over the log and folder of `data`.
+fn offline(data: &Path, words: &[&str]) -> (i32, String) {
+    let (log, folder) = (data.join("ledger.log"), data.display().to_string());
+    let log = log.display().to_string();
+    let all = [&["--log", &log, "--data", &folder], words].concat();
+    command(data, &all)
+}
+
+fn ok(data: &Path, words: &[&str]) -> String {
+    let (code, text) = offline(data, words);
+    assert_eq!(code, 0, "{words:?}: {text}");
+    text
+}
+
+fn made(events: u64) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path());
+    running.append(events);
+    running.stop();
+    folder
+}
+
+/// A directory of tiles, as Cloudflare's `tlog_tiles` reads one.
+struct Directory<'d>(&'d Path);
+
+impl TileReader for Directory<'_> {
+    fn height(&self) -> u8 {
+        8
+    }
+
+    fn read_tiles(&self, tiles: &[Tile]) -> Result<Vec<Vec<u8>>, Error> {
+        let path = |tile: &Tile| tile.path().replacen("tile/8/", "tile/", 1);
+        let read = |tile| fs::read(self.0.join(path(tile))).map_err(|_| Error::InvalidTile);
+        tiles.iter().map(read).collect()
+    }
+
+    fn save_tiles(&self, _: &[Tile], _: &[Vec<u8>]) {}
+}
+
+/// Opens the checkpoint with the key, and gives back the first entry that is not under it.
+fn foreign(directory: &Path, vkey: &str) -> Result<u64, String> {
+    let note = fs::read(directory.join("checkpoint")).unwrap();
+    let note = signed_note::Note::from_bytes(&note).map_err(|e| format!("{e:?}"))?;
+    let key = StandardVerifier::new(vkey).map_err(|e| format!("{e:?}"))?;
+    let keys = VerifierList::new(vec![Box::new(key)]);
+    note.verify(&keys).map_err(|e| format!("{e:?}"))?;
+    let checkpoint =
+        tlog_tiles::Checkpoint::from_bytes(note.text()).map_err(|e| format!("{e:?}"))?;
+    let (size, root) = (checkpoint.size(), *checkpoint.hash());
+    let tiles = Directory(directory);
+    let tree = TileHashReader::new(size, root, &tiles);
+    for first in (0..size).step_by(256) {
+        let width = u16::try_from((size - first).min(256)).unwrap();
+        let bundle = tile::Tile {
+            level: 0,
+            index: first / 256,
+            width,
+        };
+        let bundle = fs::read(directory.join(bundle.entries_path())).map_err(|e| e.to_string())?;
+        let entries = tile::entries(&bundle).ok_or(format!("bundle {first}"))?;
+        assert_eq!(entries.len(), usize::from(width));
+        for (index, entry) in (first..).zip(entries) {
+            let leaf: Hash = tlog_tiles::record_hash(entry);
+            let proof =
+                tlog_tiles::prove_record(size, index, &tree).map_err(|e| format!("{e:?}"))?;
+            tlog_tiles::check_record(&proof, size, root, index, leaf)
+                .map_err(|_| format!("entry {index}"))?;
+        }
+    }
+    Ok(size)
+}
+
+pub fn a_tile_export_is_accepted_by_another_implementation() {
+    let folder = made(600);
+    let data = folder.path();
+    let into = data.join("export");
+    let text = ok(data, &["export", "--tiles", into.to_str().unwrap()]);
+    assert_eq!(text, "600 entries\n");
+    let key = ok(data, &["key"]);
+    assert_eq!(foreign(&into, key.trim()), Ok(600));
+    // Entry 299 is the 44th of the second bundle.
+    let bundle = into.join("tile/entries/001");
+    let mut bytes = fs::read(&bundle).unwrap();
+    bytes[43 * 66 + 20] ^= 1;
+    fs::write(&bundle, &bytes).unwrap();
+    assert_eq!(foreign(&into, key.trim()), Err("entry 299".to_owned()));
+    let (code, text) = offline(data, &["export", "--tiles", into.to_str().unwrap()]);
+    assert!(code == 1 && text.contains("not empty"), "{text}");
+}
+
+pub fn proofs_are_made_and_checked_from_the_command_line() {
+    let folder = made(600);
+    let data = folder.path();
+    let key = ok(data, &["key"]);
+    let proof = ok(data, &["proof", "300"]);
+    let path = data.join("proof");
+    let check = |text: &str, more: &[&str]| {
+        fs::write(&path, text).unwrap();
+        let words = [
+            "proof",
+            "verify",
+            path.to_str().unwrap(),
+            "--key",
+            key.trim(),
+        ];
+        offline(data, &[&words, more].concat())
+    };
+    let (code, text) = check(&proof, &[]);
+    assert!(
+        code == 0 && text.starts_with("ok event 300 commit "),
+        "{text}"
+    );
+    let commit = text.split(' ').nth(4).unwrap().to_owned();
+    let kept = data.join("checkpoint");
+    let kept = kept.to_str().unwrap();
+    assert_eq!(
+        check(&proof, &["--checkpoint", kept, "--commit-id", &commit]).0,
+        0
+    );
+    assert_eq!(
+        check(&proof, &["--commit-id", &commit.replace(&commit[..1], "x")]).0,
+        1
+    );
+    let lines: Vec<&str> = proof.lines().collect();
+    for n in [1, 2, 3, lines.len() - 1] {
+        let mut changed: Vec<String> = lines.iter().map(|l| (*l).to_owned()).collect();
+        let at = changed[n].len() - 4;
+        let other = if changed[n].as_bytes()[at] == b'7' {
+            "8"
+        } else {
+            "7"
+        };
+        changed[n].replace_range(at..=at, other);
+        let (code, text) = check(&format!("{}\n", changed.join("\n")), &[]);
+        assert_eq!(code, 1, "line {n}: {text}");
+    }
+    let stranger = made(1);
+    let other = ok(stranger.path(), &["key"]);
+    fs::write(&path, &proof).unwrap();
+    let words = [
+        "proof",
+        "verify",
+        path.to_str().unwrap(),
+        "--key",
+        other.trim(),
+    ];
+    assert!(offline(data, &words).1.contains("no signature of this key"));
+    let (code, text) = offline(data, &["proof", "601"]);
+    assert!(
+        code == 1 && text.contains("event 601 is not under the checkpoint"),
+        "{text}"
+    );
+    // Of a running ledger too, and its verification compares the same things.
+    let _service = super::Service::start(data);
+    for words in [
+        &["proof", "300"][..],
+        &["key"],
+        &["checkpoint"],
+        &["verify"],
+    ] {
+        let (code, text) = command(data, words);
+        assert_eq!(code, 0, "{words:?}: {text}");
+        if words[0] == "proof" {
+            assert_eq!(check(&text, &["--commit-id", &commit]).0, 0);
+        }
+        if words[0] == "key" {
+            assert_eq!(text, key);
+        }
+    }
+}
+
+pub fn a_log_cut_and_signed_anew_is_convicted_by_a_checkpoint_kept_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let running = Running::start(data);
+    running.append(50);
+    let before = running.ledger().standing();
+    running.append(10);
+    running.stop();
+    let key = ok(data, &["key"]);
+    let since = folder.path().join("kept-elsewhere");
+    fs::copy(data.join("checkpoint"), &since).unwrap();
+    let since = since.to_str().unwrap();
+    let text = ok(data, &["verify", "--key", key.trim(), "--since", since]);
+    assert!(text.contains("2 checkpoints"), "{text}");
+    // The last group goes, and with it what the folder knows of it; the device's own key signs on.
+    let log = data.join("ledger.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[usize::try_from(before.end).unwrap()..].fill(0);
+    fs::write(&log, &bytes).unwrap();
+    let (code, text) = offline(data, &["verify"]);
+    assert!(code == 1 && text.contains("it was cut"), "{text}");
+    fs::remove_file(data.join("checkpoint")).unwrap();
+    fs::remove_dir_all(data.join("tiles")).unwrap();
+    for more in [0, 30] {
+        let running = Running::start(data);
+        running.append(more);
+        running.stop();
+        ok(data, &["verify"]);
+        ok(data, &["verify", "--key", key.trim()]);
+        let (code, text) = offline(data, &["verify", "--since", since]);
+        let wanted = match more {
+            0 => "checkpoint of 60 events, but the log ends at 50: it was cut",
+            _ => "checkpoint of 60 events has another root than the log",
+        };
+        assert!(code == 1 && text.contains(wanted), "{text}");
+    }
+}
+
+pub fn what_was_signed_or_kept_is_compared() {
+    let folder = made(600);
+    let data = folder.path();
+    let text = ok(data, &["verify"]);
+    assert!(text.contains("1 checkpoints, 2 tiles"), "{text}");
+    let stranger = made(1);
+    let other = ok(stranger.path(), &["key"]);
+    let (code, text) = offline(data, &["verify", "--key", other.trim()]);
+    assert!(
+        code == 1 && text.contains("no signature of this key"),
+        "{text}"
+    );
+    let changed = |path: &str, at: u64, wanted: &str| {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(data.join(path))
+            .unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        let (code, text) = offline(data, &["verify"]);
+        assert!(code == 1 && text.contains(wanted), "{path} {at}: {text}");
+        file.write_all_at(&byte, at).unwrap();
+        ok(data, &["verify"]);
+    };
+    changed(
+        "tiles/0/001",
+        5000,
+        "offset 5000: tile does not hold the log's hashes",
+    );
+    changed("checkpoint", 30, "(checkpoint)");
+    // What lies in the middle of the log is named by event and byte.
+    changed("ledger.log", 20_000, "BAD event ");
+}
+
+pub fn no_flipped_bit_of_a_log_is_missed() {
+    let folder = made(20);
+    let log = folder.path().join("ledger.log");
+    let device = ledger::open::path(&log, Access::Read).unwrap();
+    let verify = || ledger::verify::verify(&*device, None, &mut |_| ());
+    let end = usize::try_from(verify().unwrap().bytes).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&log)
+        .unwrap();
+    let step = if std::env::var_os(SWEEP_ALL).is_some() {
+        1
+    } else {
+        SWEEP_STEP
+    };
+    for at in (0..end).step_by(step) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at as u64).unwrap();
+        file.write_all_at(&[byte[0] ^ (1 << (at % 8))], at as u64)
+            .unwrap();
+        let missed = verify().is_ok_and(|report| report.bad.is_none());
+        assert!(!missed, "byte {at} of {end}");
+        file.write_all_at(&byte, at as u64).unwrap();
+    }
+    assert_eq!(verify().unwrap().bad, None);
+}
