@@ -139,6 +139,16 @@ impl Process {
         curl(self.http_port, "/tool", token, Some(tool))
     }
 
+    /// Asks the gateway for a page, or posts JSON to it.
+    pub fn http(&self, path: &str, token: Option<&str>, body: Option<&Value>) -> Reply {
+        curl(self.http_port, path, token, body)
+    }
+
+    /// The gateway's port.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
     /// Asks for an orderly end and waits for it.
     pub fn end(mut self) -> ExitStatus {
         self.terminate();

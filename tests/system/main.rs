@@ -9,6 +9,7 @@ mod evolution;
 mod floods;
 mod frames;
 mod jail;
+mod ledger;
 mod notify;
 mod ordinary;
 mod packages;

@@ -9,7 +9,7 @@ use system_tests::stdout_of;
 use crate::c_abi::library;
 
 /// Debian's Python over the package's sources and the library that `c_abi` built.
-fn python(words: &[&str]) -> String {
+pub fn python(words: &[&str]) -> String {
     let mut python = Command::new("/usr/bin/python3");
     python
         .args(words)

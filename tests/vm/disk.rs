@@ -52,6 +52,8 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
     let acknowledged = reply.body["event_id"]
         .as_u64()
         .unwrap_or_else(|| panic!("{}", reply.body));
+    let vkey = machine.ok("ledger key").trim().to_owned();
+    assert!(vkey.starts_with("vb-"), "{vkey}");
     let before = machine.events();
     machine.stop_cold();
 
@@ -84,6 +86,13 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
         "what was shown before the stop has changed"
     );
     assert!(after.len() > before.len());
+    // The device key was kept: it signs on, for the same name.
+    assert_eq!(machine.ok("ledger key").trim(), vkey);
+    let line = machine.ok("ledger checkpoint");
+    assert!(line.starts_with("ledger checkpoint: size="), "{line}");
+    let proof = machine.json(&format!("ledger proof {acknowledged}"));
+    assert_eq!(proof["event_id"], acknowledged, "{proof}");
+    assert!(machine.ok("ledger doctor").contains("percent_used"));
     let kept = machine.call(&call("fs_read", "work", "kept.txt")).body;
     assert_eq!(kept["data"]["content"], "kept\n", "{kept}");
     let console = machine.json("ledger verify");
@@ -102,11 +111,22 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
     };
     assert_eq!(bytes("bytes"), bytes("bytes_before") + gained, "{grown}");
     // SIGTERM to PID 1 restarts the machine in order, which ends QEMU.
+    let serial = machine.serial().clone();
     machine.ok("signal init TERM");
     machine.wait_for_end();
 
     let host = verify_on_host(&options.data);
     assert!(host.status.success(), "{host:?}");
+    let said = String::from_utf8_lossy(&host.stdout).into_owned();
+    let events = said.split(' ').nth(1).expect("ok N events");
+    let shown = serial.text();
+    assert!(shown.contains(&format!("ledger key: {vkey}")), "{shown}");
+    let last = shown
+        .rsplit_once("ledger checkpoint: size=")
+        .expect("a checkpoint")
+        .1;
+    let size = last.split(' ').next().expect("a size");
+    assert_eq!(size, events, "the last checkpoint is of the whole log");
     host_tools_agree(&options.data);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns the terminal while the process lives. Three threads: this one reads keys and runs commands,
 //! [`super::programs`] serves the machine console, and a watcher asks PID 1 for what a person should
-//! see unasked: that the machine is ready, and warnings.
+//! see unasked: that the machine is ready, warnings, and checkpoints of the log.
 //!
 //! Start with [`main`].
 
@@ -443,6 +443,9 @@ fn completion(typed: &str, options: &[String]) -> (String, Vec<String>) {
     }
 }
 
+/// How lines of the ledger begin that a person sees unasked.
+const ANNOUNCED: [&str; 2] = ["ledger checkpoint: ", "ledger key: "];
+
 /// What a person should see unasked: whole lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Notice {
@@ -470,8 +473,9 @@ fn watch(site: &Site, notices: &SyncSender<Notice>) {
         match warnings(site, last) {
             Ok((lines, seen)) => {
                 last = Some(seen);
-                // Before the machine has settled, the summary will say what is wrong.
-                for line in lines.into_iter().filter(|_| settled) {
+                // Before the machine has settled, the summary will say what is wrong; of checkpoints it says nothing.
+                let shown = |line: &String| settled || announces(line);
+                for line in lines.into_iter().filter(shown) {
                     match notices.try_send(Notice::Warning(line)) {
                         Ok(()) => {}
                         Err(TrySendError::Full(_)) => dropped += 1,
@@ -532,7 +536,17 @@ fn in_qemu(site: &Site) -> bool {
         || says("firmware/devicetree/base/compatible", "dummy-virt")
 }
 
-/// Log lines at warning or worse behind `last`; with `None` only where the log stands.
+/// A checkpoint of the ledger's, or the key that checks it: on this line they are out of the machine's own reach.
+fn is_checkpoint(line: &LogLine<'_>) -> bool {
+    line.name == "ledger" && ANNOUNCED.iter().any(|begins| line.text.starts_with(begins))
+}
+
+/// Whether a line that was found to be shown is a checkpoint or its key, and no warning.
+fn announces(line: &str) -> bool {
+    ANNOUNCED.iter().any(|begins| line.contains(begins))
+}
+
+/// Log lines at warning or worse, and checkpoints, behind `last`; with `None` only where the log stands.
 fn warnings(site: &Site, last: Option<u64>) -> Result<(Vec<String>, u64), commands::Failure> {
     let mut found = Vec::new();
     let mut seen = last.unwrap_or(0);
@@ -546,7 +560,7 @@ fn warnings(site: &Site, last: Option<u64>) -> Result<(Vec<String>, u64), comman
         |frame| {
             let line = frame.body::<LogLine<'_>>()?;
             seen = seen.max(line.seq);
-            if last.is_some() && line.level <= LEVEL_SHOWN {
+            if last.is_some() && (line.level <= LEVEL_SHOWN || is_checkpoint(&line)) {
                 found.push(text::clean(&services::log_line(&line)) + "\n");
             }
             Ok(())

@@ -13,7 +13,7 @@ use crate::peers::{PEER_WAIT, PeerError, Peers, ROWS_WAITING_MAX, Row, Who};
 use crate::reality::{Reality, Score};
 use crate::refusals::Refusals;
 use crate::relief::{Held, Relief};
-use crate::row::{Commitments, Told, payload};
+use crate::row::{self, Commitments, Told, payload};
 use crate::tools::{self, Effect, Failure, Meter, TORSION_UNKNOWN, Tool, World};
 use capacity_core::breaker::{Admit, Outcome};
 use serde_json::{Map, Value};
@@ -367,6 +367,7 @@ impl Gateway {
         id: Value,
         arrived: Instant,
     ) -> ToolResponse {
+        let audited = row::audited(&params);
         let ran = self.act(tool, params).await;
         let (status, fault) = match (&ran.result, ran.reality) {
             (Ok(_), _) => (Status::Success, None),
@@ -395,6 +396,7 @@ impl Gateway {
         let told = Told {
             root: ran.root.as_deref(),
             params_commitment: Some(commitment),
+            seal: Some(&audited),
             reality: ran.reality.map(|r| r.score),
             torsion: tool.torsion,
             duration_us: micros(arrived),
@@ -465,6 +467,7 @@ impl Gateway {
         let told = Told {
             root: None,
             params_commitment: Some(commitment),
+            seal: None,
             reality: None,
             torsion: tool.torsion,
             duration_us: micros(arrived),
@@ -537,9 +540,11 @@ impl Gateway {
             return refused(id, torsion, refusal);
         };
         let commitment = self.commitments.of(&call.params);
+        let audited = row::audited(&call.params);
         let told = Told {
             root: None,
             params_commitment: Some(&commitment),
+            seal: Some(&audited),
             reality: None,
             torsion,
             duration_us: micros(arrived),
@@ -580,6 +585,7 @@ impl Gateway {
             let told = Told {
                 root: None,
                 params_commitment: None,
+                seal: None,
                 reality: None,
                 torsion: tools::find(&subject).map_or(TORSION_UNKNOWN, |t| t.torsion),
                 duration_us: 0,

@@ -1,8 +1,9 @@
 //! The payload of a ledger row: what is told of a call, and what is not.
 //!
-//! Parameters are never written; a keyed commitment to them is, so that whoever is shown the
-//! parameters later can be shown to be right. An unkeyed hash of a short path could be guessed, so
-//! the key is random and lives as long as this process.
+//! Parameters are never written in clear. The ledger seals the member `seal` on its way in, under a key of the tenant
+//! that only an auditor is given; beside it stands a keyed commitment, by which calls with the same parameters can be
+//! told without any key. An unkeyed hash of a short path could be guessed, so its key is random and lives as long as
+//! this process.
 //!
 //! Pure but for [`Commitments::new`], which draws the key. Start with [`payload`].
 
@@ -31,6 +32,38 @@ impl Commitments {
     }
 }
 
+/// What the ledger seals at most; a text of ours must fit whatever it holds.
+const SEALED_BYTES_MAX: usize = 1024;
+/// Longer texts are told by their hash: contents of files, and what is no path.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// The parameters as an auditor reads them: JSON of at most a kibibyte, in which long texts stand as length and BLAKE3.
+#[must_use]
+pub fn audited(params: &Map<String, Value>) -> String {
+    let whole = serde_json::to_string(params).unwrap_or_default();
+    if whole.len() <= SEALED_BYTES_MAX {
+        return whole;
+    }
+    let short = |value: &Value| match value {
+        Value::String(text) if text.len() > TEXT_BYTES_MAX => hashed(text),
+        other => other.clone(),
+    };
+    let shorter: Map<String, Value> = params
+        .iter()
+        .map(|(name, value)| (name.clone(), short(value)))
+        .collect();
+    let shorter = serde_json::to_string(&shorter).unwrap_or_default();
+    if shorter.len() <= SEALED_BYTES_MAX {
+        return shorter;
+    }
+    hashed(&whole).to_string()
+}
+
+fn hashed(text: &str) -> Value {
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    serde_json::json!({ "blake3": hash.as_str(), "bytes": text.len() })
+}
+
 /// What a row tells of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told<'a> {
@@ -38,6 +71,8 @@ pub struct Told<'a> {
     pub root: Option<&'a str>,
     /// [`Commitments::of`] the parameters; absent where they were not read.
     pub params_commitment: Option<&'a str>,
+    /// [`audited`] parameters, for the ledger to seal.
+    pub seal: Option<&'a str>,
     /// The Reality Index, if the target was looked at.
     pub reality: Option<Score>,
     /// Boundary cost.
@@ -72,11 +107,12 @@ pub fn payload(told: &Told<'_>) -> String {
             optional(told.reality.map(|s| s.value().to_string())),
         ),
         ("root", optional(told.root.map(text))),
+        ("seal", optional(told.seal.map(text))),
         ("torsion_score", told.torsion.to_string()),
     ];
     let members: Vec<String> = members
         .into_iter()
-        .filter(|(name, value)| *name != "count" || value != "null")
+        .filter(|(name, value)| !matches!(*name, "count" | "seal") || value != "null")
         .map(|(name, value)| format!("\"{name}\":{value}"))
         .collect();
     format!("{{{}}}", members.join(","))
@@ -95,6 +131,7 @@ mod tests {
         let told = Told {
             root: Some("w\"k"),
             params_commitment: Some("ab"),
+            seal: None,
             reality: Some(Score::EXISTS),
             torsion: 0.0,
             duration_us: 12,
@@ -107,13 +144,36 @@ mod tests {
             r#"{"code":"not_a_file","duration_us":12,"outcome":"denied","params_commitment":"ab","reality_index":0.4,"root":"w\"k","torsion_score":0}"#
         );
         let many = Told {
+            seal: Some(r#"{"path":"a"}"#),
             reality: Some(Score::USABLE),
             count: Some(3),
             ..told
         };
         let parsed: Value = serde_json::from_str(&payload(&many)).unwrap();
         assert_eq!(parsed["count"], 3);
+        assert_eq!(parsed["seal"], r#"{"path":"a"}"#);
         assert!(payload(&many).contains(r#""reality_index":1,"#));
+    }
+
+    #[test]
+    fn an_auditor_reads_all_parameters_that_are_short_and_the_hash_of_those_that_are_not() {
+        let read = |params: Value| {
+            let text = audited(params.as_object().unwrap());
+            assert!(text.len() <= SEALED_BYTES_MAX);
+            serde_json::from_str::<Value>(&text).unwrap()
+        };
+        let short = serde_json::json!({"path": "a.txt", "offset": u64::MAX});
+        assert_eq!(read(short.clone()), short);
+        let content = "x".repeat(5000);
+        let long = read(serde_json::json!({"path": "a.txt", "content": content}));
+        assert_eq!(
+            (&long["path"], &long["content"]["bytes"]),
+            (&"a.txt".into(), &5000.into())
+        );
+        let hash = blake3::hash(content.as_bytes()).to_hex();
+        assert_eq!(long["content"]["blake3"], hash.as_str());
+        let many: Map<String, Value> = (0..500).map(|n| (n.to_string(), n.into())).collect();
+        assert!(read(Value::Object(many))["bytes"].as_u64() > Some(1024));
     }
 
     #[test]

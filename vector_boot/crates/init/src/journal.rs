@@ -1,7 +1,7 @@
 //! What PID 1 says: log lines in the ring, in the kernel's log and on the terminal; events for the ledger.
 
 use crate::state::descriptors::Kind;
-use crate::state::{BY_INIT, Fixed, Level, State, Weight};
+use crate::state::{BY_INIT, Fixed, LINE_TEXT_MAX, Level, State, Weight};
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -11,6 +11,9 @@ use std::os::fd::AsFd;
 const SAY_BYTES_MAX: usize = 480;
 /// Longest payload: a slot of the outbox holds 488 bytes with the names.
 const PAYLOAD_BYTES_MAX: usize = 440;
+
+/// How lines of the ledger begin that a terminal shows; `ledger_core::serial` makes them.
+const ANNOUNCED: [&[u8]; 2] = [b"ledger checkpoint: ", b"ledger key: "];
 
 /// The record of a boot, and where its lines go.
 #[derive(Debug)]
@@ -86,6 +89,19 @@ impl Journal {
         }
     }
 
+    /// A line of the ledger's: while the console role is not up, and above all at the end, a checkpoint of the log and
+    /// the key that checks it are shown here. Nothing is read of them but how they begin.
+    pub fn announce(&mut self, text: &[u8]) {
+        let shown = ANNOUNCED.iter().any(|begins| text.starts_with(begins));
+        if !shown || self.console_is_up || text.len() > LINE_TEXT_MAX {
+            return;
+        }
+        let plain = text.iter().all(|b| (b' '..=b'~').contains(b));
+        if let Some(line) = std::str::from_utf8(text).ok().filter(|_| plain) {
+            self.tell_terminal(line);
+        }
+    }
+
     /// One event for the ledger, `payload` being the inside of a JSON object.
     pub fn event(&mut self, weight: Weight, names: [&str; 3], payload: fmt::Arguments<'_>) {
         let payload = Fixed::<PAYLOAD_BYTES_MAX>::of(format_args!("{{{payload}}}"));
@@ -130,5 +146,46 @@ mod tests {
         let said = wait.recv_timeout(std::time::Duration::from_secs(60));
         assert_eq!(said, Ok(5001), "the ring has every line");
         drop((far, near));
+    }
+
+    #[test]
+    fn checkpoints_reach_the_terminal_while_no_console_shows_them_and_nothing_else_does() {
+        use std::io::Read;
+        let (far, near) = sys::terminal::pair().unwrap();
+        let path = sys::terminal::name(near.as_fd()).unwrap();
+        let terminal = crate::early::open_terminal(path.strip_prefix("/dev/").unwrap()).unwrap();
+        let state = State::new([0; 16]).unwrap();
+        let mut journal = Journal::new(state, None, Some(terminal), "info");
+        let long = [b"ledger checkpoint: ".as_slice(), &[b'x'; 500]].concat();
+        for line in [
+            b"ready: head=7".as_slice(),
+            b"a ledger checkpoint: size=1",
+            b"ledger checkpoint: \x1b[2J",
+            &long,
+            b"ledger checkpoint: size=7",
+        ] {
+            journal.announce(line);
+        }
+        journal.console_is_up = true;
+        journal.announce(b"ledger checkpoint: size=8");
+        journal.console_is_up = false;
+        journal.announce(b"ledger key: vb-1/ledger+00+AA==");
+        let mut said = Vec::new();
+        let mut far = File::from(far);
+        // What is expected comes last; the terminal may make two ends of a line of one.
+        while !said.windows(4).any(|w| w == b"AA==") {
+            let mut piece = [0; 256];
+            let bytes = far.read(&mut piece).unwrap();
+            said.extend_from_slice(&piece[..bytes]);
+        }
+        let said = String::from_utf8(said).unwrap();
+        let lines: Vec<&str> = said.split(['\r', '\n']).filter(|l| !l.is_empty()).collect();
+        assert_eq!(
+            lines,
+            [
+                "ledger checkpoint: size=7",
+                "ledger key: vb-1/ledger+00+AA=="
+            ]
+        );
     }
 }

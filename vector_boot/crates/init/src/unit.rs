@@ -2,11 +2,12 @@
 
 use crate::cgroup::{Counts, Leaf};
 use crate::fd_store::FdStore;
+use crate::journal::Journal;
 use crate::notify::{self, Complaint, MESSAGE_BYTES_MAX, Message, Store};
 use crate::state::records::UnitRow;
 use crate::state::{Fixed, Level, State};
 use crate::supervisor::Cause;
-use rts::manifest::{Listen, ListenKind, Service};
+use rts::manifest::{Image, Listen, ListenKind, Service};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -526,14 +527,14 @@ impl Unit {
     }
 
     /// Reads its output into the ring; `false` at its end.
-    pub fn read_output(&mut self, by: u8, now: u64, state: &mut State) -> bool {
+    pub fn read_output(&mut self, by: u8, now: u64, journal: &mut Journal) -> bool {
         let mut buf = [0u8; OUTPUT_TURN_BYTES];
         let Some(output) = &mut self.output else {
             return false;
         };
         let bytes = match output.read(&mut buf) {
             Ok(0) => {
-                self.flush(by, now, state);
+                self.flush(by, now, journal);
                 self.output = None;
                 return false;
             }
@@ -553,31 +554,41 @@ impl Unit {
         };
         for byte in buf.get(..bytes).unwrap_or_default() {
             if *byte == b'\n' {
-                self.flush(by, now, state);
+                self.flush(by, now, journal);
             } else {
                 self.partial.push(*byte);
                 if self.partial.len() >= PARTIAL_BYTES_MAX {
-                    self.flush(by, now, state);
+                    self.flush(by, now, journal);
                 }
             }
         }
         // What was read is in no pipe any more.
-        state.set_partial(usize::from(by), &self.partial);
+        journal.state.set_partial(usize::from(by), &self.partial);
         true
     }
 
     /// Reads what a process that ended left in its pipe, whether or not its last line has an end.
-    pub fn read_last_words(&mut self, by: u8, now: u64, state: &mut State) {
+    pub fn read_last_words(&mut self, by: u8, now: u64, journal: &mut Journal) {
         for _ in 0..LAST_WORDS_TURNS {
-            if !self.read_output(by, now, state) {
+            if !self.read_output(by, now, journal) {
                 break;
             }
         }
-        self.flush(by, now, state);
+        self.flush(by, now, journal);
+    }
+
+    /// Whether it is our own ledger, whose checkpoints a person at the terminal is to see.
+    fn is_ledger(&self) -> bool {
+        let own = matches!(self.service.image, Image::Services);
+        own && self
+            .service
+            .args
+            .first()
+            .is_some_and(|role| role.as_str() == "ledger")
     }
 
     /// Stores the line that was gathered, unless the service has had its share of this second.
-    fn flush(&mut self, by: u8, now: u64, state: &mut State) {
+    fn flush(&mut self, by: u8, now: u64, journal: &mut Journal) {
         if self.partial.is_empty() {
             return;
         }
@@ -588,7 +599,8 @@ impl Unit {
                     "{} lines dropped: over {} a second",
                     self.dropped, self.log_rate
                 ));
-                state.push_line(now, by, Level::Warn, note.as_str().as_bytes());
+                let note = note.as_str().as_bytes();
+                journal.state.push_line(now, by, Level::Warn, note);
             }
             (self.second, self.lines_this_second, self.dropped) = (second, 0, 0);
         }
@@ -597,10 +609,13 @@ impl Unit {
             self.dropped += 1;
         } else {
             let (level, text) = level_of(&self.partial);
-            state.push_line(now, by, level, text);
+            journal.state.push_line(now, by, level, text);
+            if self.is_ledger() {
+                journal.announce(text);
+            }
         }
         self.partial.clear();
-        state.set_partial(usize::from(by), &[]);
+        journal.state.set_partial(usize::from(by), &[]);
     }
 }
 

@@ -39,6 +39,8 @@ pub mod note;
 pub mod policy;
 pub mod proof;
 pub mod rules;
+pub mod sealed;
+pub mod serial;
 pub mod store;
 pub mod tile;
 pub mod time;

@@ -7,6 +7,7 @@
 //! than one thread. Start with [`main`], then `committer` and `log`.
 #![forbid(unsafe_code)]
 
+mod announce;
 pub mod blobs;
 pub mod committer;
 pub mod device;
@@ -38,6 +39,7 @@ mod jsonl;
 pub mod metrics;
 mod query;
 pub mod reader;
+mod sealing;
 mod serve;
 mod slots;
 mod stats;

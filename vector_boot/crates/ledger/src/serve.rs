@@ -3,6 +3,7 @@
 //! The main thread accepts and waits for SIGTERM; each connection has threads of its own, within
 //! [`crate::visitors::LIMITS`]; the committer is the only one that writes the log.
 
+use crate::announce::Announcer;
 use crate::committer::{Committer, Draft, Ledger};
 use crate::device::{Access, Device};
 use crate::log::{Birth, Recovery};
@@ -91,12 +92,25 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
         .name("blobs".to_owned())
         .spawn(move || crate::blobs::finish_interrupted(&theirs))
         .map_err(|e| format!("start blobs: {e}"))?;
-    serve(&committer, &wire, &jsonl, &mut signals, &mut stats).map_err(|e| e.to_string())?;
+    let mut announcer = Announcer::default();
+    serve(
+        &committer,
+        &wire,
+        &jsonl,
+        &mut signals,
+        &mut stats,
+        &mut announcer,
+    )
+    .map_err(|e| e.to_string())?;
     // Nobody may be listening any more.
     let _ = notify("STOPPING=1");
     committer.ledger().say_denials(true);
     committer.stop();
+    let proofs = ledger.proofs();
     keeper.into_iter().for_each(Keeper::stop);
+    if let Some(proofs) = proofs {
+        announcer.end(&proofs);
+    }
     ::log::info!("stopped: {}", status(&ledger));
     Ok(())
 }
@@ -199,6 +213,7 @@ fn serve(
     jsonl: &UnixListener,
     signals: &mut Signals,
     stats: &mut Option<crate::stats::Page>,
+    announcer: &mut Announcer,
 ) -> io::Result<()> {
     let ledger = committer.ledger();
     let mut poller = Poller::new()?;
@@ -246,6 +261,9 @@ fn serve(
         }
         if let Some(page) = stats {
             page.publish(ledger, visitors.count());
+        }
+        if let Some(proofs) = ledger.proofs() {
+            announcer.turn(&proofs);
         }
         let now = status(ledger);
         if now != told {

@@ -205,7 +205,10 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
 
 fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permit: Permit) {
     match question {
-        Question::Append(draft) => {
+        Question::Append(mut draft) => {
+            if let Err(refusal) = crate::sealing::seal(ledger, &mut draft) {
+                return answer(answers, Answer::Refused(id, refusal), permit);
+            }
             let answers = answers.clone();
             let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
                 let what = match outcome.map(|r| r.first().copied()) {

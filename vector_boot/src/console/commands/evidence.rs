@@ -32,12 +32,22 @@ pub const COMMANDS: &[Command] = &[Command {
     name: "ledger",
     alias: "",
     group: Group::Evidence,
-    usage: "[tail [-n N] [-f]|query [FILTERS]|verify|head]",
+    usage: "[tail [-n N] [-f]|query [FILTERS]|verify|head|key|checkpoint|proof ID|doctor]",
     help: "What was recorded, in order, and whether it was altered. tail shows the newest N events (10), \
            with -f also what follows. query takes --type --tenant --actor --ns --subject, --from ID and \
            -n N. verify reads the whole log and fails with exit code 1 when it does not hold. head is the \
-           last durable event and its chain value.",
-    completes: &[Completes::Words(&["tail", "query", "verify", "head"])],
+           last durable event and its chain value. checkpoint is a signed line to keep elsewhere, key what \
+           checks it, proof the path of one event's leaf, doctor how full the log is.",
+    completes: &[Completes::Words(&[
+        "tail",
+        "query",
+        "verify",
+        "head",
+        "key",
+        "checkpoint",
+        "proof",
+        "doctor",
+    ])],
     changes: false,
     run: ledger,
 }];
@@ -51,9 +61,12 @@ fn ledger(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Out
         "tail" => tail(rest, context, out),
         "query" => query(rest, context, out),
         "verify" => verify(rest, context, out),
-        "head" => head(rest, context, out),
+        "head" | "doctor" => asked(word, rest, context, out),
+        "key" => one_line("key", "vkey", rest, context, out),
+        "checkpoint" => one_line("checkpoint", "line", rest, context, out),
+        "proof" => proof(rest, context, out),
         other => Err(Failure::usage(format!(
-            "\"{other}\" is not tail, query, verify or head"
+            "\"{other}\" is not tail, query, verify, head, key, checkpoint, proof or doctor"
         ))),
     }
 }
@@ -266,14 +279,10 @@ fn verdict(report: &Map<String, Value>) -> (bool, Vec<String>) {
     (holds, lines)
 }
 
-fn head(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
+/// A call without members, its answer as pairs.
+fn asked(kind: &str, words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     Words::parse(words, &[], &[], 0)?;
-    let mut ledger = Ledger::open(context)?;
-    let id = ledger.send("head", Map::new())?;
-    let mut answer = ledger.answer(&id)?;
-    for name in ["id", "ok", "type"] {
-        answer.remove(name);
-    }
+    let answer = answer_to(kind, Map::new(), context)?;
     let shown: Vec<(&str, String)> = answer
         .iter()
         .filter(|(_, v)| !v.is_null())
@@ -282,6 +291,63 @@ fn head(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outco
     let lines = text::pairs(&shown);
     out.either(&Value::Object(answer.clone()), &lines)?;
     Ok(DONE)
+}
+
+/// A call whose answer is one line to copy.
+fn one_line(
+    kind: &str,
+    member: &str,
+    words: &[String],
+    context: &mut Context<'_>,
+    out: &mut Out<'_>,
+) -> Outcome {
+    Words::parse(words, &[], &[], 0)?;
+    let answer = answer_to(kind, Map::new(), context)?;
+    let line = answer.get(member).map(plain).unwrap_or_default();
+    out.either(&Value::Object(answer), std::slice::from_ref(&line))?;
+    Ok(DONE)
+}
+
+/// Where one event stands in the signed tree; the path itself with `--json`.
+fn proof(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
+    let words = Words::parse(words, &[], &[], 1)?;
+    let id = words.required(0, "an event's id")?;
+    let id: u64 = id
+        .parse()
+        .map_err(|_| Failure::usage(format!("\"{id}\" is no event's id")))?;
+    let fields = Map::from_iter([("event_id".to_owned(), json!(id))]);
+    let answer = answer_to("proof.inclusion", fields, context)?;
+    let shown = |name: &str| answer.get(name).map(plain).unwrap_or_default();
+    let path = answer.get("hashes").and_then(Value::as_array);
+    let lines = text::pairs(&[
+        ("event", shown("event_id")),
+        ("tree", format!("{} events", shown("size"))),
+        ("leaf", shown("leaf")),
+        ("path", format!("{} hashes", path.map_or(0, Vec::len))),
+        ("root", shown("root")),
+    ]);
+    out.either(&Value::Object(answer.clone()), &lines)?;
+    Ok(DONE)
+}
+
+/// The answer to one call, without what belongs to the conversation.
+fn answer_to(
+    kind: &str,
+    fields: Map<String, Value>,
+    context: &mut Context<'_>,
+) -> Result<Map<String, Value>, Failure> {
+    let mut ledger = Ledger::open(context)?;
+    let id = ledger.send(kind, fields)?;
+    let mut answer = loop {
+        let answer = ledger.answer(&id)?;
+        if !answer.contains_key("ack") {
+            break answer;
+        }
+    };
+    for name in ["id", "ok", "type"] {
+        answer.remove(name);
+    }
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -146,7 +146,7 @@ impl Heart {
             return;
         };
         let by = u8::try_from(i).unwrap_or(u8::MAX);
-        unit.read_last_words(by, now, &mut self.journal.state);
+        unit.read_last_words(by, now, &mut self.journal);
         // Whatever is left of it, or was just being started, would be a second instance.
         unit.kill();
         unit.child = None;

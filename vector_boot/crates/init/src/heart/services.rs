@@ -291,7 +291,7 @@ impl Heart {
         let by = u8::try_from(i).unwrap_or(u8::MAX);
         if let Some(unit) = self.units.get_mut(i) {
             // At its end the descriptor is closed, which takes it out of the poller.
-            let goes_on = unit.read_output(by, now, &mut self.journal.state);
+            let goes_on = unit.read_output(by, now, &mut self.journal);
             if unit.output_is_over()
                 && let Some(output) = &unit.output
             {
@@ -494,7 +494,7 @@ impl Heart {
         };
         // What it said last belongs to the post-mortem: read it before the restart.
         let by = u8::try_from(i).unwrap_or(u8::MAX);
-        unit.read_last_words(by, now, &mut self.journal.state);
+        unit.read_last_words(by, now, &mut self.journal);
         let asked = self.supervisor.phase(i) == Phase::Stopping && !self.supervisor.leaves(i);
         let success = ended.exit == Exit::Code(0);
         // Reading what the kernel counted costs more than all the rest: only where it may explain something.

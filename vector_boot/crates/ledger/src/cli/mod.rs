@@ -13,6 +13,7 @@ mod progress;
 mod proof;
 mod query;
 mod rebuild;
+mod show;
 mod snapshot;
 mod verify;
 mod yaml;
@@ -60,6 +61,10 @@ enum Command {
     Tail(query::TailWords),
     /// Checks every frame, chain value, tag and root, checkpoints and tiles; exit 0 only if all hold.
     Verify(verify::Words),
+    /// Prints one event, and with its tenant's audit key what was sealed in it.
+    Show(show::Words),
+    /// Prints the audit key of a tenant, for the machine's owner: it opens all that was sealed for that tenant.
+    AuditKey(show::KeyWords),
     /// Prints how the log is.
     Doctor(doctor::Words),
     /// Builds the index again from the log.
@@ -87,6 +92,8 @@ impl Command {
             Self::Query(words) => words.run(place),
             Self::Tail(words) => words.run(place),
             Self::Verify(words) => words.run(place),
+            Self::Show(words) => words.run(place),
+            Self::AuditKey(words) => words.run(place),
             Self::Doctor(words) => words.run(place),
             Self::Rebuild(words) => words.run(place),
             Self::Proof(words) => words.run(place),

@@ -146,6 +146,12 @@ impl Proofs {
         self.0.folder.clone()
     }
 
+    /// The newest checkpoint that is signed already; waits for nothing.
+    #[must_use]
+    pub fn newest(&self) -> Option<Signed> {
+        self.0.lock().signed.clone()
+    }
+
     /// Why no checkpoints are signed, if so: a stored one does not fit the log.
     #[must_use]
     pub fn unsigned(&self) -> Option<String> {

@@ -216,8 +216,8 @@ class Ledger:
         """The newest signed checkpoint: a note."""
         return self.ask("checkpoint")["checkpoint"]
 
-    def inclusion(self, event_id: int, size: int) -> dict:
-        """What proves an event below a tree of this size."""
+    def inclusion(self, event_id: int, size: int | None = None) -> dict:
+        """What proves an event below a tree of this size, else of the newest checkpoint: `entry`, `hashes`, in base64."""
         return self.ask("proof.inclusion", event_id=event_id, size=size)
 
     def consistency(self, older: int, newer: int) -> list[bytes]:
@@ -237,7 +237,7 @@ class Ledger:
         proof = self.inclusion(event_id, checkpoint.size)
         entry = _bytes(proof["entry"])
         proofs.verify_inclusion(checkpoint, event_id - 1, entry, [_hash(text) for text in proof["hashes"]])
-        if int.from_bytes(entry[:8], "little") != event_id:
+        if len(entry) != proofs.ENTRY_BYTES or int.from_bytes(entry[:8], "little") != event_id:
             raise proofs.ProofError("inclusion: the entry is another event's")
         return checkpoint
 

@@ -92,6 +92,7 @@ pub fn draft(call: &Call<'_>, event: &Json, ns: &str, actor: &str) -> Result<Dra
     }
     call.caller.may_append_for(&draft.tenant_id)?;
     identity::may_write(&draft.event_type)?;
+    crate::sealing::seal(call.ledger(), &mut draft)?;
     Ok(draft)
 }
 

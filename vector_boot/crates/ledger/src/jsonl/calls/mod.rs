@@ -2,6 +2,7 @@
 
 mod admin;
 mod append;
+mod audit;
 mod blob;
 mod bus;
 mod cache;
@@ -25,6 +26,7 @@ pub fn find(kind: &str) -> Option<Handler> {
     let families = [
         admin::find,
         append::find,
+        audit::find,
         blob::find,
         bus::find,
         cache::find,

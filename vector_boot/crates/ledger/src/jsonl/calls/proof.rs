@@ -10,6 +10,7 @@ use crate::proofs::Proofs;
 use crate::refusal::Refusal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use ledger_core::serial;
 use ledger_core::tlog_proof::TlogProof;
 use ledger_core::{Hash, leaf_hash};
 
@@ -46,11 +47,13 @@ fn hashes(path: &[Hash]) -> String {
 /// The newest checkpoint, which covers all that is durable now.
 fn checkpoint(call: &Call<'_>) -> Result<(), Refusal> {
     let signed = proofs(call)?.checkpoint(call.ledger().standing().id)?;
+    let line = serial::line(&signed.note);
     call.ok(&format!(
-        "\"size\":{},\"root\":\"{}\",\"checkpoint\":{}",
+        "\"size\":{},\"root\":\"{}\",\"checkpoint\":{},\"line\":{}",
         signed.checkpoint.size,
         base64(&signed.checkpoint.root),
-        text(&signed.note.to_string())
+        text(&signed.note.to_string()),
+        line.map_or(Json::Null, |line| text(&line))
     ));
     Ok(())
 }

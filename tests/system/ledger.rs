@@ -1,0 +1,221 @@
+//! The ledger from outside: two tenants over HTTP, its figures, and the Python client.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sys::packet::{Mode, PacketSocket};
+use system_tests::inputs::{inputs, repository};
+use system_tests::process::Process;
+use wire::capacity::{Grant, Request, permission};
+use wire::{Frame, Hello, Message, PACKET_BYTES_MAX};
+
+use crate::python::python;
+
+/// A token for a tenant, from the capacity kernel, for the operator that a test is.
+fn token(run: &Path, tenant_id: &str, permissions: u32) -> String {
+    let socket = PacketSocket::connect(&run.join("capacity.sock"), Mode::Blocking).unwrap();
+    let mut buf = vec![0; PACKET_BYTES_MAX];
+    let mut ask = |id, packet: &[u8]| {
+        socket.send(packet, None).unwrap();
+        let (bytes, _) = socket.receive(&mut buf).unwrap();
+        assert!(bytes > 0, "capacity closed the connection at {id}");
+        buf.get(..bytes).unwrap().to_vec()
+    };
+    let mut out = vec![0; PACKET_BYTES_MAX];
+    ask(0, encoded(0, &Hello::OURS, &mut out));
+    let request = Request {
+        tenant_id,
+        workload_id: "test",
+        axes: [Some(wire::capacity::Want {
+            min: 100,
+            want: 1000,
+            weight: 1,
+        }); wire::capacity::AXES],
+        duration_s: 600,
+        priority: 5,
+        permissions,
+    };
+    let answer = ask(1, encoded(1, &request, &mut out));
+    let frame = Frame::open(&answer).unwrap();
+    let grant = frame.body::<Grant<'_>>().unwrap();
+    assert!(grant.admitted, "{}", grant.reason);
+    grant.token.to_owned()
+}
+
+fn encoded<'b, M: Message>(id: u64, body: &M, out: &'b mut [u8]) -> &'b [u8] {
+    wire::encode(id, body, out).unwrap()
+}
+
+/// The lines of a stream's answer.
+fn lines(body: &Value) -> Vec<Value> {
+    match body {
+        Value::String(text) => text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+        one => vec![one.clone()],
+    }
+}
+
+#[test]
+fn two_tenants_over_http_see_nothing_of_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::ready(&folder.path().join("state"), &[]);
+    let both = permission::LEDGER | permission::TOOLS;
+    let [a, b] = ["tenant-a", "tenant-b"].map(|tenant| token(process.run(), tenant, both));
+    let append = |token: &str, payload: Value| {
+        let line = json!({"type": "append_event", "id": 7, "ns": "notes", "actor": "agent:test",
+            "event": {"event_type": "custom(noted)", "payload": payload}});
+        let answer = process.http("/v1/ledger/rpc", Some(token), Some(&line));
+        assert_eq!(answer.status, 200, "{:?}", answer.body);
+        let said = lines(&answer.body);
+        assert_eq!(
+            (&said[0]["ok"], &said[0]["id"]),
+            (&json!(true), &json!(7)),
+            "{said:?}"
+        );
+        said[0]["event_id"].as_u64().unwrap()
+    };
+    let first = append(&a, json!({"secret": "of-a"}));
+    let second = append(&b, json!({"secret": "of-b"}));
+
+    let event =
+        |token: &str, id: u64| process.http(&format!("/v1/ledger/events/{id}"), Some(token), None);
+    assert_eq!(event(&a, first).body["payload"]["secret"], "of-a");
+    assert_eq!(event(&a, first).body["tenant_id"], "tenant-a");
+    // One that is another's, one that is not there, one of the machine's own: the same words.
+    let foreign = event(&b, first);
+    assert_eq!(
+        (foreign.status, &foreign.body["code"]),
+        (404, &json!("not_found"))
+    );
+    assert_eq!(event(&b, 1_000_000).body, foreign.body);
+    assert_eq!(event(&b, 1).body, foreign.body);
+    let all = process
+        .http("/v1/ledger/events?limit=1000", Some(&b), None)
+        .body;
+    let text = all.to_string();
+    assert!(text.contains("of-b") && !text.contains("of-a"), "{text}");
+    assert!(
+        all["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|e| e["tenant_id"] == "tenant-b")
+    );
+
+    // Nobody says for whom he speaks, nor reads another's by a filter; proofs are of one's own events.
+    let as_a = json!({"type": "query", "as": {"actor": "agent:test", "tenant": "tenant-a"}});
+    let refused = process.http("/v1/ledger/rpc", Some(&b), Some(&as_a));
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (422, &json!("invalid_request"))
+    );
+    let filtered = json!({"type": "query", "filters": {"tenant_id": "tenant-a"}});
+    let refused = process
+        .http("/v1/ledger/rpc", Some(&b), Some(&filtered))
+        .body;
+    assert_eq!(
+        lines(&refused)[0]["error"]["code"],
+        "POLICY_DENY",
+        "{refused}"
+    );
+    let proof = |token: &str| {
+        let path = format!("/v1/ledger/proofs/inclusion?event_id={first}&size={second}");
+        process.http(&path, Some(token), None)
+    };
+    assert_eq!(proof(&a).status, 200, "{:?}", proof(&a).body);
+    assert_eq!(proof(&b).status, 404, "{:?}", proof(&b).body);
+    let figures = json!({"type": "metrics"});
+    let refused = process
+        .http("/v1/ledger/rpc", Some(&b), Some(&figures))
+        .body;
+    assert_eq!(
+        lines(&refused)[0]["error"]["code"],
+        "POLICY_DENY",
+        "{refused}"
+    );
+
+    // A token for tools alone reads nothing here.
+    let tools = token(process.run(), "tenant-c", permission::TOOLS);
+    let head = |token: Option<&str>| process.http("/v1/ledger/head", token, None);
+    assert_eq!(head(Some(&tools)).body["code"], "not_permitted_by_token");
+    assert_eq!(head(None).status, 401);
+    assert!(head(Some(&a)).body["event_id"].as_u64() >= Some(second));
+
+    the_python_client_writes_follows_and_verifies(&process, &a);
+    sealed_parameters_open_for_their_auditor_alone(&process, folder.path(), &a);
+    assert!(process.end().success());
+}
+
+fn the_python_client_writes_follows_and_verifies(process: &Process, token: &str) {
+    let example = repository().join("vector_boot/python/examples/ledger.py");
+    let example = example.to_str().expect("a path of text");
+    let run = process.run().to_str().expect("a path of text");
+    let gateway = format!("http+unix://{run}/gateway.sock");
+    let http = format!("http://127.0.0.1:{}", process.http_port());
+    for words in [
+        &[example, run][..],
+        &[example, &gateway],
+        &[example, &http, "--token", token, "--actor", "agent:test"],
+    ] {
+        let said = python(words);
+        assert!(said.contains("seen: {'text': 'kept'}"), "{said}");
+        assert!(said.contains("verified: event"), "{said}");
+    }
+}
+
+fn sealed_parameters_open_for_their_auditor_alone(process: &Process, folder: &Path, token: &str) {
+    let call = json!({"tool": "fs_read", "params": {"path": "welcome.txt"}});
+    let called = process.call(Some(token), &call).body;
+    let id = called["event_id"].as_u64().unwrap().to_string();
+    let path = format!("/v1/ledger/events/{id}");
+    let row = process.http(&path, Some(token), None).body;
+    let text = row.to_string();
+    assert!(!text.contains("welcome.txt"), "{text}");
+    let sealed = row["payload"]["sealed"].as_str().unwrap();
+    assert!(sealed.starts_with("v1."), "{text}");
+
+    let socket = process.run().join("ledger.sock");
+    let ask = |words: &[&str]| {
+        let mut ledger = Command::new(inputs().vector_boot());
+        ledger
+            .arg("ledger")
+            .arg("--socket")
+            .arg(&socket)
+            .args(words);
+        system_tests::output(&mut ledger)
+    };
+    let key = |tenant: &str| {
+        let said = ask(&["audit-key", tenant]);
+        assert!(said.status.success(), "{said:?}");
+        let path = folder.join(format!("{tenant}.key"));
+        std::fs::write(&path, said.stdout).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let said = ask(&["show", &id, "--key", &key("tenant-a")]);
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.ends_with("{\"path\":\"welcome.txt\"}\n"), "{text}");
+    let said = ask(&["show", &id, "--key", &key("tenant-b")]);
+    let why = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        !said.status.success() && why.contains("the key of tenant-b"),
+        "{why}"
+    );
+    let said = ask(&["query", "--type", "audit_key_exported", "--json"]);
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        text.contains("tenant-a") && text.contains("tenant-b"),
+        "{text}"
+    );
+    let line = json!({"type": "audit_key", "tenant": "tenant-a"});
+    let refused = process
+        .http("/v1/ledger/rpc", Some(token), Some(&line))
+        .body;
+    assert_eq!(
+        lines(&refused)[0]["error"]["code"],
+        "POLICY_DENY",
+        "{refused}"
+    );
+}

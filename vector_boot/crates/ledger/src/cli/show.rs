@@ -1,0 +1,128 @@
+//! `show`: one event, and what was sealed in it for who has the tenant's key; `audit-key`: that key.
+
+use super::peer::Next;
+use super::snapshot::Snapshot;
+use super::{Outcome, Place};
+use crate::device::Access;
+use crate::json::Json;
+use crate::keys::DeviceKey;
+use crate::query::{Filter, Order, Query};
+use crate::sealing::{SEALED, audit_key};
+use clap::Args;
+use ledger_core::rules;
+use ledger_core::sealed::{AuditKey, Row};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Words {
+    /// The event's id.
+    event: u64,
+    /// A file with the tenant's audit key, as `audit-key` prints it: opens what was sealed.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl Words {
+    pub fn run(&self, place: &Place) -> Outcome {
+        let key = self.key.as_deref().map(read_key).transpose()?;
+        let event = self.event(place)?;
+        println!("{event}");
+        if let Some((tenant, key)) = &key {
+            println!("{}", opened(&event, tenant, key)?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn event(&self, place: &Place) -> Result<Json, String> {
+        let found = match place {
+            Place::Disk(disk) => {
+                let query = Query {
+                    filter: Filter::default(),
+                    from: Some(self.event),
+                    limit: 1,
+                    order: Order::Ascending,
+                };
+                let found = Snapshot::open(disk.open(Access::Read)?)?.query(&query)?;
+                let event = found.first().map(|text| Json::parse(text));
+                event.transpose().map_err(|e| e.to_string())?
+            }
+            Place::Running(peer) => {
+                let request = Json::object([
+                    ("type", "query".into()),
+                    ("from", self.event.into()),
+                    ("limit", 1.into()),
+                ]);
+                let mut event = None;
+                peer.lines(&request, &mut |line| {
+                    event = line.get("event").cloned().or(event.take());
+                    Next::More
+                })?;
+                event
+            }
+        };
+        let own = |e: &Json| e.get("id").and_then(Json::unsigned) == Some(self.event);
+        found
+            .filter(own)
+            .ok_or(format!("event {}: not there", self.event))
+    }
+}
+
+fn read_key(path: &Path) -> Result<(String, AuditKey), String> {
+    let failed = |why: String| format!("{}: {why}", path.display());
+    let line = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let (tenant, key) = AuditKey::parse(&line).map_err(|e| failed(e.to_string()))?;
+    Ok((tenant.to_owned(), key))
+}
+
+/// What was sealed in an event.
+fn opened(event: &Json, tenant: &str, key: &AuditKey) -> Result<String, String> {
+    let text = |name: &str| event.get(name).and_then(Json::text).unwrap_or_default();
+    let sealed = event.get("payload").and_then(|p| p.get(SEALED));
+    let sealed = sealed
+        .and_then(Json::text)
+        .ok_or("nothing in this event is sealed")?;
+    if text("tenant_id") != tenant {
+        let own = text("tenant_id");
+        return Err(format!("the event is of tenant {own}, the key of {tenant}"));
+    }
+    let row = Row {
+        tenant_id: text("tenant_id"),
+        ns: text("ns"),
+        actor: text("actor"),
+        event_type: text("event_type"),
+        subject: text("subject"),
+    };
+    key.open(&row, sealed).map_err(|e| e.to_string())
+}
+
+#[derive(Args)]
+pub struct KeyWords {
+    /// Whose.
+    tenant: String,
+}
+
+impl KeyWords {
+    pub fn run(&self, place: &Place) -> Outcome {
+        if !rules::tenant(&self.tenant) {
+            return Err(format!("tenant {:?}: no tenant's name", self.tenant));
+        }
+        let line = match place {
+            Place::Disk(disk) => {
+                let device = DeviceKey::read(disk.data()).map_err(|e| e.to_string())?;
+                audit_key(&device, &self.tenant).line(&self.tenant)
+            }
+            Place::Running(peer) => {
+                let request = Json::object([
+                    ("type", "audit_key".into()),
+                    ("tenant", self.tenant.as_str().into()),
+                ]);
+                let answer = peer.call(&request)?;
+                let line = answer.get("key").and_then(Json::text);
+                line.ok_or("the ledger answers without a key")?.to_owned()
+            }
+        };
+        println!("{line}");
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,51 @@
+//! `audit_key`: the key that opens what was sealed for one tenant, handed out to the machine's owner.
+
+use super::{Call, Handler};
+use crate::committer::Draft;
+use crate::json::Json;
+use crate::refusal::Refusal;
+use crate::sealing::audit_key;
+use ledger_core::rules;
+use wire::Role;
+
+/// The handler of a call of this family.
+pub fn find(kind: &str) -> Option<Handler> {
+    match kind {
+        "audit_key" => Some(export),
+        _ => None,
+    }
+}
+
+/// Hands a key out, and says so on the log first: who holds it reads all that was sealed for the tenant, and will be.
+fn export(call: &Call<'_>) -> Result<(), Refusal> {
+    let owner = matches!(call.caller.role, Role::Operator | Role::Console);
+    if !owner || call.caller.is_tenant() {
+        let limit = "handed out to the machine's owner alone";
+        return Err(Refusal::new("POLICY_DENY", "audit_key", "", limit));
+    }
+    let tenant = call.text("tenant")?.to_owned();
+    if !rules::tenant(&tenant) {
+        return Err(Refusal::bad("tenant", "a tenant's name"));
+    }
+    let none = || Refusal::new("INTERNAL", "key", "", "the device key is not there yet");
+    let proofs = call.ledger().proofs().ok_or_else(none)?;
+    let line = audit_key(proofs.key(), &tenant).line(&tenant);
+    let by = match call.caller.role {
+        Role::Console => "user:console",
+        _ => "user:operator",
+    };
+    let draft = Draft {
+        ns: "system".to_owned(),
+        actor: by.to_owned(),
+        tenant_id: "system".to_owned(),
+        event_type: "audit_key_exported".to_owned(),
+        subject: tenant,
+        payload: "{}".to_owned(),
+        ..Draft::default()
+    };
+    let later = call.later();
+    let members = move |_| format!("\"key\":{}", Json::from(line.as_str()));
+    call.ledger()
+        .append(vec![draft], Box::new(move |o| later.end(o.map(members))));
+    Ok(())
+}
