@@ -38,6 +38,7 @@ pub const NATURE: &[&str] = &[
     "fold_state",
     "grant",
     "head",
+    "key",
     "key.register",
     "ping",
     "policy.explain",
