@@ -32,6 +32,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub const FOLDER: &str = "objects";
 /// Of the file system, what blobs leave to keys, tiles and the index.
 const RESERVE_PART: u64 = 8;
+/// More than this need not stay free, however large the disk.
+const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
 /// The blobs of one ledger.
 pub struct Blobs {
@@ -246,8 +248,9 @@ impl Upload {
             return Err(Refusal::new("TOO_LARGE", "blob", &value, &limit));
         }
         let space = sys::space::of_fd(&self.folder).map_err(writing)?;
-        if space.available < space.total / RESERVE_PART + plain.len() as u64 {
-            let limit = format!("an eighth of {} bytes is kept free", space.total);
+        let reserve = (space.total / RESERVE_PART).min(RESERVE_BYTES_MAX);
+        if space.available < reserve + plain.len() as u64 {
+            let limit = format!("{reserve} bytes are kept free");
             let value = space.available.to_string();
             return Err(Refusal::new("QUOTA", "disk", &value, &limit));
         }
