@@ -13,7 +13,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use sys::packet::PacketSocket;
-use wire::ledger::{Append, Appended, Head, HeadGet};
+use wire::ledger::{Append, AppendMany, Appended, AppendedMany, Head, HeadGet};
+use wire::work::{
+    JobClaim, JobClaimed, JobEnqueue, JobEnqueued, JobRelease, JobResult, Publish, Published,
+};
 use wire::{Frame, Kind, PACKET_BYTES_MAX, Refused, WireError};
 
 /// File name of the socket in the run folder.
@@ -39,6 +42,70 @@ impl Client {
         self.0.ask(event, |frame, _| frame.body::<Appended>())
     }
 
+    /// Appends events, all or none, and waits until they are durable.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_many(&mut self, events: &AppendMany<'_>) -> Result<AppendedMany, IpcError> {
+        self.0.ask(events, |frame, _| frame.body::<AppendedMany>())
+    }
+
+    /// Publishes a message on the bus and waits until it is durable.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn publish(&mut self, message: &Publish<'_>) -> Result<Published, IpcError> {
+        self.0.ask(message, |frame, _| frame.body::<Published>())
+    }
+
+    /// Makes a job be there.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn enqueue(&mut self, job: &JobEnqueue<'_>) -> Result<JobEnqueued, IpcError> {
+        self.0.ask(job, |frame, _| frame.body::<JobEnqueued>())
+    }
+
+    /// Asks for a job. `None` if there is none that can be had: somebody else was first.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn claim(&mut self, claim: &JobClaim<'_>) -> Result<Option<Claimed>, IpcError> {
+        let claimed = self.0.ask(claim, |frame, _| {
+            let claimed = frame.body::<JobClaimed<'_>>()?;
+            Ok(Claimed {
+                job: claimed.job,
+                claim: claimed.claim,
+                until_ms: claimed.until_ms,
+                queue: claimed.queue.to_owned(),
+                manifest: claimed.manifest.to_owned(),
+            })
+        });
+        match claimed {
+            Ok(claimed) => Ok(Some(claimed)),
+            Err(IpcError::Refused { code, .. }) if code == "CONFLICT" || code == "NOT_FOUND" => {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives a job back.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; CONFLICT if the claim holds it no more.
+    pub fn release(&mut self, release: &JobRelease<'_>) -> Result<Appended, IpcError> {
+        self.0.ask(release, |frame, _| frame.body::<Appended>())
+    }
+
+    /// Finishes a job.
+    ///
+    /// # Errors
+    /// As [`Self::release`]; BAD_SIG.
+    pub fn finish(&mut self, result: &JobResult<'_>) -> Result<Appended, IpcError> {
+        self.0.ask(result, |frame, _| frame.body::<Appended>())
+    }
+
     /// Where the log stands.
     ///
     /// # Errors
@@ -46,6 +113,21 @@ impl Client {
     pub fn head(&mut self) -> Result<Head, IpcError> {
         self.0.ask(&HeadGet, |frame, _| frame.body::<Head>())
     }
+}
+
+/// A job that is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The job.
+    pub job: [u8; 32],
+    /// The token with which it is renewed, released or finished.
+    pub claim: u64,
+    /// When the lease ends, milliseconds since 1970.
+    pub until_ms: u64,
+    /// Its queue.
+    pub queue: String,
+    /// Its manifest.
+    pub manifest: String,
 }
 
 type Outcome = Result<Appended, IpcError>;

@@ -45,6 +45,7 @@ mod slots;
 mod stats;
 pub mod verify;
 pub mod visitors;
+mod wire_calls;
 mod wire_socket;
 
 use std::ffi::OsString;

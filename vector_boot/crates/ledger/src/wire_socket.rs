@@ -8,7 +8,7 @@ use crate::committer::{Draft, Ledger, Receipt, Refusal};
 use crate::gate::{Gate, Permit};
 use crate::identity::Caller;
 use crate::visitors::Visit;
-use crate::{identity, json};
+use crate::{identity, json, wire_calls};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
 use wire::ledger::{
-    Append, Appended, Head, HeadGet, LastBoot, LastBootGet, LastTime, LastTimeGet,
-    PAYLOAD_BYTES_MAX,
+    Append, AppendMany, Appended, AppendedMany, Head, HeadGet, LastBoot, LastBootGet, LastTime,
+    LastTimeGet, PAYLOAD_BYTES_MAX,
 };
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role};
 
@@ -35,6 +35,8 @@ enum Answer {
     Head(u64, Head),
     LastTime(u64, LastTime),
     LastBoot(u64, Box<Ended>),
+    /// Whole already.
+    Packet(Vec<u8>),
     Refused(u64, Refusal),
     /// None, to this or any later question: the ledger stops. Who asked sees the connection end and
     /// asks its successor, where an origin makes the repeat harmless.
@@ -66,6 +68,9 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
     let Ok(writer) = writer else { return };
     let gate = Arc::new(Gate::new(UNDER_WAY_MAX));
     let mut bad_frames = 0;
+    let Ok(caller) = Caller::of(visit.served().role, None) else {
+        return;
+    };
     while let Ok(received) = socket.take(&mut buf) {
         let over = !received.descriptors.is_empty();
         if received.bytes == 0 && !over {
@@ -82,6 +87,18 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
             question(packet, &visit.served())
         };
         let id = Frame::open(packet).map_or(0, |f| f.id);
+        if let (Ok(Question::Call), Ok(frame)) = (&refusal, Frame::open(packet)) {
+            let call = wire_calls::Asked {
+                frame,
+                caller: &caller,
+                ledger,
+            };
+            let answers = answers.clone();
+            call.handle(Box::new(move |outcome| {
+                answer(&answers, of_outcome(id, outcome), permit);
+            }));
+            continue;
+        }
         match refusal {
             Ok(question) => {
                 let question = within_quota(question, visit.served().role, ledger);
@@ -152,6 +169,9 @@ enum Question {
     Head,
     LastTime,
     LastBoot([u8; 16]),
+    AppendMany(Vec<Draft>),
+    /// One that [`wire_calls`] answers.
+    Call,
     /// The frame is one, and what it asks for is refused for its content.
     Refused(Refusal),
 }
@@ -169,6 +189,22 @@ fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
                 Err(refusal) => Question::Refused(refusal),
             })
         }
+        Kind::LedgerAppendMany => {
+            let many = body::<AppendMany<'_>>(&frame)?;
+            let drafts: Result<Vec<Draft>, Refusal> = many
+                .events
+                .iter()
+                .map(|append| draft(append, served))
+                .collect();
+            Ok(match drafts {
+                Ok(drafts) if drafts.is_empty() => {
+                    Question::Refused(Refusal::bad("events", "at least one"))
+                }
+                Ok(drafts) => Question::AppendMany(drafts),
+                Err(refusal) => Question::Refused(refusal),
+            })
+        }
+        kind if wire_calls::knows(kind) => Ok(Question::Call),
         Kind::LedgerHeadGet => body::<HeadGet>(&frame).map(|_| Question::Head),
         Kind::LedgerLastTimeGet => body::<LastTimeGet>(&frame).map(|_| Question::LastTime),
         Kind::LedgerLastBootGet => {
@@ -176,7 +212,7 @@ fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
         }
         other => {
             let value = format!("{other:?}");
-            let limit = "LedgerAppend, LedgerHeadGet, LedgerLastTimeGet or LedgerLastBootGet";
+            let limit = "a question that docs/wire.md has for the ledger";
             Err(Refusal::new("BAD_REQUEST", "kind", &value, limit))
         }
     }
@@ -188,14 +224,17 @@ fn body<'p, M: Message + serde::Deserialize<'p>>(frame: &Frame<'p>) -> Result<M,
 }
 
 fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
-    let Question::Append(draft) = &question else {
-        return question;
+    let drafts = match &question {
+        Question::Append(draft) => std::slice::from_ref(&**draft),
+        Question::AppendMany(drafts) => drafts.as_slice(),
+        _ => return question,
     };
     let allowed = Caller::of(role, None).and_then(|caller| {
         caller.may_fill(ledger)?;
-        caller
-            .ask(APPEND, &draft.ns)
-            .map_or(Ok(()), |ask| ledger.allow(&ask))
+        drafts.iter().try_for_each(|draft| {
+            let ask = caller.ask(APPEND, &draft.ns);
+            ask.map_or(Ok(()), |ask| ledger.allow(&ask))
+        })
     });
     match allowed {
         Ok(()) => question,
@@ -230,6 +269,19 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
             };
             ledger.append(vec![*draft], Box::new(reply));
         }
+        Question::AppendMany(drafts) => {
+            let answers = answers.clone();
+            let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
+                let packet = outcome.and_then(|receipts| {
+                    let events = receipts.iter().map(wire_calls::of_receipt).collect();
+                    wire_calls::packet(id, &AppendedMany { events })
+                });
+                answer(&answers, of_outcome(id, packet), permit);
+            };
+            ledger.append(drafts, Box::new(reply));
+        }
+        // Answered before it comes here.
+        Question::Call => {}
         Question::Head => {
             let standing = ledger.standing();
             let head = Head {
@@ -249,6 +301,14 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
             answer(answers, Answer::LastBoot(id, ended), permit);
         }
         Question::Refused(refusal) => answer(answers, Answer::Refused(id, refusal), permit),
+    }
+}
+
+fn of_outcome(id: u64, outcome: Result<Vec<u8>, Refusal>) -> Answer {
+    match outcome {
+        Ok(packet) => Answer::Packet(packet),
+        Err(refusal) if refusal.is_of_a_stop() => Answer::None,
+        Err(refusal) => Answer::Refused(id, refusal),
     }
 }
 
@@ -315,6 +375,7 @@ fn write_answers(socket: &PacketSocket, answers: &Receiver<(Answer, Permit)>) {
                 };
                 send(socket, *id, &body, &mut buf)
             }
+            Answer::Packet(packet) => socket.send(packet, None).is_ok(),
             Answer::Head(id, body) => send(socket, *id, body, &mut buf),
             Answer::Refused(id, refusal) => {
                 let body = Refused {

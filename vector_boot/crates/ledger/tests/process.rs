@@ -83,6 +83,14 @@ const TESTS: &[(&str, fn())] = &[
         bus::the_bus_and_jobs_over_the_stream_socket,
     ),
     (
+        "the_typed_client_appends_publishes_and_works_jobs",
+        bus::the_typed_client_appends_publishes_and_works_jobs,
+    ),
+    (
+        "folds_of_the_running_and_the_stopped_log_have_one_root",
+        bus::folds_of_the_running_and_the_stopped_log_have_one_root,
+    ),
+    (
         "many_who_claim_a_job_and_one_gets_it",
         bus::many_who_claim_a_job_and_one_gets_it,
     ),

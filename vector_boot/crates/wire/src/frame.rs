@@ -288,6 +288,26 @@ kinds! {
     LedgerLastBootGet = 0x0307 by operator;
     /// [`crate::ledger::LastBoot`].
     LedgerLastBoot = 0x0308 by ledger;
+    /// [`crate::ledger::AppendMany`].
+    LedgerAppendMany = 0x0309 by known;
+    /// [`crate::ledger::AppendedMany`].
+    LedgerAppendedMany = 0x030a by ledger;
+    /// [`crate::work::Publish`].
+    BusPublish = 0x0311 by known;
+    /// [`crate::work::Published`].
+    BusPublished = 0x0312 by ledger;
+    /// [`crate::work::JobEnqueue`].
+    JobEnqueue = 0x0321 by known;
+    /// [`crate::work::JobEnqueued`].
+    JobEnqueued = 0x0322 by ledger;
+    /// [`crate::work::JobClaim`].
+    JobClaim = 0x0323 by known;
+    /// [`crate::work::JobClaimed`].
+    JobClaimed = 0x0324 by ledger;
+    /// [`crate::work::JobRelease`].
+    JobRelease = 0x0325 by known;
+    /// [`crate::work::JobResult`].
+    JobResult = 0x0327 by known;
 
     /// [`crate::capacity::Request`].
     CapacityRequest = 0x0401 by known;

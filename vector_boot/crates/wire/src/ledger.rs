@@ -82,6 +82,24 @@ pub struct Appended {
     pub repeated: bool,
 }
 
+/// Events of one [`AppendMany`].
+pub const BATCH_MAX: usize = 64;
+
+/// Appends several events, all or none, one behind the other; answered by [`AppendedMany`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendMany<'a> {
+    /// In this order; at least one.
+    #[serde(borrow)]
+    pub events: heapless::Vec<Append<'a>, BATCH_MAX>,
+}
+
+/// The events are durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendedMany {
+    /// In the order in which they were sent.
+    pub events: heapless::Vec<Appended, BATCH_MAX>,
+}
+
 /// Asks for [`Head`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadGet;
@@ -138,6 +156,7 @@ pub struct LastBoot<'a> {
 /// Longest payload of `machine_stopping` that is kept: an event of PID 1 has less.
 pub const STOPPING_BYTES_MAX: usize = 512;
 
+message! { AppendMany<'_> = LedgerAppendMany, AppendedMany = LedgerAppendedMany }
 message! { LastTimeGet = LedgerLastTimeGet, LastTime = LedgerLastTime }
 message! { LastBootGet = LedgerLastBootGet, LastBoot<'_> = LedgerLastBoot }
 message! { Append<'_> = LedgerAppend, Appended = LedgerAppended, HeadGet = LedgerHeadGet, Head = LedgerHead }

@@ -33,6 +33,7 @@ pub mod sensors;
 pub mod stats;
 pub mod upgrade;
 pub mod why;
+pub mod work;
 
 pub use frame::{
     Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused, STOPPING, VERSION,

@@ -18,6 +18,7 @@ use wire::ledger::{self, Origin};
 use wire::neural;
 use wire::upgrade;
 use wire::why;
+use wire::work;
 use wire::{Done, Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused};
 
 const BOOT_ID: [u8; 16] = *b"0123456789abcdef";
@@ -105,6 +106,7 @@ fn examples(golden: &mut Golden) {
     machine(golden);
     helper(golden);
     of_ledger(golden);
+    of_work(golden);
     of_capacity(golden);
     plans(golden);
     of_evolution(golden);
@@ -427,30 +429,102 @@ fn of_ledger(golden: &mut Golden) {
         causation_id: Some(41),
         timestamp_ns: Some(BIG),
     });
-    golden.variant(
-        "plain",
-        &ledger::Append {
-            origin: None,
-            ns: "system",
-            actor: "user:console",
-            tenant_id: "system",
-            event_type: "command",
-            subject: "gateway",
-            payload: "{}",
-            causation_id: None,
-            timestamp_ns: None,
-        },
-    );
+    let plain = ledger::Append {
+        origin: None,
+        ns: "system",
+        actor: "user:console",
+        tenant_id: "system",
+        event_type: "command",
+        subject: "gateway",
+        payload: "{}",
+        causation_id: None,
+        timestamp_ns: None,
+    };
+    golden.variant("plain", &plain);
     golden.kind(&ledger::Appended {
         event_id: 42,
         commit_id: [0xab; 32],
         repeated: true,
+    });
+    let appended = ledger::Appended {
+        event_id: 43,
+        commit_id: [0xef; 32],
+        repeated: false,
+    };
+    golden.kind(&ledger::AppendMany {
+        events: [plain, plain].into_iter().collect(),
+    });
+    golden.kind(&ledger::AppendedMany {
+        events: [appended, appended].into_iter().collect(),
     });
     golden.kind(&ledger::HeadGet);
     golden.kind(&ledger::Head {
         event_id: 42,
         chain: [0xcd; 32],
         writable: true,
+    });
+}
+
+fn of_work(golden: &mut Golden) {
+    golden.kind(&work::Publish {
+        tenant_id: "",
+        topic: "echo/jobs",
+        qos: work::Qos::ExactlyOnce,
+        ulid: Some(BOOT_ID),
+        ttl_ms: Some(60_000),
+        headers: "{\"priority\":\"high\"}",
+        payload: "{\"n\":1}",
+    });
+    golden.kind(&work::Published {
+        event_id: 42,
+        ulid: BOOT_ID,
+        shard: 63,
+        repeated: true,
+    });
+    golden.kind(&work::JobEnqueue {
+        tenant_id: "uid-30001",
+        queue: "default",
+        manifest: "{\"command\":[\"true\"]}",
+    });
+    golden.kind(&work::JobEnqueued {
+        job: [0xab; 32],
+        event_id: 42,
+        repeated: false,
+    });
+    let claim = work::JobClaim {
+        tenant_id: "",
+        wanted: work::JobWanted::Next("default"),
+        lease_ms: 60_000,
+        key: Some([0xcd; 32]),
+    };
+    golden.kind(&claim);
+    let job = [0xab; 32];
+    for (variant, wanted) in [
+        ("job", work::JobWanted::Job(job)),
+        ("renew", work::JobWanted::Renew { job, claim: 300 }),
+    ] {
+        golden.variant(variant, &work::JobClaim { wanted, ..claim });
+    }
+    golden.kind(&work::JobClaimed {
+        job,
+        claim: 300,
+        until_ms: BIG,
+        queue: "default",
+        manifest: "{\"command\":[\"true\"]}",
+    });
+    golden.kind(&work::JobRelease {
+        tenant_id: "",
+        job,
+        claim: 300,
+    });
+    golden.kind(&work::JobResult {
+        tenant_id: "",
+        job,
+        claim: 300,
+        result: "{}",
+        attestation: "{\"exit\":0}",
+        key: [0xcd; 32],
+        sig: [[1; 32], [2; 32]],
     });
 }
 

@@ -231,6 +231,198 @@ fn jobs(lines: &mut Lines) {
     assert_eq!(lines.error(&by_id.to_string()), "CONFLICT");
 }
 
+pub fn the_typed_client_appends_publishes_and_works_jobs() {
+    use ed25519_dalek::{Signer, SigningKey};
+    use wire::ledger::AppendMany;
+    use wire::work::{JobClaim, JobEnqueue, JobRelease, JobResult, JobWanted, Publish, Qos};
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path());
+    let mut client = service.client();
+    let events = [super::event("a"), super::event("b")].into_iter().collect();
+    let many = client.append_many(&AppendMany { events }).unwrap();
+    let ids: Vec<u64> = many.events.iter().map(|e| e.event_id).collect();
+    assert_eq!(ids, [1, 2]);
+    let bad = super::event("c");
+    let bad = wire::ledger::Append {
+        actor: "root",
+        ..bad
+    };
+    let events = [super::event("c"), bad].into_iter().collect();
+    let refused = client.append_many(&AppendMany { events }).unwrap_err();
+    assert!(refused.to_string().starts_with("BAD_ACTOR"), "{refused}");
+    assert_eq!(client.head().unwrap().event_id, 2, "all or none");
+    let message = Publish {
+        tenant_id: "",
+        topic: "t",
+        qos: Qos::ExactlyOnce,
+        ulid: Some([7; 16]),
+        ttl_ms: None,
+        headers: "{}",
+        payload: "[1,{\"b\":2,\"a\":1}]",
+    };
+    // Of a time to come, and then of one gone by.
+    assert!(
+        client
+            .publish(&message)
+            .unwrap_err()
+            .to_string()
+            .starts_with("BAD_REQUEST")
+    );
+    let message = Publish {
+        ulid: Some([1; 16]),
+        ..message
+    };
+    let (first, again) = (
+        client.publish(&message).unwrap(),
+        client.publish(&message).unwrap(),
+    );
+    assert_eq!((first.event_id, first.repeated), (3, false));
+    assert_eq!((again.event_id, again.repeated), (3, true));
+    let job = JobEnqueue {
+        tenant_id: "",
+        queue: "q",
+        manifest: "{\"n\": 1, \"command\": [\"true\"]}",
+    };
+    let enqueued = client.enqueue(&job).unwrap();
+    assert!(client.enqueue(&job).unwrap().repeated);
+    let signing = SigningKey::from_bytes(&[5; 32]);
+    let claim = JobClaim {
+        tenant_id: "",
+        wanted: JobWanted::Next("q"),
+        lease_ms: 60_000,
+        key: Some(signing.verifying_key().to_bytes()),
+    };
+    let held = client.claim(&claim).unwrap().unwrap();
+    assert_eq!(held.manifest, "{\"command\":[\"true\"],\"n\":1}");
+    assert_eq!(held.job, enqueued.job);
+    assert_eq!(service.client().claim(&claim).unwrap(), None);
+    let release = JobRelease {
+        tenant_id: "",
+        job: held.job,
+        claim: held.claim,
+    };
+    client.release(&release).unwrap();
+    assert!(
+        client
+            .release(&release)
+            .unwrap_err()
+            .to_string()
+            .starts_with("CONFLICT")
+    );
+    let held = client.claim(&claim).unwrap().unwrap();
+    let hex: String = held.job.iter().map(|b| format!("{b:02x}")).collect();
+    let message = format!("vb-job-proof v1\n{hex}\n{{\"exit\":0}}");
+    let sig = signing.sign(message.as_bytes());
+    let mut result = JobResult {
+        tenant_id: "",
+        job: held.job,
+        claim: held.claim,
+        result: "{}",
+        attestation: "{\"exit\": 1}",
+        key: signing.verifying_key().to_bytes(),
+        sig: [*sig.r_bytes(), *sig.s_bytes()],
+    };
+    assert!(
+        client
+            .finish(&result)
+            .unwrap_err()
+            .to_string()
+            .starts_with("BAD_SIG")
+    );
+    result.attestation = "{\"exit\": 0}";
+    client.finish(&result).unwrap();
+    assert_eq!(client.claim(&claim).unwrap(), None);
+}
+
+pub fn folds_of_the_running_and_the_stopped_log_have_one_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let append = |n: u64| {
+        json!({"type":"append_event","ns":"system","actor":"user:a","event":{"event_type":"paid","subject":"table",
+            "payload":{"account":format!("k{}", n % 3),"cents":n}}}).to_string()
+    };
+    for n in 1..=10 {
+        assert_eq!(lines.ask(&append(n))["ok"], true);
+    }
+    let spec = json!({"fields":{"sums":{"reducer":"counter-gcounter","events":["paid"],"key":"/account","value":"/cents"},
+        "last":{"reducer":"map-join-lww","events":["paid"],"key":"/account","value":"/cents"}}});
+    let mut ask = |call: &str, more: Value| {
+        let mut request = json!({"type":call,"ns":"system","channel":"table","spec":spec});
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        lines.ask(&request.to_string())
+    };
+    let half = ask("fold_state", json!({"at":5}));
+    assert_eq!(half["state"]["sums"]["total"], 15, "{half}");
+    // On from what was kept; and anew.
+    let whole = ask("fold_state", json!({}));
+    let state =
+        json!({"last":{"k0":9,"k1":10,"k2":8},"sums":{"by":{"k0":18,"k1":22,"k2":15},"total":55}});
+    assert_eq!((&whole["state"], &whole["events"]), (&state, &json!(20)));
+    assert_eq!(
+        ask("fold_verify", json!({"state_root":whole["state_root"]}))["holds"],
+        true
+    );
+    assert_eq!(
+        ask("fold_verify", json!({"state_root":half["state_root"]}))["holds"],
+        false
+    );
+    let earlier = ask(
+        "fold_verify",
+        json!({"state_root":half["state_root"],"at":5}),
+    );
+    assert_eq!(earlier["holds"], true);
+    for (more, code) in [
+        (json!({"at":11}), "BAD_REQUEST"),
+        (json!({"spec":{"fields":{}}}), "BAD_REQUEST"),
+        (json!({"spec":7}), "BAD_REQUEST"),
+        (json!({"ns":"a b"}), "BAD_NS"),
+    ] {
+        assert_eq!(
+            ask("fold_state", more.clone())["error"]["code"],
+            code,
+            "{more}"
+        );
+    }
+    let yaml = "fields:\n  sums:\n    reducer: counter-gcounter\n    events: [paid]\n    key: /account\n    value: /cents\n  last:\n    reducer: map-join-lww\n    events:\n    - paid\n    key: /account\n    value: /cents\n";
+    let path = folder.path().join("spec.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let root = whole["state_root"].as_str().unwrap();
+    let words = [
+        "fold",
+        "--ns",
+        "system",
+        "--spec",
+        path.to_str().unwrap(),
+        "--verify",
+        root,
+    ];
+    assert_eq!(
+        super::command(folder.path(), &words),
+        (0, format!("{root}\n"))
+    );
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    let log = folder.path().join("ledger.log");
+    let words: Vec<&str> = ["--log", log.to_str().unwrap()]
+        .into_iter()
+        .chain(words)
+        .collect();
+    assert_eq!(
+        super::command(folder.path(), &words),
+        (0, format!("{root}\n"))
+    );
+    let half = half["state_root"].as_str().unwrap();
+    let words: Vec<&str> = words
+        .iter()
+        .map(|w| if *w == root { half } else { *w })
+        .collect();
+    assert_eq!(super::command(folder.path(), &words).0, 1);
+}
+
 pub fn many_who_claim_a_job_and_one_gets_it() {
     let folder = tempfile::tempdir().unwrap();
     let _service = Service::start(folder.path());
