@@ -1,6 +1,9 @@
 //! Hostile bytes for every parser here; a fuzzer calls it, and so do the tests.
 
+use crate::bus::Bus;
 use crate::checkpoint::Checkpoint;
+use crate::folds::{Fold, Spec, root_of};
+use crate::jobs::Jobs;
 use crate::json::Json;
 use crate::note::{Note, Signature, VerifierKey};
 use crate::tile::{self, Tile};
@@ -14,6 +17,7 @@ use alloc::string::ToString;
 /// Feeds `data` to each parser: none may panic, and the verifier must end.
 pub fn fuzz_body(data: &[u8]) {
     published(data);
+    planes(data);
     let head = data.get(..SUPERBLOCK_BYTES).unwrap_or(data);
     let parsed = Superblock::decode(head);
     let superblock = parsed.unwrap_or(Superblock {
@@ -52,6 +56,50 @@ pub fn fuzz_body(data: &[u8]) {
             Ok(Step::Event { .. } | Step::Group { .. }) => {}
             Ok(Step::Need(_) | Step::Blank) | Err(_) => return,
         }
+    }
+}
+
+/// What the planes take of the log, whatever it holds; and the definition of a fold.
+fn planes(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else {
+        return;
+    };
+    let (mut bus, mut jobs) = (Bus::default(), Jobs::default());
+    let body = |event_type| Body {
+        timestamp_ns: 0,
+        wall_ns: 0,
+        ulid: [0; 16],
+        tenant_tag: [0; 8],
+        ns: "x",
+        actor: "user:x",
+        tenant_id: "x",
+        event_type,
+        subject: "x",
+        payload: text,
+        causation_id: None,
+        origin: None,
+        sig: None,
+    };
+    for event_type in [
+        "bus.published",
+        "bus.subscribed",
+        "bus.acked",
+        "bus.committed",
+        "bus.sharded",
+        "bus.unsubscribed",
+    ] {
+        bus.apply(1, &body(event_type));
+    }
+    for event_type in ["job.enqueued", "job.claimed", "job.released", "job.result"] {
+        jobs.apply(1, &body(event_type));
+    }
+    let _ = (bus.lags().count(), jobs.counts());
+    let Ok(json) = Json::parse(text) else { return };
+    if let Ok(spec) = Spec::parse(&json) {
+        let mut fold = Fold::new(spec);
+        // Its own definition is as good a payload as any.
+        let _ = fold.apply(1, &body("x"));
+        let _ = root_of(&fold.state());
     }
 }
 

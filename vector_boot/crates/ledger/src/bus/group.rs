@@ -64,8 +64,8 @@ struct State {
     joined: u64,
     /// Somebody reads the log for all.
     scanning: bool,
-    /// A lane waits for older messages to be acknowledged.
-    blocked: bool,
+    /// Lanes that wait for older messages to be acknowledged.
+    late: BTreeSet<u8>,
 }
 
 /// A consumer with its connections.
@@ -128,7 +128,7 @@ impl Group {
             members: BTreeMap::new(),
             joined: 0,
             scanning: false,
-            blocked: false,
+            late: BTreeSet::new(),
         };
         Self {
             address,
@@ -152,6 +152,7 @@ impl Group {
         state.joined += 1;
         let number = state.joined;
         state.members.insert(number, member);
+        state.late.clear();
         drop(state);
         Membership {
             group: self,
@@ -176,12 +177,6 @@ impl Group {
         let from = state.scan_from().filter(|from| *from <= head)?;
         state.scanning = true;
         Some((from, WAITING_MAX - state.waiting.len()))
-    }
-
-    /// Whether a lane waits for older messages to be acknowledged: then a scan is worth it now and then
-    /// only.
-    pub fn is_blocked(&self) -> bool {
-        self.state().blocked
     }
 
     /// Whether one is under way.
@@ -243,6 +238,9 @@ impl Group {
     /// Strikes out what is acknowledged.
     pub fn acked(&self, targets: &[Target]) {
         let mut state = self.state();
+        for target in targets {
+            state.late.remove(&target.lane);
+        }
         state
             .leased
             .retain(|_, lease| !targets.contains(&lease.item.target));
@@ -259,23 +257,23 @@ impl State {
 
     fn scan_from(&self) -> Option<u64> {
         let lanes = (0..=u8::MAX).zip(self.next.iter());
-        let covered = lanes.filter(|(lane, _)| self.covers(*lane));
+        let wanted = |lane: u8| self.covers(lane) && !self.late.contains(&lane);
+        let covered = lanes.filter(|(lane, _)| wanted(*lane));
         covered.map(|(_, next)| *next).min()
     }
 
     fn take_in(&mut self, found: Found, head: u64) {
-        let mut late = BTreeSet::new();
         for (item, owed) in found.items {
             let lane = item.target.lane;
             let covered = self.covers(lane);
             let Some(next) = self.next.get_mut(usize::from(lane)) else {
                 continue;
             };
-            if item.id < *next || !covered || late.contains(&lane) {
+            if item.id < *next || !covered || self.late.contains(&lane) {
                 continue;
             }
             if owed == Owed::Later {
-                late.insert(lane);
+                self.late.insert(lane);
                 *next = item.id;
                 continue;
             }
@@ -286,13 +284,12 @@ impl State {
             }
         }
         for lane in 0..=u8::MAX {
-            let looked_at = self.covers(lane) && !late.contains(&lane);
+            let looked_at = self.covers(lane) && !self.late.contains(&lane);
             let next = self.next.get_mut(usize::from(lane));
             if let Some(next) = next.filter(|_| looked_at) {
                 *next = (found.through + 1).max(*next);
             }
         }
-        self.blocked = !late.is_empty();
     }
 
     fn take(&mut self, number: u64, now: Instant) -> Option<Item> {
@@ -482,7 +479,9 @@ mod tests {
         group.begin_scan(3).unwrap();
         let items = vec![(late, Owed::Yes), (item(3), Owed::Later)];
         group.found(Some(Found { items, through: 9 }));
-        assert!(group.is_blocked());
+        // The others go on; the lane itself once something of it is acknowledged.
+        assert!(group.begin_scan(9).is_none());
+        group.acked(&[item(3).target]);
         assert_eq!(group.begin_scan(9).unwrap().0, 3);
         assert_eq!(group.tick(Instant::now(), 50).len(), 1);
     }

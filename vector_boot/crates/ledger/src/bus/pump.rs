@@ -37,7 +37,6 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
     let (ledger, membership) = (&stream.ledger, &subscription.membership);
     let group = membership.group();
     let mut reader = ledger.reader();
-    let mut blocked_until = Instant::now();
     loop {
         let standing = ledger.standing();
         let now = Instant::now();
@@ -46,17 +45,16 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
             expire(ledger, group, &expired);
         }
         reader.refresh();
-        if !group.is_blocked() || now >= blocked_until {
-            if let Err(e) = scan(ledger, group, &mut reader, standing.id) {
+        let mut more = match scan(ledger, group, &mut reader, standing.id) {
+            Ok(more) => more,
+            Err(e) => {
                 stream.refuse(&Refusal::from(&e));
                 return;
             }
-            blocked_until = now + WATCH_PERIOD;
-        }
-        let mut sent = false;
+        };
         let mut fresh_through = standing.id;
         while let Some(item) = membership.take(Instant::now()) {
-            sent = true;
+            more = true;
             if item.id > fresh_through {
                 // Another connection found it, behind what this reader has seen of the log.
                 fresh_through = ledger.standing().id;
@@ -85,8 +83,8 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
         if standing.closing || stream.is_gone() {
             return;
         }
-        // Sending made room: there may be more behind.
-        if !sent {
+        // Sending made room; and a scan does not look at everything at once.
+        if !more {
             let end = group
                 .next_end()
                 .map(|end| end.saturating_duration_since(now));
@@ -101,9 +99,10 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
     }
 }
 
-fn scan(ledger: &Ledger, group: &Group, reader: &mut Reader, head: u64) -> io::Result<()> {
+/// Looks for messages up to `head`; whether there is more to look at.
+fn scan(ledger: &Ledger, group: &Group, reader: &mut Reader, head: u64) -> io::Result<bool> {
     let Some((from, room)) = group.begin_scan(head) else {
-        return Ok(());
+        return Ok(false);
     };
     let limit = AT_ONCE.min(room as u64).max(1);
     let found = find(ledger, group, reader, from, head, limit).and_then(|(items, through)| {
@@ -113,8 +112,9 @@ fn scan(ledger: &Ledger, group: &Group, reader: &mut Reader, head: u64) -> io::R
     });
     match found {
         Ok(found) => {
+            let more = found.through < head;
             group.found(Some(found));
-            Ok(())
+            Ok(more)
         }
         Err(e) => {
             group.found(None);

@@ -281,6 +281,33 @@ fn get(call: &Call<'_>) -> Result<(), Refusal> {
     Err(No::Changed.into())
 }
 
+/// A small blob of the caller's tenant as text, for a call that takes a pointer to it.
+pub fn text(
+    call: &Call<'_>,
+    field: &'static str,
+    pointer: &str,
+    bytes_max: usize,
+) -> Result<String, Refusal> {
+    let pointer = ObjectId::parse(pointer);
+    let pointer = pointer.ok_or_else(|| Refusal::bad(field, "64 digits of 0-9 a-f"))?;
+    let entry = look(call, &tenant(call)?, &pointer)?;
+    if entry.bytes > bytes_max as u64 {
+        let limit = format!("a blob of at most {bytes_max} bytes");
+        return Err(Refusal::new(
+            "TOO_LARGE",
+            field,
+            &entry.bytes.to_string(),
+            &limit,
+        ));
+    }
+    let mut bytes = Vec::new();
+    call.ledger().blobs()?.read(&entry, &mut |chunk| {
+        bytes.extend_from_slice(chunk);
+        bytes.len() <= bytes_max
+    })?;
+    String::from_utf8(bytes).map_err(|_| Refusal::bad(field, "a blob of UTF-8"))
+}
+
 /// The ciphertext, and what each recipient needs to open it.
 fn get_sealed(blobs: &Blobs, entry: &Entry, pieces: &mut Pieces<'_>) -> Result<String, Refusal> {
     let (mut file, keys) = blobs.sealed(entry)?;

@@ -1,11 +1,11 @@
 //! Folds: the state of a channel and its root, and whether a root holds.
 
-use super::{Call, Handler};
+use super::{Call, Handler, blob};
 use crate::folds::{Folded, Wanted};
 use crate::json::Json;
 use crate::query::{Filter, hex};
 use crate::refusal::Refusal;
-use ledger_core::folds::{Spec, root_of};
+use ledger_core::folds::{SPEC_BYTES_MAX, Spec, root_of};
 use ledger_core::jobs::hash_of;
 use ledger_core::rules;
 use std::time::{Duration, Instant};
@@ -34,7 +34,11 @@ fn wanted(call: &Call<'_>) -> Result<Wanted, Refusal> {
     }
     let spec = match call.request.get("spec") {
         Some(spec @ Json::Object(_)) => Spec::parse(spec)?,
-        _ => return Err(Refusal::bad("spec", "an object")),
+        Some(Json::Text(pointer)) => {
+            let text = blob::text(call, "spec", pointer, SPEC_BYTES_MAX)?;
+            Spec::parse(&Json::parse(&text)?)?
+        }
+        _ => return Err(Refusal::bad("spec", "an object, or a pointer to a blob")),
     };
     let mut filter = Filter {
         tenant_id: call.optional_text("tenant_id")?.map(str::to_owned),
