@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::committer::{Draft, Ledger};
+use crate::planes::{Moment, Planes};
 use crate::refusal::Refusal;
 use ledger_core::json::Json;
 use ledger_core::policy::{self, Ask, Denial, Verdict};
@@ -10,6 +11,18 @@ impl From<&Verdict> for Refusal {
     fn from(verdict: &Verdict) -> Self {
         // Without a field: the reason is the whole sentence.
         Self::new("POLICY_DENY", "", "", &verdict.reason).by(&verdict.rule)
+    }
+}
+
+/// Asks the policy again, when it is the events' turn: a revocation may have been placed in between.
+///
+/// # Errors
+/// `POLICY_DENY`.
+pub fn still(ask: Option<&Ask>, planes: &Planes, moment: &Moment) -> Result<(), Refusal> {
+    let verdict = ask.map(|ask| planes.policy.judge(ask, moment.wall_ns));
+    match verdict.filter(|verdict| !verdict.allowed) {
+        Some(verdict) => Err((&verdict).into()),
+        None => Ok(()),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What may be asked about jobs, whichever socket asks: checked here, decided by the committer.
 
 use crate::committer::{Draft, Ledger, Receipt};
+use crate::enforce::still;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use ledger_core::jobs::{Claimable, Fate, Wanted, id_of, proof_holds};
+use ledger_core::policy::Ask;
 use ledger_core::{Hash, hex};
 
 /// Longest manifest, result and attestation, in canonical JSON: each fits a frame of the wire.
@@ -23,9 +25,23 @@ pub struct Asker {
     pub tenant: String,
     /// Who.
     pub actor: String,
+    /// What the policy is asked again when it is the events' turn.
+    pub ask: Option<Ask>,
+    /// The queue that the policy was asked about: jobs of others are not there.
+    pub queue: Option<String>,
 }
 
 impl Asker {
+    /// Whether the job is one that the policy was asked about.
+    fn may_touch(&self, planes: &Planes, job: &Hash) -> Result<(), Refusal> {
+        let queue = planes.jobs.job_of(&self.tenant, job)?.queue;
+        if self.queue.as_ref().is_none_or(|named| *named == queue) {
+            return Ok(());
+        }
+        let limit = "a job of the queue that was named";
+        Err(Refusal::new("NOT_FOUND", "job", &hex(job), limit))
+    }
+
     fn event(&self, event_type: &str, job: &Hash, payload: String) -> Draft {
         Draft {
             ns: "job".to_owned(),
@@ -183,6 +199,10 @@ impl Claim {
         let (jobs, tenant) = (&planes.jobs, &self.asker.tenant);
         let now_ms = moment.wall_ns / 1_000_000;
         let until_ms = now_ms.saturating_add(self.lease_ms);
+        still(self.asker.ask.as_ref(), planes, moment)?;
+        if let ClaimOf::Job(id) | ClaimOf::Renew(id, _) = &self.of {
+            self.asker.may_touch(planes, id)?;
+        }
         let (job, claim, key) = match &self.of {
             ClaimOf::Renew(id, claim) => {
                 let key = jobs.held(tenant, id, &self.asker.actor, *claim)?.key;
@@ -224,6 +244,7 @@ impl Release {
     /// NOT_FOUND, CONFLICT.
     pub fn decide(&self, planes: &Planes) -> Result<Decision<()>, Refusal> {
         let Self { asker, job, claim } = self;
+        asker.may_touch(planes, job)?;
         planes.jobs.held(&asker.tenant, job, &asker.actor, *claim)?;
         let payload = format!("{{\"job\":{{\"claim\":{claim},\"id\":\"{}\"}}}}", hex(job));
         Ok(Decision {
@@ -275,6 +296,7 @@ impl Finish {
         let Self {
             asker, job, claim, ..
         } = self;
+        asker.may_touch(planes, job)?;
         planes
             .jobs
             .result(&asker.tenant, job, &asker.actor, *claim, &self.key)?;

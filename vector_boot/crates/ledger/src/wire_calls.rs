@@ -2,12 +2,15 @@
 
 use crate::bus::{Message, Parts};
 use crate::committer::{Ledger, Receipt};
+use crate::enforce::still;
 use crate::identity::Caller;
 use crate::jobs::{Asker, Claim, ClaimOf, Claimed, Enqueue, Finish, Release, object};
 use crate::json::Json;
-use crate::planes::{Decision, Planes};
+use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
+use ledger_core::Hash;
 use ledger_core::bus::Qos;
+use ledger_core::policy::Ask;
 use wire::ledger::{Appended, PAYLOAD_BYTES_MAX};
 use wire::work::{
     self, JobClaim, JobClaimed, JobEnqueue, JobEnqueued, JobRelease, JobResult, JobWanted, Publish,
@@ -65,7 +68,12 @@ impl Asked<'_> {
         self.frame.body::<M>().map_err(bad)
     }
 
-    fn asker(&self, tenant_id: &str) -> Result<Asker, Refusal> {
+    /// Who asks, once the policy allowed the call on this object.
+    fn asker(&self, tenant_id: &str, call: &str, on: &str) -> Result<Asker, Refusal> {
+        let ask = self.caller.ask(call, on);
+        if let Some(ask) = &ask {
+            self.ledger.allow(ask)?;
+        }
         let tenant = match tenant_id {
             "" => self.caller.tenant(),
             named => {
@@ -76,13 +84,31 @@ impl Asked<'_> {
         Ok(Asker {
             tenant,
             actor: self.caller.actor(),
+            ask,
+            queue: Some(on.to_owned()),
         })
+    }
+
+    /// The same for a call on a job: the policy is about its queue.
+    fn asker_on(&self, tenant_id: &str, call: &str, job: &Hash) -> Result<Asker, Refusal> {
+        let own = self.caller.tenant();
+        let tenant = if tenant_id.is_empty() {
+            &own
+        } else {
+            tenant_id
+        };
+        self.caller.may_append_for(tenant)?;
+        let job = self
+            .ledger
+            .planes(|planes| planes.jobs.job_of(tenant, job))??;
+        self.asker(tenant, call, &job.queue)
     }
 
     fn publish(&self) -> Result<Work, Refusal> {
         let asked: Publish<'_> = self.body()?;
         self.caller.may_fill(self.ledger)?;
-        let asker = self.asker(asked.tenant_id)?;
+        let asker = self.asker(asked.tenant_id, "bus.publish", asked.topic)?;
+        let ask = asker.ask;
         let message = Message::of(Parts {
             tenant: asker.tenant,
             actor: asker.actor,
@@ -99,7 +125,10 @@ impl Asked<'_> {
         })?;
         let (id, ulid) = (self.frame.id, message.ulid());
         Ok(Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, moment: &_| message.decide(planes, moment);
+            let decide = move |planes: &Planes, moment: &Moment| {
+                still(ask.as_ref(), planes, moment)?;
+                message.decide(planes, moment)
+            };
             ledger.decide(PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|((there, shard), receipts)| {
                     let published = Published {
@@ -118,13 +147,16 @@ impl Asked<'_> {
         let asked: JobEnqueue<'_> = self.body()?;
         self.caller.may_fill(self.ledger)?;
         let enqueue = Enqueue {
-            asker: self.asker(asked.tenant_id)?,
+            asker: self.asker(asked.tenant_id, "job.enqueue", asked.queue)?,
             queue: asked.queue.to_owned(),
             manifest: object("manifest", Some(&json("manifest", asked.manifest)?))?,
         };
         let (id, job) = (self.frame.id, enqueue.id());
         Ok(Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, _: &_| enqueue.decide(planes);
+            let decide = move |planes: &Planes, moment: &Moment| {
+                still(enqueue.asker.ask.as_ref(), planes, moment)?;
+                enqueue.decide(planes)
+            };
             ledger.decide(PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|(there, receipts)| {
                     let enqueued = JobEnqueued {
@@ -143,7 +175,12 @@ impl Asked<'_> {
         let asked: JobClaim<'_> = self.body()?;
         self.caller.may_fill(self.ledger)?;
         let claim = Claim {
-            asker: self.asker(asked.tenant_id)?,
+            asker: match &asked.wanted {
+                JobWanted::Next(queue) => self.asker(asked.tenant_id, "job.claim", queue)?,
+                JobWanted::Job(job) | JobWanted::Renew { job, .. } => {
+                    self.asker_on(asked.tenant_id, "job.claim", job)?
+                }
+            },
             of: match asked.wanted {
                 JobWanted::Next(queue) => ClaimOf::Next(queue.to_owned()),
                 JobWanted::Job(job) => ClaimOf::Job(job),
@@ -177,11 +214,12 @@ impl Asked<'_> {
     fn release(&self) -> Result<Work, Refusal> {
         let asked: JobRelease<'_> = self.body()?;
         let release = Release {
-            asker: self.asker(asked.tenant_id)?,
+            asker: self.asker_on(asked.tenant_id, "job.release", &asked.job)?,
             job: asked.job,
             claim: asked.claim,
         };
-        Ok(self.appended(move |planes| release.decide(planes)))
+        let ask = release.asker.ask.clone();
+        Ok(self.appended(ask, move |planes| release.decide(planes)))
     }
 
     fn result(&self) -> Result<Work, Refusal> {
@@ -191,7 +229,7 @@ impl Asked<'_> {
         let halves = asked.sig.into_iter().flatten();
         sig.iter_mut().zip(halves).for_each(|(to, from)| *to = from);
         let finish = Finish {
-            asker: self.asker(asked.tenant_id)?,
+            asker: self.asker_on(asked.tenant_id, "job.result", &asked.job)?,
             job: asked.job,
             claim: asked.claim,
             result: object("result", Some(&json("result", asked.result)?))?,
@@ -203,17 +241,22 @@ impl Asked<'_> {
             sig,
         };
         finish.check()?;
-        Ok(self.appended(move |planes| finish.decide(planes)))
+        let ask = finish.asker.ask.clone();
+        Ok(self.appended(ask, move |planes| finish.decide(planes)))
     }
 
     /// What is answered by its event.
     fn appended(
         &self,
+        ask: Option<Ask>,
         decide: impl FnOnce(&Planes) -> Result<Decision<()>, Refusal> + Send + 'static,
     ) -> Work {
         let id = self.frame.id;
         Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, _: &_| decide(planes);
+            let decide = move |planes: &Planes, moment: &Moment| {
+                still(ask.as_ref(), planes, moment)?;
+                decide(planes)
+            };
             ledger.decide(2 * PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|((), receipts)| {
                     let receipt = receipts.first().ok_or_else(none)?;

@@ -1,5 +1,7 @@
 //! Lines as each role would send them, over a real ledger on a file; what is hostile, too.
 
+mod bus;
+
 use super::*;
 use crate::committer::Committer;
 use crate::device::Access;

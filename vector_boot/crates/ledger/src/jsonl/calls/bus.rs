@@ -5,6 +5,7 @@ use super::query::from;
 use super::{Call, Handler};
 use crate::bus::{Address, Member, Message, Name, Parts, Subscription, floors, run};
 use crate::committer::{Draft, Receipt};
+use crate::enforce::still;
 use crate::identity::Reads;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
@@ -216,8 +217,10 @@ fn registered(
             "{{\"bus\":{{\"consumer\":\"{name}\",\"from\":{from},\"lanes\":\"{lanes}\"}}}}"
         );
         let (tenant, topic, name) = (tenant.to_owned(), topic.to_owned(), name.to_owned());
+        let ask = call.ask.clone();
         call.ledger()
-            .decide_wait(draft.payload.len() + 1024, move |planes, _| {
+            .decide_wait(draft.payload.len() + 1024, move |planes, moment| {
+                still(ask.as_ref(), planes, moment)?;
                 // Another connection may have been first.
                 let new = planes.bus.subscribe(&tenant, &topic, &name)?;
                 let events = if new { vec![draft] } else { Vec::new() };
@@ -289,6 +292,10 @@ fn effects(call: &Call<'_>, ulids: usize) -> Result<Vec<Draft>, Refusal> {
     }
     let (ns, actor) = (call.text("ns")?, call.actor("actor")?);
     call.caller.may_append(ns, &actor)?;
+    // It appends, whatever it is called.
+    if let Some(ask) = call.caller.ask("append_event", ns) {
+        call.ledger().allow(&ask)?;
+    }
     list.iter()
         .map(|event| draft(call, event, ns, &actor))
         .collect()
@@ -515,6 +522,7 @@ fn shards(call: &Call<'_>) -> Result<(), Refusal> {
 /// How many messages each consumer has not acknowledged. A tenant is told of its own alone.
 fn lag(call: &Call<'_>) -> Result<(), Refusal> {
     let reads = call.caller.reads();
+    let topic = call.optional_text("topic")?;
     let mine = |tenant: &str| match &reads {
         Reads::Everything => true,
         Reads::Tenant(own) => own == tenant,
@@ -522,6 +530,7 @@ fn lag(call: &Call<'_>) -> Result<(), Refusal> {
     };
     let lags = call.ledger().planes(|planes| {
         let lags = planes.bus.lags().filter(|lag| mine(lag.tenant));
+        let lags = lags.filter(|lag| topic.is_none_or(|t| t == lag.topic));
         let lag = |lag: Lag<'_>| {
             Json::object([
                 ("tenant_id", lag.tenant.into()),

@@ -28,7 +28,18 @@ fn asker(call: &Call<'_>) -> Result<Asker, Refusal> {
     Ok(Asker {
         tenant: tenant(call)?,
         actor: call.caller.actor(),
+        ask: call.ask.clone(),
+        queue: queue(call)?,
     })
+}
+
+/// The queue that the call names; a tenant's caller must, since the policy is about queues.
+fn queue(call: &Call<'_>) -> Result<Option<String>, Refusal> {
+    let queue = call.optional_text("queue")?.map(str::to_owned);
+    if queue.is_none() && call.caller.is_tenant() {
+        return Err(Refusal::bad("queue", "text, the job's queue"));
+    }
+    Ok(queue)
 }
 
 fn hash(json: &Json, key: &'static str) -> Result<Hash, Refusal> {
@@ -52,10 +63,7 @@ fn token(call: &Call<'_>) -> Result<u64, Refusal> {
 fn enqueue(call: &Call<'_>) -> Result<(), Refusal> {
     let asked = Enqueue {
         asker: asker(call)?,
-        queue: call
-            .optional_text("queue")?
-            .unwrap_or(QUEUE_DEFAULT)
-            .to_owned(),
+        queue: queue(call)?.unwrap_or_else(|| QUEUE_DEFAULT.to_owned()),
         manifest: object("manifest", call.request.get("manifest"))?,
     };
     call.caller.may_fill(call.ledger())?;
@@ -84,11 +92,7 @@ fn claim(call: &Call<'_>) -> Result<(), Refusal> {
     let of = match (job, call.optional_number("claim")?) {
         (Some(job), Some(claim)) => ClaimOf::Renew(job, claim),
         (Some(job), None) => ClaimOf::Job(job),
-        (None, None) => ClaimOf::Next(
-            call.optional_text("queue")?
-                .unwrap_or(QUEUE_DEFAULT)
-                .to_owned(),
-        ),
+        (None, None) => ClaimOf::Next(queue(call)?.unwrap_or_else(|| QUEUE_DEFAULT.to_owned())),
         (None, Some(_)) => {
             let limit = "64 hex digits, with the claim that is renewed";
             return Err(Refusal::bad("job", limit));
