@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Folds that are kept.
 const KEPT_MAX: usize = 4;
-/// The largest state that is kept, in canonical JSON; in memory it takes some times as much.
-const KEPT_BYTES_MAX: usize = 128 * 1024;
+/// Memory of the largest state that is kept.
+const KEPT_BYTES_MAX: usize = 512 * 1024;
 
 /// What is to be folded.
 #[derive(Debug, Clone)]

@@ -23,8 +23,8 @@ use reducer::State;
 pub const ROOT_CONTEXT: &str = "vb-fold-state v1";
 /// Keys, elements and items of a state together.
 pub const ENTRIES_MAX: usize = 64 * 1024;
-/// Bytes of a state's keys and values, in canonical JSON.
-pub const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Memory of a state's keys and values, counted as 64 bytes a value and what texts have.
+pub const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The root of a state: BLAKE3 in derive-key mode, with [`ROOT_CONTEXT`], of its canonical JSON.
 #[must_use]
@@ -122,7 +122,7 @@ impl Fold {
         Json::Object(members.collect()).to_string()
     }
 
-    /// Bytes of its keys and values.
+    /// Memory of its keys and values, as [`BYTES_MAX`] counts it.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.size.bytes

@@ -7,6 +7,9 @@ use crate::json::{INTEGER_MAX, Json};
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 
+/// One value, or one entry, with what a tree of them needs.
+const VALUE_BYTES: usize = 64;
+
 /// One field's state.
 #[derive(Debug, Clone)]
 pub(super) enum State {
@@ -39,8 +42,15 @@ fn is_exact(json: &Json) -> bool {
     }
 }
 
+/// What a value takes in memory, about: a list of empty lists takes some times its text.
 fn bytes_of(json: &Json) -> usize {
-    json.to_string().len()
+    let inside: usize = match json {
+        Json::Text(text) => text.len(),
+        Json::List(items) => items.iter().map(bytes_of).sum(),
+        Json::Object(members) => members.iter().map(|(k, v)| k.len() + bytes_of(v)).sum(),
+        Json::Null | Json::Bool(_) | Json::Unsigned(_) | Json::Signed(_) | Json::Float(_) => 0,
+    };
+    inside + VALUE_BYTES
 }
 
 impl State {
@@ -93,7 +103,7 @@ impl State {
                 };
                 let key = key(&Source::Actor)?;
                 if !counts.contains_key(&key) {
-                    size.add(key.len() + 16);
+                    size.add(key.len() + VALUE_BYTES);
                 }
                 let sum = counts.entry(key).or_default();
                 *sum = sum.saturating_add(n).min(INTEGER_MAX);
@@ -102,7 +112,7 @@ impl State {
                 let value = value?;
                 let text = value.to_string();
                 if !set.contains_key(&text) {
-                    size.add(text.len());
+                    size.add(text.len() + bytes_of(&value));
                 }
                 let element = set.entry(text).or_insert(Element {
                     value,

@@ -221,6 +221,6 @@ fn a_state_that_grows_too_large_is_refused() {
         actor: "user:a",
         payload,
     };
-    let refused = (1..9).find_map(|id| fold.apply(id, &event.body()).err());
+    let refused = (1..10).find_map(|id| fold.apply(id, &event.body()).err());
     assert_eq!(refused.unwrap().code, "TOO_LARGE");
 }

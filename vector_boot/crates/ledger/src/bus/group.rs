@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// Messages that are known and not delivered yet; more are found once these are gone.
 pub const WAITING_MAX: usize = 256;
 
+/// Who holds what is acknowledged on its own: no connection has this number.
+const NOBODY: u64 = 0;
+/// How long that may take before it is tried again.
+const OWN_LEASE: Duration = Duration::from_secs(60);
+
 /// A message, without its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
@@ -90,7 +95,7 @@ impl Drop for Membership {
 
 impl Membership {
     /// Its group.
-    pub fn group(&self) -> &Group {
+    pub fn group(&self) -> &Arc<Group> {
         &self.group
     }
 
@@ -193,7 +198,8 @@ impl Group {
         }
     }
 
-    /// Takes back what was held too long, and out what is worth nothing any more: that is returned.
+    /// Takes back what was held too long. What is worth nothing any more is returned, and held until it
+    /// is acknowledged for the consumer: no other acknowledgement may go past it before.
     pub fn tick(&self, now: Instant, wall_ms: u64) -> Vec<Item> {
         let mut state = self.state();
         state.give_back(|lease| lease.until <= now);
@@ -206,6 +212,12 @@ impl Group {
             .collect();
         for item in &due {
             state.waiting.remove(&item.id);
+            let lease = Lease {
+                item: *item,
+                holder: NOBODY,
+                until: now + OWN_LEASE,
+            };
+            state.leased.insert(item.id, lease);
         }
         due
     }
@@ -484,5 +496,8 @@ mod tests {
         group.acked(&[item(3).target]);
         assert_eq!(group.begin_scan(9).unwrap().0, 3);
         assert_eq!(group.tick(Instant::now(), 50).len(), 1);
+        assert_eq!(group.resume(&[item(1).target]), 2, "it is still owed");
+        group.acked(&[late.target]);
+        assert_eq!(group.resume(&[item(1).target]), 3);
     }
 }

@@ -15,6 +15,7 @@ use ledger_core::bus::{Acked, Qos, ShardMap, Target, lane_of, shard_of};
 use ledger_core::{Body, Hash, time, ulid};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a waiting subscription looks whether its peer is still there, and for leases that ended.
@@ -68,7 +69,6 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
                 // A compaction dropped it meanwhile: nobody can have it any more.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     expire(ledger, group, &[item]);
-                    group.acked(&[item.target]);
                     true
                 }
                 Err(e) => {
@@ -226,9 +226,11 @@ fn message_members(id: u64, body: &Body<'_>, item: &Item, map: ShardMap, topic: 
 }
 
 /// Acknowledges for the consumer what expired or was dropped, so that nobody waits for it.
-fn expire(ledger: &Ledger, group: &Group, items: &[Item]) {
+fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
     let address = group.address().clone();
+    let all: Vec<Target> = items.iter().map(|i| i.target).collect();
     let Name::Named(name) = address.consumer else {
+        group.acked(&all);
         return;
     };
     let of_lane = |item: &&Item| item.qos != Qos::AtMostOnce;
@@ -261,12 +263,17 @@ fn expire(ledger: &Ledger, group: &Group, items: &[Item]) {
             answer: (),
         })
     };
-    // What is refused stays owed until the consumer connects anew and finds it expired again.
-    ledger.decide(1024, decide, |_| {});
+    let group = group.clone();
+    ledger.decide(1024, decide, move |outcome| {
+        // What is refused is held by nobody for a while, then tried again.
+        if outcome.is_ok() {
+            group.acked(&all);
+        }
+    });
 }
 
 /// Where a new consumer begins in each lane so that it gets the messages from event `from` on: those
-/// before it are not owed.
+/// before it are not owed. `idle` is called now and then while it looks.
 ///
 /// # Errors
 /// As the log's, or READ_ONLY.
@@ -275,6 +282,7 @@ pub fn floors(
     tenant: &str,
     topic: &str,
     from: u64,
+    idle: &mut dyn FnMut(),
 ) -> Result<BTreeMap<u8, u64>, Refusal> {
     if from <= 1 {
         return Ok(BTreeMap::new());
@@ -300,7 +308,7 @@ pub fn floors(
     };
     let query = messages(tenant, topic, from, u64::MAX);
     let (mut reader, index) = (ledger.reader(), ledger.index());
-    query::each(&query, &mut reader, index, head, &mut emit, &mut || {})
+    query::each(&query, &mut reader, index, head, &mut emit, idle)
         .map_err(|e| Refusal::from(&e))?;
     Ok(floors)
 }

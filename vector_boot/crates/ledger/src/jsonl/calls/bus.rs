@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 use ledger_core::bus::{Acked, Committed, Lag, No, Qos, ShardMap, Target, counts_text};
 use ledger_core::ulid;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a message may be held, in milliseconds, unless the subscription says otherwise.
 const LEASE_MS_DEFAULT: u64 = 30_000;
@@ -23,6 +23,8 @@ const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 const IN_FLIGHT_DEFAULT: u64 = 64;
 /// The same, at most.
 const IN_FLIGHT_MAX: u64 = 256;
+/// A call that is silent for this long says that it is under way.
+const ACK_AFTER: Duration = Duration::from_millis(50);
 /// Messages of one acknowledgement.
 const ACKS_MAX: usize = 256;
 /// Effects of one acknowledgement.
@@ -211,7 +213,14 @@ fn registered(
     let look = |planes: &Planes| planes.bus.subscribe(tenant, topic, name);
     if call.ledger().planes(look)?? {
         call.caller.may_fill(call.ledger())?;
-        let lanes = counts_text(&floors(call.ledger(), tenant, topic, from)?);
+        let (began, mut acked) = (Instant::now(), false);
+        let mut idle = || {
+            if !acked && began.elapsed() > ACK_AFTER {
+                acked = true;
+                call.ack();
+            }
+        };
+        let lanes = counts_text(&floors(call.ledger(), tenant, topic, from, &mut idle)?);
         let mut draft = event(call, tenant, "bus.subscribed", topic);
         draft.payload = format!(
             "{{\"bus\":{{\"consumer\":\"{name}\",\"from\":{from},\"lanes\":\"{lanes}\"}}}}"

@@ -81,9 +81,7 @@ fn run(
         }
     };
     let ledger = call.ledger();
-    let folded = wanted.fold(&mut ledger.reader(), ledger.index(), at, begun, &mut idle)?;
-    ledger.metrics().fold.add(began.elapsed());
-    Ok(folded)
+    wanted.fold(&mut ledger.reader(), ledger.index(), at, begun, &mut idle)
 }
 
 /// What is said of a fold, but for its state.
