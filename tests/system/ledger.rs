@@ -155,6 +155,12 @@ fn the_python_client_writes_follows_and_verifies(process: &Process, token: &str)
     let run = process.run().to_str().expect("a path of text");
     let gateway = format!("http+unix://{run}/gateway.sock");
     let http = format!("http://127.0.0.1:{}", process.http_port());
+    // Its bus is the owner's to open to those who come through the gateway.
+    let grant = "import sys; from vector_boot import ledger; log = ledger.connect(sys.argv[1]); \
+                 log.ask('grant', to=sys.argv[2], tenant=sys.argv[3], caps=['bus.*:examples.*'])";
+    for [to, tenant] in [["user:operator", "system"], ["agent:test", "tenant-a"]] {
+        python(&["-c", grant, run, to, tenant]);
+    }
     for words in [
         &[example, run][..],
         &[example, &gateway],

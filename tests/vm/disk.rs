@@ -127,6 +127,14 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
         .1;
     let size = last.split(' ').next().expect("a size");
     assert_eq!(size, events, "the last checkpoint is of the whole log");
+    // What the serial line showed convicts a log that was written anew, and this one it does not.
+    let kept = folder.path().join("serial");
+    std::fs::write(&kept, format!("ledger checkpoint: size={last}")).unwrap();
+    let mut since = Command::new(inputs().vector_boot());
+    since.args(["ledger", "--log"]).arg(&options.data);
+    since.args(["verify", "--key", &vkey, "--since"]).arg(&kept);
+    let host = system_tests::output(&mut since);
+    assert!(host.status.success(), "{host:?}");
     host_tools_agree(&options.data);
 }
 

@@ -82,7 +82,11 @@ pub fn read_note(path: &Path) -> Result<Note, String> {
                 .read_to_string(&mut text)
         })
         .map_err(|e| failed(e.to_string()))?;
-    Note::parse(&text).map_err(|e| failed(e.to_string()))
+    // A line of the serial console holds a note as well.
+    match ledger_core::serial::note(&text) {
+        Some(note) => Ok(note),
+        None => Note::parse(&text).map_err(|e| failed(e.to_string())),
+    }
 }
 
 fn print_report(members: &Json, json: bool) -> ExitCode {
