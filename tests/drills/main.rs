@@ -70,6 +70,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         bus,
     ),
     (
+        "ten-million",
+        "a log of ten million events (or as many as the next word says): starts, queries, memory, disk; takes 5 GB in TMPDIR",
+        ten_million,
+    ),
+    (
         "simulator",
         "years of simulated machines under the supervision's policy, with takeovers of PID 1: no promise breaks",
         simulator,
@@ -147,6 +152,23 @@ fn disk_model() {
         .args(words)
         .status();
     assert!(ended.is_ok_and(|s| s.success()), "a promise broke");
+}
+
+/// The service over a log of its own making, in a release build.
+fn ten_million() {
+    let folder = std::env::temp_dir().join(format!("vb-ten-million-{}", std::process::id()));
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let words = "run --locked --release -p ledger --example ten_million --";
+    let ended = Command::new(cargo)
+        .current_dir(repository())
+        .args(words.split(' '))
+        .arg(&folder)
+        .args(std::env::args().nth(2))
+        .status();
+    // Whatever became of it, five gigabytes are not left behind.
+    let removed = std::fs::remove_dir_all(&folder);
+    assert!(ended.is_ok_and(|s| s.success()), "a promise broke");
+    removed.expect("remove the log");
 }
 
 /// The test of every run, with ten times the messages.
