@@ -11,6 +11,8 @@ mod announce;
 pub mod blobs;
 pub mod committer;
 pub mod device;
+pub mod doctor;
+pub mod export;
 pub mod keys;
 pub mod log;
 pub mod objects;

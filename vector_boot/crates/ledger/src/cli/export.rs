@@ -1,140 +1,186 @@
-//! `export`: a log on disk in the form of others.
-//!
-//! `--tiles DIR`: a C2SP tile directory (`checkpoint`, `tile/L/N`, `tile/entries/N`) of the tree that was
-//! signed last, which verifiers of such logs accept. An entry is the 64 bytes that the tree says of an
-//! event, not the event: who is shown them learns how many there are.
+//! `export`: the log carried elsewhere.
 
+use super::peer::Next;
 use super::progress::Progress;
-use super::{Disk, Outcome, Place};
+use super::{Outcome, Place, tiles};
 use crate::device::Access;
-use crate::proofs::folder::{CHECKPOINT, Folder};
+use crate::export::{Exported, Lines, Sink, Syslog, SyslogPeer};
+use crate::json::Json;
 use crate::scan::{self, Found};
 use clap::Args;
-use ledger_core::Hash;
-use ledger_core::checkpoint::Checkpoint;
-use ledger_core::tile::{Edge, TILE_WIDTH, Tile, push_entry};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Events that are asked for at once of a running ledger.
+const PAGE: u64 = 10_000;
 
 #[derive(Args)]
 pub struct Words {
-    /// Writes a C2SP tile directory, which must not be there yet or be empty.
+    #[command(flatten)]
+    to: To,
+    /// The first event.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Goes on as events commit (a running ledger only).
+    #[arg(short, long)]
+    follow: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct To {
+    /// A C2SP tile directory, which must not be there yet or be empty; of a log on disk.
     #[arg(long, value_name = "DIR")]
-    tiles: PathBuf,
+    tiles: Option<PathBuf>,
+    /// A bare git repository in an empty folder.
+    #[cfg(feature = "git")]
+    #[arg(long, value_name = "DIR")]
+    git: Option<PathBuf>,
+    /// Lines of JSON in a file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    jsonl: Option<PathBuf>,
+    /// A syslog peer, RFC 5424: tcp://HOST:PORT or udp://HOST:PORT.
+    #[arg(long, value_name = "PEER")]
+    syslog: Option<SyslogPeer>,
+}
+
+impl To {
+    fn sink(&self) -> Result<Box<dyn Sink>, String> {
+        let said = |e: std::io::Error| e.to_string();
+        #[cfg(feature = "git")]
+        if let Some(folder) = &self.git {
+            let git = crate::export::GitExport::begin(folder).map_err(said)?;
+            return Ok(Box::new(git));
+        }
+        match (&self.jsonl, &self.syslog) {
+            (Some(file), _) => Ok(Box::new(Lines::to(file).map_err(said)?)),
+            (None, Some(peer)) => Ok(Box::new(Syslog::connect(peer).map_err(said)?)),
+            (None, None) => Err("nowhere to export to".to_owned()),
+        }
+    }
 }
 
 impl Words {
     pub fn run(&self, place: &Place) -> Outcome {
-        let Place::Disk(disk) = place else {
-            return Err("export reads a log on disk: --log PATH, and --data DIR".to_owned());
+        if let Some(folder) = &self.to.tiles {
+            let Place::Disk(disk) = place else {
+                return Err("tiles are of a log on disk: --log PATH, and --data DIR".to_owned());
+            };
+            println!("{} entries", tiles::tiles(disk, folder)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.follow && (matches!(place, Place::Disk(_)) || self.to.syslog.is_none()) {
+            return Err("--follow is for a running ledger and a syslog peer".to_owned());
+        }
+        let mut out = Outgoing {
+            sink: self.to.sink()?,
+            events: 0,
+            last: 0,
+            failed: None,
         };
-        let size = tiles(disk, &self.tiles)?;
-        println!("{size} entries");
+        let read = match place {
+            Place::Disk(disk) => self.offline(disk, &mut out),
+            Place::Running(peer) if self.follow => self.follow(peer, &mut out),
+            Place::Running(peer) => self.online(peer, &mut out),
+        };
+        let Outgoing {
+            sink,
+            events,
+            last,
+            failed,
+        } = out;
+        if let Some(why) = failed {
+            // Where an export that is not one whole thing can go on.
+            return Err(format!("{why}; the last event that was sent is {last}"));
+        }
+        read?;
+        sink.end().map_err(|e| e.to_string())?;
+        eprintln!("exported {events} events, to event {last}");
         Ok(ExitCode::SUCCESS)
     }
-}
 
-fn tiles(disk: &Disk, into: &Path) -> Result<u64, String> {
-    let failed = |e: io::Error| format!("{}: {e}", into.display());
-    fs::create_dir_all(into).map_err(failed)?;
-    if fs::read_dir(into).map_err(failed)?.next().is_some() {
-        return Err(format!("{}: not empty", into.display()));
-    }
-    let note = Folder::new(disk.data()).note(CHECKPOINT);
-    let note = note.map_err(|e| format!("{CHECKPOINT}: {e}"))?;
-    let note =
-        note.ok_or_else(|| format!("{}: no checkpoint was signed yet", disk.data().display()))?;
-    let checkpoint = Checkpoint::parse(note.text()).map_err(|e| e.to_string())?;
-    let size = checkpoint.size;
-    let device = &*disk.open(Access::Read)?;
-    let (superblock, _) = scan::superblock(device)
-        .map_err(|e| e.to_string())?
-        .ok_or("blank: no log here yet")?;
-    if superblock.first_segment > 0 {
-        return Err("the log was compacted: entries of its first events are gone".to_owned());
-    }
-    let mut progress = Progress::bytes(crate::verify::expected_bytes(&superblock));
-    let mut writing = Writing {
-        into,
-        size,
-        edge: Edge::default(),
-        bundle: Vec::new(),
-        failed: None,
-    };
-    scan::scan(device, &superblock, None, &mut |found| match found {
-        Found::Event { leaf, .. } => writing.leaf(&leaf),
-        Found::Group { end } => progress.at(end),
-        Found::Segment { .. } => {}
-    })
-    .map_err(|e| e.to_string())?;
-    drop(progress);
-    writing.finish().map_err(failed)?;
-    if (writing.edge.size(), writing.edge.root()) != (size, checkpoint.root) {
-        return Err(format!(
-            "the log is not the one whose {size} events were signed"
-        ));
-    }
-    // Last: what it speaks of is there.
-    fs::write(into.join(CHECKPOINT), note.to_string()).map_err(failed)?;
-    Ok(size)
-}
-
-struct Writing<'i> {
-    into: &'i Path,
-    size: u64,
-    edge: Edge,
-    bundle: Vec<u8>,
-    failed: Option<io::Error>,
-}
-
-impl Writing<'_> {
-    fn leaf(&mut self, leaf: &ledger_core::Leaf) {
-        if self.edge.size() >= self.size || self.failed.is_some() {
-            return;
-        }
-        let (into, mut written) = (self.into, Ok(()));
-        self.edge.push(leaf.hash, &mut |tile, hashes| {
-            if written.is_ok() {
-                written = write(into, &tile.path(), hashes.as_flattened());
+    fn offline(&self, disk: &super::Disk, out: &mut Outgoing) -> Result<(), String> {
+        let device = disk.open(Access::Read)?;
+        let (superblock, _) = scan::superblock(&*device)
+            .map_err(|e| e.to_string())?
+            .ok_or("blank: no log here yet")?;
+        let mut progress = Progress::events(0);
+        let mut group = Vec::new();
+        let end = scan::scan(&*device, &superblock, None, &mut |found| match found {
+            Found::Event {
+                id, chain, body, ..
+            } if id >= self.from => group.push(Exported::of(id, &chain, body)),
+            Found::Group { .. } => {
+                for event in group.drain(..) {
+                    out.take(&event);
+                }
+                progress.at(out.events);
             }
-        });
-        // 64 bytes fit any bundle.
-        let _ = push_entry(&mut self.bundle, &leaf.entry);
-        let width = u64::from(TILE_WIDTH);
-        if self.edge.size().is_multiple_of(width) {
-            let tile = Tile::full(0, self.edge.size() / width - 1);
-            written = written.and_then(|()| write(into, &tile.entries_path(), &self.bundle));
-            self.bundle.clear();
+            Found::Event { .. } | Found::Segment { .. } => {}
+        })
+        .map_err(|e| e.to_string())?;
+        // A torn end was never acknowledged.
+        match end.fault {
+            Some(fault) if end.damaged => Err(format!("the log is damaged: {}", fault.kind)),
+            _ => Ok(()),
         }
-        self.failed = written.err();
     }
 
-    /// Writes the tiles that are not full.
-    fn finish(&mut self) -> io::Result<()> {
-        if let Some(failed) = self.failed.take() {
-            return Err(failed);
-        }
-        let partial: Vec<(Tile, Vec<Hash>)> = self
-            .edge
-            .partial()
-            .map(|(tile, hashes)| (tile, hashes.to_vec()))
-            .collect();
-        for (tile, hashes) in partial {
-            write(self.into, &tile.path(), hashes.as_flattened())?;
-            if tile.level == 0 {
-                write(self.into, &tile.entries_path(), &self.bundle)?;
-            }
+    fn online(&self, peer: &super::Peer, out: &mut Outgoing) -> Result<(), String> {
+        let head = peer.call(&Json::object([("type", "head".into())]))?;
+        let head = head.get("event_id").and_then(Json::unsigned).unwrap_or(0);
+        let mut progress = Progress::events(head);
+        let mut next = Some(self.from.max(1));
+        while let Some(from) = next.filter(|from| *from <= head) {
+            let request = Json::object([
+                ("type", "query".into()),
+                ("from", from.into()),
+                ("limit", PAGE.into()),
+            ]);
+            let answer = peer.lines(&request, &mut |line| {
+                let more = out.line(&line);
+                progress.at(out.events);
+                more
+            })?;
+            next = answer.and_then(|a| a.get("next").and_then(Json::unsigned));
         }
         Ok(())
     }
+
+    fn follow(&self, peer: &super::Peer, out: &mut Outgoing) -> Result<(), String> {
+        let request = Json::object([("type", "subscribe".into()), ("from", self.from.into())]);
+        peer.follow(&request, &mut |line| out.line(&line))
+    }
 }
 
-fn write(into: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let path = into.join(path);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+/// Events on their way.
+struct Outgoing {
+    sink: Box<dyn Sink>,
+    events: u64,
+    last: u64,
+    failed: Option<String>,
+}
+
+impl Outgoing {
+    fn take(&mut self, event: &Exported) {
+        if self.failed.is_some() {
+            return;
+        }
+        match self.sink.take(event) {
+            Ok(()) => (self.events, self.last) = (self.events + 1, event.id),
+            Err(e) => self.failed = Some(e.to_string()),
+        }
     }
-    fs::write(path, bytes)
+
+    fn line(&mut self, line: &Json) -> Next {
+        match line.get("event").map(Exported::parse) {
+            Some(Some(event)) => self.take(&event),
+            Some(None) => self.failed = Some("an event that is none".to_owned()),
+            None => {}
+        }
+        match self.failed {
+            Some(_) => Next::Enough,
+            None => Next::More,
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod epoch;
 mod export;
 mod fold;
+mod import;
 mod peer;
 mod progress;
 mod proof;
@@ -15,6 +16,7 @@ mod query;
 mod rebuild;
 mod show;
 mod snapshot;
+mod tiles;
 mod verify;
 mod yaml;
 
@@ -77,6 +79,8 @@ enum Command {
     Checkpoint(proof::CheckpointWords),
     /// Writes the log in another form.
     Export(export::Words),
+    /// Makes a new log of exported lines.
+    Import(import::Words),
     /// Begins an epoch: an anchor, and a segment of its own.
     Epoch(epoch::Words),
     /// Drops the oldest segments, none of the current epoch.
@@ -100,6 +104,7 @@ impl Command {
             Self::Key(words) => words.run(place),
             Self::Checkpoint(words) => words.run(place),
             Self::Export(words) => words.run(place),
+            Self::Import(words) => words.run(place),
             Self::Epoch(words) => words.run(place),
             Self::Compact(words) => words.run(place),
             Self::Fold(words) => words.run(place),

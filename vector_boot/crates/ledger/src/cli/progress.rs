@@ -11,15 +11,28 @@ const AFTER: Duration = Duration::from_secs(1);
 pub struct Progress {
     began: Instant,
     total: u64,
+    template: &'static str,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Of so many bytes; 0 if nobody knows.
     pub fn bytes(total: u64) -> Self {
+        Self::new(total, "{wide_bar} {bytes}/{total_bytes} {eta}")
+    }
+
+    /// Of so many events; 0 if nobody knows.
+    pub fn events(total: u64) -> Self {
+        let open = "{pos} events {elapsed}";
+        let known = "{wide_bar} {pos}/{len} {eta}";
+        Self::new(total, if total == 0 { open } else { known })
+    }
+
+    fn new(total: u64, template: &'static str) -> Self {
         Self {
             began: Instant::now(),
             total,
+            template,
             bar: None,
         }
     }
@@ -29,7 +42,7 @@ impl Progress {
         if self.bar.is_none() && self.began.elapsed() >= AFTER && std::io::stderr().is_terminal() {
             let target = ProgressDrawTarget::stderr();
             let bar = ProgressBar::with_draw_target((self.total > 0).then_some(self.total), target);
-            let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}");
+            let style = ProgressStyle::with_template(self.template);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             self.bar = Some(bar);
         }

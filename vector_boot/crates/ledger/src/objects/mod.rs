@@ -12,7 +12,7 @@ mod segment;
 
 pub use folder::{FolderStore, Incoming};
 #[cfg(feature = "git")]
-pub use git::GitStore;
+pub use git::{GitStore, object_name};
 #[cfg(feature = "segment")]
 pub use segment::SegmentStore;
 

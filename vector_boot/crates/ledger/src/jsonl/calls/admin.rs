@@ -2,11 +2,11 @@
 
 use super::{Call, Handler};
 use crate::audit::{Asked, audit};
-use crate::clock;
 use crate::identity::Reads;
 use crate::json::Json;
 use crate::query::hex;
 use crate::refusal::Refusal;
+use crate::{blobs, clock, doctor};
 use ledger_core::note::{Note, VerifierKey};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub fn find(kind: &str) -> Option<Handler> {
     match kind {
         "ping" => Some(ping),
         "head" => Some(head),
-        "doctor" => Some(doctor),
+        "doctor" => Some(how),
         "metrics" => Some(metrics),
         "verify" => Some(verify),
         _ => None,
@@ -35,7 +35,7 @@ fn head(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
+fn how(call: &Call<'_>) -> Result<(), Refusal> {
     let ledger = call.ledger();
     let superblock = ledger.superblock();
     let standing_now = ledger.standing();
@@ -62,8 +62,31 @@ fn doctor(call: &Call<'_>) -> Result<(), Refusal> {
         ("index_rebuilds", index.rebuilds.into()),
         ("index_kept", index.kept.into()),
     ]);
+    if call.request.get("checks") == Some(&Json::Bool(true)) {
+        all.push(("checks", checks(call)?));
+    }
     call.ok(&members(&all));
     Ok(())
+}
+
+/// What `doctor` checks: it reads the whole log, and tells of everybody.
+fn checks(call: &Call<'_>) -> Result<Json, Refusal> {
+    if call.caller.reads() != Reads::Everything {
+        let limit = "for the machine's own services and its operator";
+        return Err(Refusal::new("POLICY_DENY", "checks", "", limit));
+    }
+    call.ack();
+    let end = call.ledger().standing().end;
+    let (data, mut told) = (blobs::ledger_folder(), Instant::now());
+    let device = &**call.ledger().device();
+    let checks = doctor::examine(device, data.as_deref(), Some(end), &mut |at| {
+        if told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            call.progress(at.saturating_mul(100) / end.max(1));
+        }
+    })
+    .map_err(|why| Refusal::new("CORRUPT", "log", "", &why))?;
+    Ok(Json::List(checks.iter().map(doctor::Check::json).collect()))
 }
 
 fn metrics(call: &Call<'_>) -> Result<(), Refusal> {

@@ -1,0 +1,222 @@
+//! Every check of `doctor`, on a real log, made to fail.
+
+use ledger::committer::{Committer, Draft};
+use ledger::device::Access;
+use ledger::doctor::{self, Check, State};
+use ledger::log::Birth;
+use ledger_core::blob::Manifest;
+use ledger_core::checkpoint::Checkpoint;
+use ledger_core::note::VerifierKey;
+use ledger_core::store::ObjectId;
+use ledger_core::{Anchor, SEGMENT_BYTES_MAX};
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn draft(event_type: &str, subject: &str, payload: &str) -> Draft {
+    Draft {
+        ns: "ledger".to_owned(),
+        actor: "service:ledger".to_owned(),
+        tenant_id: "system".to_owned(),
+        event_type: event_type.to_owned(),
+        subject: subject.to_owned(),
+        payload: payload.to_owned(),
+        ..Draft::default()
+    }
+}
+
+/// Appends to the log of a folder; the tree's root behind it.
+fn append(folder: &Path, drafts: Vec<Draft>) -> [u8; 32] {
+    let birth = Birth {
+        log_id: [7; 16],
+        tag_key: [8; 32],
+        wall_ns: 1,
+        segment_bytes_max: SEGMENT_BYTES_MAX,
+    };
+    let device = ledger::open::path(folder, Access::Write).expect("a log");
+    let (committer, _) = Committer::start(device, &birth).expect("a ledger");
+    committer.ledger().append_wait(drafts).expect("receipts");
+    let root = committer.ledger().standing().root;
+    committer.stop();
+    root
+}
+
+fn five() -> Vec<Draft> {
+    vec![draft("note", "x", "{}"); 5]
+}
+
+fn checks(folder: &Path) -> Vec<Check> {
+    let device = ledger::open::path(folder, Access::Read).expect("a log");
+    doctor::examine(&*device, Some(folder), None, &mut |_| ()).expect("checks")
+}
+
+/// The check is in this state, and no other is worse than good.
+fn finds(folder: &Path, name: &str, state: State) {
+    for check in checks(folder) {
+        let expected = if check.name == name {
+            state
+        } else {
+            State::Good
+        };
+        assert_eq!(check.state, expected, "{check:?}");
+    }
+    let code = ledger::main(&["--log".into(), folder.into(), "doctor".into()]);
+    let expected = match state {
+        State::Good => 0,
+        State::Warning => 3,
+        State::Bad => 1,
+    };
+    assert_eq!(code, ExitCode::from(expected), "{name}");
+}
+
+fn with_log(spoil: impl FnOnce(&Path, [u8; 32]), name: &str, state: State) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = append(folder.path(), five());
+    finds(folder.path(), name, State::Good);
+    spoil(folder.path(), root);
+    finds(folder.path(), name, state);
+}
+
+#[test]
+fn damage_of_the_log_is_bad() {
+    with_log(
+        |folder, _| {
+            append(folder, five());
+            let path = folder.join("segment-000000");
+            let mut bytes = fs::read(&path).expect("a segment");
+            bytes[600] ^= 1;
+            fs::write(&path, bytes).expect("a segment");
+        },
+        "log",
+        State::Bad,
+    );
+}
+
+fn checkpoint(folder: &Path, size: u64, root: [u8; 32]) {
+    let key = VerifierKey::log("vb-test/ledger", &[9; 32]).expect("a key");
+    let origin = "vb-test/ledger".to_owned();
+    let note = Checkpoint { origin, size, root }.sign(&key, |_| [0; 64]);
+    fs::write(folder.join("checkpoint"), note.expect("a note").to_string()).expect("a file");
+}
+
+#[test]
+fn a_log_that_is_behind_its_checkpoint_or_another_is_bad() {
+    with_log(
+        |folder, root| checkpoint(folder, 5, root),
+        "fast_forward",
+        State::Good,
+    );
+    with_log(
+        |folder, root| checkpoint(folder, 6, root),
+        "fast_forward",
+        State::Bad,
+    );
+    with_log(
+        |folder, _| checkpoint(folder, 5, [1; 32]),
+        "fast_forward",
+        State::Bad,
+    );
+    with_log(
+        |folder, _| fs::write(folder.join("checkpoint"), "x").expect("a file"),
+        "fast_forward",
+        State::Bad,
+    );
+    let belongs = |log_id: &str, event: u64| {
+        let line = format!("{} {event} {}\n", log_id.repeat(16), "ab".repeat(32));
+        move |folder: &Path, _| {
+            fs::create_dir(folder.join("objects")).expect("a folder");
+            fs::write(folder.join("objects/log"), line).expect("a file");
+        }
+    };
+    // Another log, more events than there are, another event.
+    with_log(belongs("08", 1), "fast_forward", State::Bad);
+    with_log(belongs("07", 6), "fast_forward", State::Bad);
+    with_log(belongs("07", 5), "fast_forward", State::Bad);
+}
+
+#[test]
+fn an_epoch_out_of_order_is_bad() {
+    let anchor = |epoch| {
+        let anchor = Anchor {
+            epoch,
+            previous: None,
+            chain: [1; 32],
+            tree_size: 1,
+            root: [2; 32],
+            state: [3; 32],
+        };
+        draft("epoch.opened", "log", &anchor.payload())
+    };
+    with_log(
+        |folder, _| {
+            append(folder, vec![anchor(2), anchor(4)]);
+        },
+        "epochs",
+        State::Bad,
+    );
+}
+
+#[test]
+fn tiles_of_events_that_are_not_there_are_bad() {
+    with_log(
+        |folder, _| {
+            fs::create_dir(folder.join("tiles")).expect("a folder");
+            fs::write(folder.join("tiles/settled"), "6\n").expect("a file");
+        },
+        "cache",
+        State::Bad,
+    );
+}
+
+#[test]
+fn a_cache_larger_than_its_log_is_a_warning() {
+    with_log(
+        |folder, _| {
+            fs::create_dir(folder.join("index")).expect("a folder");
+            let file = fs::File::create(folder.join("index/segment-0")).expect("a file");
+            file.set_len(17 << 20).expect("a hole");
+        },
+        "sizes",
+        State::Warning,
+    );
+}
+
+#[test]
+fn objects_without_pointers_are_a_warning_and_pointers_without_objects_bad() {
+    let put = |folder: &Path, part: &str, id: &ObjectId| {
+        let name = id.to_string();
+        let parent = folder.join("objects").join(part).join(&name[..2]);
+        fs::create_dir_all(&parent).expect("a folder");
+        fs::write(parent.join(name), "x").expect("a file");
+    };
+    let object = ObjectId::of(b"object");
+    for part in ["blake3", "keys"] {
+        with_log(
+            |folder, _| put(folder, part, &object),
+            "blobs",
+            State::Warning,
+        );
+    }
+    let manifest = Manifest {
+        bytes: 1,
+        keys: [0; 32],
+        object,
+        previous: None,
+        recipients: Vec::new(),
+    };
+    for parts in [&[][..], &["blake3"], &["keys"], &["blake3", "keys"]] {
+        let state = match parts.len() {
+            2 => State::Good,
+            _ => State::Bad,
+        };
+        with_log(
+            |folder, _| {
+                let event = draft("blob.put", &object.to_string(), &manifest.payload());
+                append(folder, vec![event]);
+                parts.iter().for_each(|part| put(folder, part, &object));
+            },
+            "blobs",
+            state,
+        );
+    }
+}
