@@ -71,6 +71,10 @@ const TESTS: &[(&str, fn())] = &[
         audit::what_was_signed_or_kept_is_compared,
     ),
     (
+        "a_witness_signs_what_continues_and_refuses_a_log_signed_anew",
+        audit::a_witness_signs_what_continues_and_refuses_a_log_signed_anew,
+    ),
+    (
         "no_flipped_bit_of_a_log_is_missed",
         audit::no_flipped_bit_of_a_log_is_missed,
     ),

@@ -18,6 +18,7 @@ mod show;
 mod snapshot;
 mod tiles;
 mod verify;
+mod witness;
 mod yaml;
 
 use crate::device::{Access, Device};
@@ -77,6 +78,8 @@ enum Command {
     Key(proof::KeyWords),
     /// Prints the newest checkpoint.
     Checkpoint(proof::CheckpointWords),
+    /// Has a witness sign checkpoints.
+    Witness(witness::Words),
     /// Writes the log in another form.
     Export(export::Words),
     /// Makes a new log of exported lines.
@@ -103,6 +106,7 @@ impl Command {
             Self::Proof(words) => words.run(place),
             Self::Key(words) => words.run(place),
             Self::Checkpoint(words) => words.run(place),
+            Self::Witness(words) => words.run(place),
             Self::Export(words) => words.run(place),
             Self::Import(words) => words.run(place),
             Self::Epoch(words) => words.run(place),

@@ -136,7 +136,7 @@ fn print_text(answer: &Json, key: &str) -> Outcome {
 }
 
 /// The checkpoint that was signed last.
-fn stored(disk: &Disk) -> Result<Note, String> {
+pub fn stored(disk: &Disk) -> Result<Note, String> {
     let folder = crate::proofs::folder::Folder::new(disk.data());
     let found = folder
         .note(CHECKPOINT)
@@ -176,14 +176,14 @@ fn offline(disk: &Disk, event_id: u64) -> Result<TlogProof, String> {
 }
 
 /// The tree of a log on disk at one size, with all its tiles: 33 bytes an event, for as long as it takes.
-struct Tree {
+pub struct Tree {
     edge: Edge,
     tiles: BTreeMap<Tile, Vec<Hash>>,
     entry: Option<Commitment>,
 }
 
 impl Tree {
-    fn read(disk: &Disk, size: u64, event_id: u64) -> Result<Self, String> {
+    pub fn read(disk: &Disk, size: u64, event_id: u64) -> Result<Self, String> {
         let device = &*disk.open(Access::Read)?;
         let (superblock, _) = scan::superblock(device)
             .map_err(|e| e.to_string())?
@@ -215,7 +215,7 @@ impl Tree {
         Ok(this)
     }
 
-    fn node(&self, node: ledger_core::proof::Node) -> Option<Hash> {
+    pub fn node(&self, node: ledger_core::proof::Node) -> Option<Hash> {
         self.edge.node(node).or_else(|| {
             let (level, index, range) = Tile::of_node(node);
             fold(self.tiles.get(&Tile::full(level, index))?.get(range)?)

@@ -15,7 +15,7 @@ pub mod leaves;
 use crate::committer::{Ledger, Standing};
 use crate::keys::{DeviceKey, Lasts};
 use crate::refusal::Refusal;
-use folder::{CHECKPOINT, Folder, WITNESSED};
+use folder::{CHECKPOINT, Folder};
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::note::{KeyKind, Note, Signature, VerifierKey};
 use ledger_core::proof::{self, Node, verify_consistency, verify_inclusion};
@@ -275,23 +275,6 @@ impl Proofs {
         state.settle = true;
         drop(state);
         self.0.ledger.leaves().ring();
-    }
-
-    /// Takes witnesses' signatures of the newest checkpoint in: those are kept that a witness key with
-    /// that name made. How many hold.
-    ///
-    /// # Errors
-    /// BAD_SIG if none holds.
-    pub fn witnessed(&self, note: &Note, keys: &[VerifierKey]) -> Result<usize, Refusal> {
-        let refused = |why: &str| Refusal::new("BAD_SIG", "checkpoint", "", why);
-        Checkpoint::open(note, &self.0.verifier).map_err(|e| refused(&e.to_string()))?;
-        let held = cosigned(note, keys).map_err(|e| refused(&e))?;
-        if let Some(folder) = &self.0.folder {
-            folder
-                .put_note(WITNESSED, note, true)
-                .map_err(|e| Refusal::from(&e))?;
-        }
-        Ok(held.len())
     }
 
     /// Waits until `size` leaves are in the tree here, and looks at it.

@@ -3,6 +3,9 @@
 
 use super::command;
 use super::running::Running;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::{Signer, SigningKey};
 use ledger::device::Access;
 use ledger_core::tile;
 use signed_note::{StandardVerifier, VerifierList};
@@ -259,6 +262,120 @@ pub fn what_was_signed_or_kept_is_compared() {
     changed("checkpoint", 30, "(checkpoint)");
     // What lies in the middle of the log is named by event and byte.
     changed("ledger.log", 20_000, "BAD event ");
+}
+
+/// A witness as C2SP tlog-witness has it, over Cloudflare's notes and proofs.
+struct Witness {
+    log: String,
+    secret: SigningKey,
+    seen: (u64, Hash),
+}
+
+impl Witness {
+    const NAME: &'static str = "witness.example/w1";
+
+    fn key_bytes(&self) -> Vec<u8> {
+        [&[4][..], self.secret.verifying_key().as_bytes()].concat()
+    }
+
+    fn vkey(&self) -> String {
+        let id = signed_note::key_id(Self::NAME, &self.key_bytes());
+        format!(
+            "{}+{id:08x}+{}",
+            Self::NAME,
+            BASE64.encode(self.key_bytes())
+        )
+    }
+
+    /// The answer to an add-checkpoint request, or the status that refuses it.
+    fn add(&mut self, body: &str) -> Result<String, u16> {
+        let (head, note) = body.split_once("\n\n").ok_or(400u16)?;
+        let mut lines = head.lines();
+        let old = lines
+            .next()
+            .and_then(|l| l.strip_prefix("old "))
+            .ok_or(400u16)?;
+        let old: u64 = old.parse().map_err(|_| 400u16)?;
+        let proof: Vec<Hash> = lines.map(|l| Hash::parse_hash(l).unwrap()).collect();
+        let note = signed_note::Note::from_bytes(note.as_bytes()).map_err(|_| 400u16)?;
+        let key = StandardVerifier::new(&self.log).unwrap();
+        note.verify(&VerifierList::new(vec![Box::new(key)]))
+            .map_err(|_| 403u16)?;
+        let new = tlog_tiles::Checkpoint::from_bytes(note.text()).map_err(|_| 400u16)?;
+        if old != self.seen.0 {
+            return Err(409);
+        }
+        if old > 0 {
+            tlog_tiles::check_tree(&proof, new.size(), *new.hash(), old, self.seen.1)
+                .map_err(|_| 422u16)?;
+        }
+        self.seen = (new.size(), *new.hash());
+        let text = std::str::from_utf8(note.text()).unwrap();
+        let time = 1_700_000_000u64;
+        let message = format!("cosignature/v1\ntime {time}\n{text}");
+        let id = signed_note::key_id(Self::NAME, &self.key_bytes());
+        let signature = self.secret.sign(message.as_bytes()).to_bytes();
+        let bytes = [&id.to_be_bytes()[..], &time.to_be_bytes(), &signature].concat();
+        Ok(format!(
+            "\u{2014} {} {}\n",
+            Self::NAME,
+            BASE64.encode(bytes)
+        ))
+    }
+}
+
+pub fn a_witness_signs_what_continues_and_refuses_a_log_signed_anew() {
+    let folder = made(40);
+    let data = folder.path();
+    let key = ok(data, &["key"]).trim().to_owned();
+    let mut witness = Witness {
+        log: key.clone(),
+        secret: SigningKey::from_bytes(&[3; 32]),
+        seen: (0, tlog_tiles::EMPTY_HASH),
+    };
+    let body = ok(data, &["witness", "request"]);
+    let answer = witness.add(&body).unwrap();
+    let (sent, answered) = (data.join("sent"), data.join("answer"));
+    fs::write(&sent, body.split_once("\n\n").unwrap().1).unwrap();
+    fs::write(&answered, &answer).unwrap();
+    let (sent, vkey) = (sent.to_str().unwrap(), witness.vkey());
+    let words = [
+        "witness",
+        "add",
+        sent,
+        answered.to_str().unwrap(),
+        "--key",
+        &key,
+        "--witness",
+        &vkey,
+    ];
+    assert!(ok(data, &words).ends_with(&answer));
+    assert!(ok(data, &["verify"]).contains("2 checkpoints"));
+    fs::write(&answered, answer.replacen("AAAA", "AAAB", 1)).unwrap();
+    assert_eq!(offline(data, &words).0, 1, "a signature that does not hold");
+    let running = Running::start(data);
+    let before = running.ledger().standing();
+    running.append(20);
+    running.stop();
+    assert_eq!(witness.add(&ok(data, &["witness", "request"])), Err(409));
+    witness
+        .add(&ok(data, &["witness", "request", "--old", "40"]))
+        .unwrap();
+    // The tail goes, with all that the folder knows of it; the device's own key signs on.
+    let log = data.join("ledger.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[usize::try_from(before.end).unwrap()..].fill(0);
+    fs::write(&log, &bytes).unwrap();
+    fs::remove_file(data.join("checkpoint")).unwrap();
+    fs::remove_dir_all(data.join("tiles")).unwrap();
+    let running = Running::start(data);
+    running.append(30);
+    running.stop();
+    ok(data, &["verify"]);
+    assert_eq!(
+        witness.add(&ok(data, &["witness", "request", "--old", "60"])),
+        Err(422)
+    );
 }
 
 pub fn no_flipped_bit_of_a_log_is_missed() {

@@ -1,0 +1,130 @@
+//! `witness`: what a C2SP witness (`tlog-witness`, add-checkpoint) is sent, and its answer taken in.
+//!
+//! No socket is opened here: the body goes out and the answer comes in by whatever HTTP client the person
+//! trusts. Source: <https://c2sp.org/tlog-witness>.
+
+use super::proof::{Tree, stored};
+use super::verify::read_note;
+use super::{Disk, Outcome, Place};
+use crate::json::Json;
+use crate::proofs::cosigned;
+use crate::proofs::folder::{Folder, WITNESSED};
+use clap::{Args, Subcommand};
+use ledger_core::checkpoint::{Checkpoint, hash_text};
+use ledger_core::note::{NOTE_BYTES_MAX, Note, Signature, VerifierKey};
+use ledger_core::proof::consistency;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Words {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the body of an add-checkpoint request: the newest checkpoint, and that it continues the
+    /// one that the witness signed last.
+    Request {
+        /// The size that the witness signed last; it says so when it is asked with another.
+        #[arg(long, default_value_t = 0)]
+        old: u64,
+    },
+    /// Checks a witness's answer and prints the checkpoint with its signature; of a log on disk, it is
+    /// kept beside the checkpoint.
+    Add {
+        /// The checkpoint that was sent.
+        checkpoint: PathBuf,
+        /// The answer: signature lines.
+        answer: PathBuf,
+        /// The log's key, as `key` prints it.
+        #[arg(long, value_name = "VKEY")]
+        key: String,
+        /// A witness's key.
+        #[arg(long, value_name = "VKEY", required = true)]
+        witness: Vec<String>,
+    },
+}
+
+impl Words {
+    pub fn run(&self, place: &Place) -> Outcome {
+        match &self.command {
+            Command::Request { old } => {
+                let (hashes, note) = match place {
+                    Place::Disk(disk) => offline(disk, *old)?,
+                    Place::Running(peer) => {
+                        let text = |answer: &Json, key| match answer.get(key) {
+                            Some(Json::Text(text)) => Ok(text.clone()),
+                            _ => Err(format!("no {key} in the answer")),
+                        };
+                        let answer = peer.call(&Json::object([("type", "checkpoint".into())]))?;
+                        let note = text(&answer, "checkpoint")?;
+                        let size = answer.get("size").and_then(Json::unsigned).unwrap_or(0);
+                        let answer = peer.call(&Json::object([
+                            ("type", "proof.consistency".into()),
+                            ("from", (*old).into()),
+                            ("to", size.into()),
+                        ]))?;
+                        let hashes = match answer.get("hashes") {
+                            Some(Json::List(all)) => all.iter().filter_map(Json::text),
+                            _ => return Err("no hashes in the answer".to_owned()),
+                        };
+                        (hashes.map(str::to_owned).collect(), note)
+                    }
+                };
+                println!("old {old}");
+                hashes.iter().for_each(|hash: &String| println!("{hash}"));
+                print!("\n{note}");
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Add {
+                checkpoint,
+                answer,
+                key,
+                witness,
+            } => {
+                let note = add(checkpoint, answer, key, witness)?;
+                if let Place::Disk(disk) = place {
+                    let kept = Folder::new(disk.data()).put_note(WITNESSED, &note, true);
+                    kept.map_err(|e| format!("{WITNESSED}: {e}"))?;
+                }
+                print!("{note}");
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+fn offline(disk: &Disk, old: u64) -> Result<(Vec<String>, String), String> {
+    let note = stored(disk)?;
+    let size = Checkpoint::parse(note.text())
+        .map_err(|e| e.to_string())?
+        .size;
+    let tree = Tree::read(disk, size, 0)?;
+    let path = consistency(old, size, &mut |node| tree.node(node).ok_or(()));
+    let path = path.map_err(|()| "the log does not hold what the checkpoint says")?;
+    let path = path.ok_or_else(|| format!("--old {old}: the checkpoint is of {size} events"))?;
+    Ok((path.iter().map(hash_text).collect(), note.to_string()))
+}
+
+fn add(note: &Path, answer: &Path, key: &str, witnesses: &[String]) -> Result<Note, String> {
+    let failed = |e: String| format!("{}: {e}", answer.display());
+    let key = VerifierKey::parse(key).map_err(|e| format!("--key: {e}"))?;
+    let keys: Result<Vec<_>, _> = witnesses.iter().map(|w| VerifierKey::parse(w)).collect();
+    let keys = keys.map_err(|e| format!("--witness: {e}"))?;
+    let mut note = read_note(note)?;
+    Checkpoint::open(&note, &key).map_err(|e| e.to_string())?;
+    let mut text = String::new();
+    File::open(answer)
+        .and_then(|file| file.take(NOTE_BYTES_MAX as u64).read_to_string(&mut text))
+        .map_err(|e| failed(e.to_string()))?;
+    for line in text.lines() {
+        let signature = Signature::parse(line).map_err(|e| failed(e.to_string()))?;
+        note.add(signature).map_err(|e| failed(e.to_string()))?;
+    }
+    cosigned(&note, &keys).map_err(failed)?;
+    Ok(note)
+}
