@@ -93,6 +93,17 @@ fn ledger_and_files_outlive_a_cold_stop_and_a_larger_disk_and_the_host_agrees() 
     let proof = machine.json(&format!("ledger proof {acknowledged}"));
     assert_eq!(proof["event_id"], acknowledged, "{proof}");
     assert!(machine.ok("ledger doctor").contains("percent_used"));
+    // The gateway reaches the ledger's lines from its cell.
+    let mut metrics = Command::new("curl");
+    metrics.args(["--silent", "--header", "Accept: text/plain", "--user"]);
+    metrics.arg(format!("token:{}", machine.token().trim()));
+    metrics.arg(format!("http://127.0.0.1:{}/metrics", machine.http_port()));
+    let metrics = system_tests::stdout_of(&mut metrics);
+    assert!(
+        metrics.contains("\ngatos_journal_append_latency_ms_count "),
+        "{metrics}"
+    );
+    machine.assert_no_call_was_refused();
     let kept = machine.call(&call("fs_read", "work", "kept.txt")).body;
     assert_eq!(kept["data"]["content"], "kept\n", "{kept}");
     let console = machine.json("ledger verify");
