@@ -287,6 +287,8 @@ impl Calls {
             libc::SYS_mlock,
             libc::SYS_mlock2,
             libc::SYS_munlock,
+            // Zeros ahead of the log's end are on their way before they are waited for.
+            libc::SYS_sync_file_range,
         ]);
         #[cfg(target_arch = "x86_64")]
         self.allow(&[
