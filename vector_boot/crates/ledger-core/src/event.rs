@@ -53,7 +53,7 @@ pub struct Body<'a> {
     pub causation_id: Option<u64>,
     /// Recognises repeats.
     pub origin: Option<Origin>,
-    /// Signature of the actor over its event; unused so far.
+    /// The actor's key and its signature over the event, see [`crate::keys`].
     pub sig: Option<&'a [u8]>,
 }
 

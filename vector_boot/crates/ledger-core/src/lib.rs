@@ -34,6 +34,7 @@ pub mod folds;
 pub mod fuzz;
 pub mod jobs;
 pub mod json;
+pub mod keys;
 pub mod kinds;
 pub mod note;
 pub mod policy;

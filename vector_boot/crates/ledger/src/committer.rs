@@ -24,6 +24,7 @@ use crate::proofs::leaves::Leaves;
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crate::scan;
+use crate::ulids::Ulids;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::policy::Denials;
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
@@ -65,6 +66,8 @@ pub struct Draft {
     pub timestamp_ns: Option<u64>,
     /// ULID chosen by the sender.
     pub ulid: Option<[u8; 16]>,
+    /// The actor's key and its signature, see `ledger_core::keys`.
+    pub sig: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -83,7 +86,7 @@ impl Draft {
     }
 
     /// The event as it lies in a frame, but for its tenant's tag.
-    fn body(&self, wall_ns: u64) -> Body<'_> {
+    pub(crate) fn body(&self, wall_ns: u64) -> Body<'_> {
         Body {
             timestamp_ns: self.timestamp_ns.unwrap_or_default(),
             wall_ns,
@@ -97,7 +100,7 @@ impl Draft {
             payload: &self.payload,
             causation_id: self.causation_id,
             origin: self.origin,
-            sig: None,
+            sig: self.sig.as_deref(),
         }
     }
 }
@@ -273,6 +276,7 @@ impl Committer {
         let mut writer = Writer {
             log,
             dedupe: fold.dedupe,
+            ulids: fold.ulids,
             shared,
             boots: fold.boots,
             last_wall_ns: fold.last_wall_ns,
@@ -642,6 +646,7 @@ fn standing_of(log: &Log, groups: u64) -> Standing {
 struct Writer {
     log: Log,
     dedupe: Dedupe,
+    ulids: Ulids,
     shared: Arc<Shared>,
     /// As the log says it now.
     boots: Boots,
@@ -854,6 +859,13 @@ impl Writer {
             let outcome = Err(refusal);
             return Ok(Placed { reply, outcome });
         }
+        let stranger = |d: &&Draft| !planes.keys.own(&d.tenant_id, &d.actor, d.sig.as_deref());
+        if drafts.iter().any(|d| stranger(&d)) {
+            // It was when the signature was checked: revoked in between.
+            let refusal = Refusal::new("BAD_SIG", "sig", "", "by a registered key of the actor");
+            let outcome = Err(refusal);
+            return Ok(Placed { reply, outcome });
+        }
         let (mark, kept) = (group.mark(), added.len());
         let mut receipts = Vec::with_capacity(drafts.len());
         let mut repeats = Vec::new();
@@ -904,6 +916,27 @@ impl Writer {
         })
     }
 
+    /// Refuses a ULID that its sender chose before.
+    fn is_new(&self, draft: &Draft, added: &[Added]) -> Result<(), Refusal> {
+        let Some(ulid) = draft.ulid else {
+            return Ok(());
+        };
+        let same = |a: &&Added| a.draft.ulid == Some(ulid) && a.draft.tenant_id == draft.tenant_id;
+        let here = added.iter().find(same).map(|a| a.committed.id);
+        match here.or_else(|| self.ulids.event(&draft.tenant_id, &ulid)) {
+            None => Ok(()),
+            Some(id) => {
+                let limit = format!("event {id} has it");
+                Err(Refusal::new(
+                    "DUPLICATE",
+                    "ulid",
+                    &ulid::text(&ulid),
+                    &limit,
+                ))
+            }
+        }
+    }
+
     /// The receipt of an event that is there already.
     fn repeat(&self, draft: &Draft, added: &[Added]) -> Result<Option<Receipt>, Refusal> {
         if let Some(origin) = draft.origin {
@@ -943,6 +976,7 @@ impl Writer {
         added: &mut Vec<Added>,
     ) -> Result<Receipt, NotPlaced> {
         self.may_take(&draft).map_err(NotPlaced::Refused)?;
+        self.is_new(&draft, added).map_err(NotPlaced::Refused)?;
         let wall_ns = moment.wall_ns;
         let random = &mut self.random;
         let ulid = *draft
@@ -1006,6 +1040,8 @@ impl Writer {
                     let body = event.draft.body(event.wall_ns);
                     self.last_wall_ns = event.wall_ns;
                     self.boots.see(&boots::Seen::of(event.committed.id, &body));
+                    self.ulids
+                        .add(body.tenant_id, &body.ulid, event.committed.id);
                     index.add(&Posted::of(event.committed.id, event.offset, &body));
                     if let Some(origin) = &event.draft.origin {
                         self.dedupe

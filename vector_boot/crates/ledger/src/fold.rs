@@ -5,6 +5,7 @@ use crate::dedupe::Dedupe;
 use crate::index::{self, DIMENSIONS, Extent, Index, Posted, Resumed, State};
 use crate::planes::{Planes, Summary};
 use crate::scan::Found;
+use crate::ulids::Ulids;
 use ledger_core::{Body, EPOCH_OPENED, Gathered, Hash, Origin};
 use std::path::Path;
 
@@ -15,6 +16,8 @@ pub struct Fold {
     pub index: Index,
     /// Which origins were seen.
     pub dedupe: Dedupe,
+    /// Which ULIDs were seen.
+    pub ulids: Ulids,
     /// When the last event was written, by the wall clock then; 0 without one.
     pub last_wall_ns: u64,
     /// How the newest boots ended.
@@ -35,6 +38,7 @@ struct Pending {
     offset: u64,
     chain: Hash,
     origin: Option<Origin>,
+    ulid: [u8; 16],
     wall_ns: u64,
     timestamp_ns: u64,
     values: [String; DIMENSIONS],
@@ -81,6 +85,7 @@ impl Fold {
                     offset: *offset,
                     chain: *chain,
                     origin: body.origin,
+                    ulid: body.ulid,
                     wall_ns: body.wall_ns,
                     timestamp_ns: body.timestamp_ns,
                     payload: if boots::is_end(body.origin, body.event_type) {
@@ -97,7 +102,8 @@ impl Fold {
                 for event in std::mem::take(&mut self.pending) {
                     let values = event.values.each_ref().map(String::as_str);
                     self.last_wall_ns = event.wall_ns;
-                    let [_, actor, _, event_type, _] = values;
+                    let [_, actor, tenant, event_type, _] = values;
+                    self.ulids.add(tenant, &event.ulid, event.id);
                     self.boots.see(&Seen {
                         id: event.id,
                         origin: event.origin,
@@ -150,6 +156,7 @@ impl Fold {
         let mut summary = Summary::default();
         self.planes.summary(&mut summary);
         self.dedupe.whole(&mut summary);
+        self.ulids.whole(&mut summary);
         summary.put(boots::SECTION, &self.boots);
         extent.state(self.last_wall_ns, self.anchor, summary.encode())
     }
@@ -160,6 +167,7 @@ impl Fold {
         if let Some(summary) = Summary::decode(whole) {
             self.planes.restore(&summary);
             self.dedupe.restore(&summary);
+            self.ulids.restore(&summary);
             let mut older = Boots::default();
             summary.take(boots::SECTION, &mut older);
             self.boots.add_older(older);

@@ -2,6 +2,7 @@
 
 use crate::committer::{Ledger, Refusal};
 use crate::json::Json;
+use ledger_core::kinds::Needs;
 use ledger_core::policy::Ask;
 use ledger_core::{kinds, rules};
 use wire::Role;
@@ -243,18 +244,21 @@ fn tenant_is_of(reads: &Reads, tenant: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Checks that a plain append may write events of this type.
+/// Checks that a plain append may write events of this type, and that this one says what it must.
 ///
 /// # Errors
-/// `POLICY_DENY`.
-pub fn may_write(event_type: &str) -> Result<(), Refusal> {
-    match kinds::reserved(event_type) {
-        None => Ok(()),
-        Some(by) => {
-            let limit = format!("written by {by} alone");
-            Err(Refusal::new("POLICY_DENY", "event_type", event_type, &limit).by(kinds::RULE))
-        }
+/// `POLICY_DENY`, `BAD_REQUEST`.
+pub fn may_write(event_type: &str, payload: &Json) -> Result<(), Refusal> {
+    if let Some(by) = kinds::reserved(event_type) {
+        let limit = format!("written by {by} alone");
+        return Err(Refusal::new("POLICY_DENY", "event_type", event_type, &limit).by(kinds::RULE));
     }
+    let limit = match kinds::missing(event_type, payload) {
+        None => return Ok(()),
+        Some(Needs::Text(key)) => format!("of {event_type} has {key}, a text"),
+        Some(Needs::Number(key)) => format!("of {event_type} has {key}, a number"),
+    };
+    Err(Refusal::bad("payload", &limit))
 }
 
 /// Of the log, what users' services may fill; the rest is kept for the machine's own evidence, without

@@ -2,7 +2,7 @@
 
 use crate::refusal::Refusal;
 pub use ledger_core::json::Json;
-use ledger_core::json::{JsonError, payload};
+use ledger_core::json::JsonError;
 
 /// Longest line, as the protocol fixes.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -13,15 +13,7 @@ impl From<JsonError> for Refusal {
     }
 }
 
-/// The text of a payload, normalised.
-///
-/// # Errors
-/// `BAD_REQUEST` if it is no object, or not strict.
-pub fn normalise_object(text: &str) -> Result<String, Refusal> {
-    payload(text).map_err(|e| Refusal::bad("payload", &e.0))
-}
-
-/// The text of a payload that is read already.
+/// The text of a payload, canonical.
 ///
 /// # Errors
 /// `BAD_REQUEST` if it is no object, or holds a number that not every reader has exactly.

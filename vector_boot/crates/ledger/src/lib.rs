@@ -45,6 +45,7 @@ mod sealing;
 mod serve;
 mod slots;
 mod stats;
+mod ulids;
 pub mod verify;
 pub mod visitors;
 mod wire_calls;

@@ -14,6 +14,7 @@ use crate::committer::Draft;
 use ledger_core::blob::Blobs;
 use ledger_core::bus::Bus;
 use ledger_core::jobs::Jobs;
+use ledger_core::keys::Keys;
 use ledger_core::policy::Policy;
 use ledger_core::{Body, SUMMARY};
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub struct Planes {
     pub through: u64,
     /// Rules and grants.
     pub policy: Policy,
+    /// Keys of actors.
+    pub keys: Keys,
     /// Pointers to blobs.
     pub blobs: Blobs,
     /// Topics, messages, consumers.
@@ -71,6 +74,7 @@ impl Planes {
     pub fn wants(event_type: &str) -> bool {
         event_type == SUMMARY
             || Policy::wants(event_type)
+            || Keys::wants(event_type)
             || Blobs::wants(event_type)
             || Bus::wants(event_type)
             || Jobs::wants(event_type)
@@ -79,6 +83,7 @@ impl Planes {
     /// Writes the state down, for a log that no longer has the events that led to it.
     pub fn summary(&self, summary: &mut Summary) {
         summary.put("policy", &self.policy);
+        summary.put("keys", &self.keys);
         summary.put("blobs", &self.blobs);
         summary.put("bus", &self.bus);
         summary.put("jobs", &self.jobs);
@@ -87,6 +92,7 @@ impl Planes {
     /// Takes the state from a summary; a plane that it says nothing of stays as it is.
     pub fn restore(&mut self, summary: &Summary) {
         summary.take("policy", &mut self.policy);
+        summary.take("keys", &mut self.keys);
         summary.take("blobs", &mut self.blobs);
         summary.take("bus", &mut self.bus);
         summary.take("jobs", &mut self.jobs);
@@ -96,6 +102,7 @@ impl Planes {
     pub fn apply(&mut self, id: u64, body: &Body<'_>) {
         self.through = id;
         self.policy.apply(id, body);
+        self.keys.apply(id, body);
         self.blobs.apply(id, body);
         if Bus::wants(body.event_type) {
             self.bus.apply(id, body);

@@ -547,9 +547,12 @@ pub fn event_json(id: u64, chain: &Hash, body: &Body<'_>) -> String {
         .causation_id
         .map_or("null".to_owned(), |c| c.to_string());
     // Writing to a string cannot fail.
+    let sig = body
+        .sig
+        .map_or_else(String::new, |sig| format!(",\"sig\":\"{}\"", hex(sig)));
     let _ = write!(
         out,
-        "{{\"id\":{id},\"ulid\":\"{}\",\"timestamp\":{},\"wall_clock\":\"{}\",\"tenant_id\":{},\"ns\":{},\"actor\":{},\"event_type\":{},\"subject\":{},\"payload\":{},\"causation_id\":{causation},\"commit_id\":\"{}\"}}",
+        "{{\"id\":{id},\"ulid\":\"{}\",\"timestamp\":{},\"wall_clock\":\"{}\",\"tenant_id\":{},\"ns\":{},\"actor\":{},\"event_type\":{},\"subject\":{},\"payload\":{},\"causation_id\":{causation},\"commit_id\":\"{}\"{sig}}}",
         ulid::text(&body.ulid),
         body.timestamp_ns,
         time::rfc3339(body.wall_ns),

@@ -33,13 +33,19 @@ fn row(draft: &Draft) -> Row<'_> {
     }
 }
 
+/// Whether the payload may have something to be sealed.
+#[must_use]
+pub fn is_wanted(draft: &Draft) -> bool {
+    // Normalised text: a member's name stands so or not at all.
+    draft.payload.contains("\"seal\":")
+}
+
 /// Seals what a draft's payload wants sealed.
 ///
 /// # Errors
 /// `TOO_LARGE`; `BAD_REQUEST` beside a member `sealed`; `INTERNAL` without a device key: nothing is appended in clear.
 pub fn seal(ledger: &Ledger, draft: &mut Draft) -> Result<(), Refusal> {
-    // Normalised text: a member's name stands so or not at all.
-    if !draft.payload.contains("\"seal\":") {
+    if !is_wanted(draft) {
         return Ok(());
     }
     let Json::Object(mut members) = Json::parse(&draft.payload)? else {

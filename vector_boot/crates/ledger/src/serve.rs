@@ -193,6 +193,7 @@ fn after_recovery(ledger: &Ledger, recovery: &Recovery) {
         causation_id: None,
         timestamp_ns: None,
         ulid: None,
+        sig: None,
     };
     if let Err(refusal) = ledger.append_wait(vec![draft]) {
         ::log::warn!("recovered event refused: reason={:?}", refusal.reason());

@@ -6,9 +6,11 @@
 use crate::boots::Ended;
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
 use crate::gate::{Gate, Permit};
+use crate::identity;
 use crate::identity::Caller;
+use crate::json::{self, Json};
 use crate::visitors::Visit;
-use crate::{identity, json, wire_calls};
+use crate::wire_calls;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
@@ -322,7 +324,6 @@ fn code_of(code: &str) -> &'static str {
 fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
     identity::may_append(served.role, append.ns, append.actor)?;
     identity::may_append_for(served.role, append.tenant_id)?;
-    identity::may_write(append.event_type)?;
     if append.payload.len() > PAYLOAD_BYTES_MAX {
         let value = append.payload.len().to_string();
         let limit = format!("at most {PAYLOAD_BYTES_MAX} bytes");
@@ -342,6 +343,8 @@ fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
         let value = origin.producer.to_string();
         return Err(Refusal::new("BAD_ACTOR", "origin.producer", &value, &limit));
     }
+    let payload = Json::parse(append.payload)?;
+    identity::may_write(append.event_type, &payload)?;
     Ok(Draft {
         origin,
         ns: append.ns.to_owned(),
@@ -349,10 +352,11 @@ fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
         tenant_id: append.tenant_id.to_owned(),
         event_type: append.event_type.to_owned(),
         subject: append.subject.to_owned(),
-        payload: json::normalise_object(append.payload)?,
+        payload: json::payload_text(&payload)?,
         causation_id: append.causation_id,
         timestamp_ns: append.timestamp_ns,
         ulid: None,
+        sig: None,
     })
 }
 

@@ -186,6 +186,7 @@ fn draft(payload: &str) -> Draft {
         causation_id: None,
         timestamp_ns: None,
         ulid: None,
+        sig: None,
     }
 }
 

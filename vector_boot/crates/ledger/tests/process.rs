@@ -427,7 +427,7 @@ fn lines_over_the_stream_socket() {
     assert_eq!(lines.ask("{\"type\":\"ping\",\"id\":\"p\"}")["id"], "p");
     // Appends: one, a batch, what is refused.
     let one = lines.ask(
-        r#"{"type":"append_event","id":1,"ns":"system","actor":"root","event":{"event_type":"secret_stored","subject":"s","payload":{"b":1,"a":[]}}}"#,
+        r#"{"type":"append_event","id":1,"ns":"system","actor":"root","event":{"event_type":"secret_stored","subject":"s","payload":{"secret":"s","a":[]}}}"#,
     );
     assert_eq!(
         (one["ok"].as_bool(), one["event_id"].as_u64()),

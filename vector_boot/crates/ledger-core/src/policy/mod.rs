@@ -40,6 +40,7 @@ pub const NATURE: &[&str] = &[
     "head",
     "key",
     "key.register",
+    "key.revoke",
     "ping",
     "policy.explain",
     "proof.*",

@@ -100,6 +100,7 @@ impl Words {
             causation_id: event.get("causation_id").and_then(Json::unsigned),
             timestamp_ns: None,
             ulid: None,
+            sig: None,
         })
     }
 }

@@ -279,6 +279,7 @@ impl Writer {
         planes.summary(&mut summary);
         drop(planes);
         self.dedupe.whole(&mut summary);
+        self.ulids.whole(&mut summary);
         summary.put(boots::SECTION, &self.boots);
         let state = extent.state(self.last_wall_ns, self.log.anchor(), summary.encode());
         lock().keep_state(state);

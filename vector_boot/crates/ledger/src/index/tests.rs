@@ -72,6 +72,7 @@ fn draft(id: u64) -> Draft {
         causation_id: (id > 1 && pick(5, 3) > 0).then(|| id - 1 - pick(6, 30.min(id - 1))),
         timestamp_ns: Some(id * 10 + pick(7, 5_000)),
         ulid: None,
+        sig: None,
     }
 }
 

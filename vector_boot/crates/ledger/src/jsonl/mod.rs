@@ -210,9 +210,7 @@ impl Connection<'_> {
         let Some(handler) = calls::find(kind) else {
             return Err(Refusal::new("BAD_REQUEST", "type", kind, "no such call"));
         };
-        let object = calls::object(kind).and_then(|key| request.get(key));
-        let object = object.and_then(Json::text);
-        let ask = caller.ask(kind, object.unwrap_or_default());
+        let ask = caller.ask(kind, calls::object(kind, request));
         if let Some(ask) = &ask {
             self.ledger.allow(ask)?;
         }
