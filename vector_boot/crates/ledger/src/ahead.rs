@@ -11,8 +11,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Zeros reach so far ahead of the log's end: some dozen of the largest commits.
-const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+/// Zeros reach so far ahead of the log's end: the room that a commit wants, and what may be committed
+/// until the thread has run.
+const AHEAD_BYTES: u64 = 6 * 1024 * 1024;
 /// The thread is woken when it has so much to do; without one so much is written at once.
 pub const WAKE_BYTES: u64 = 1024 * 1024;
 /// Written at once: what a commit at most finds on its way to the disk.
@@ -96,6 +97,32 @@ impl Ahead {
             return Err(io::Error::other(why.clone()));
         }
         self.shared.advance(&mut failed, to)
+    }
+
+    /// As [`Self::reach`] for what no group will be written to: writes only where there are no zeros, so
+    /// that a file's holes stay holes.
+    ///
+    /// # Errors
+    /// As [`Self::reach`].
+    pub fn skip(&self, to: u64) -> io::Result<()> {
+        let mut failed = self.lock();
+        let device = &*self.shared.device;
+        let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
+        let mut at = self.frontier();
+        while at < to {
+            let n = usize::try_from(to - at).map_or(piece.len(), |left| left.min(piece.len()));
+            let part = piece.get_mut(..n).unwrap_or_default();
+            device.read_at(at, part)?;
+            let next = at + n as u64;
+            if part.iter().any(|b| *b != 0) {
+                self.shared.advance(&mut failed, next)?;
+            } else {
+                self.shared.frontier.store(next, Ordering::Release);
+            }
+            at = next;
+        }
+        drop(failed);
+        self.reach(to)
     }
 
     /// The log ends at `end`: lets the thread go on, as far as `limit`. Without a thread nothing happens.

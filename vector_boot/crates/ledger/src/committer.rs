@@ -702,9 +702,7 @@ impl Writer {
         if let Err(e) = sys::process::run_in_real_time() {
             ::log::info!("committer without realtime priority: error=\"{e}\"");
         }
-        if let Err(e) = self.log.zero_in_background() {
-            ::log::info!("zeros ahead are written by commits: error=\"{e}\"");
-        }
+        self.log.zero_in_background();
         self.finish_epoch();
         // A job that did not fit the last group begins the next.
         let mut next: Option<Job> = None;

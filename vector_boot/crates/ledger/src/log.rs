@@ -172,6 +172,8 @@ pub struct Log {
     /// Zeros are durable from the log's end up to here, an offset of the log.
     zeroed: u64,
     ahead: Ahead,
+    /// A thread is to be started for them.
+    background: bool,
     /// The segment that was begun last since the log was opened.
     begun: Option<Extent>,
     stopped: Option<Stopped>,
@@ -237,6 +239,7 @@ impl Log {
             offset: end.offset,
             head: end.head.clone(),
             zeroed: 0,
+            background: false,
             ahead: Ahead::new(
                 device.clone(),
                 superblock.segment_offset(end.segment) + end.offset,
@@ -334,18 +337,19 @@ impl Log {
         self.superblock.segment_offset(self.segment) + self.superblock.segment_bytes
     }
 
-    /// Has a thread write zeros ahead from now on, so that commits do not.
-    ///
-    /// # Errors
-    /// As `clone(2)`.
-    pub fn zero_in_background(&mut self) -> io::Result<()> {
-        self.ahead.start()?;
-        self.follow();
-        Ok(())
+    /// Has a thread write zeros ahead from the first commit on, so that later ones do not.
+    pub fn zero_in_background(&mut self) {
+        self.background = true;
     }
 
     /// Keeps the zeros ahead of the log's end: by the thread, or here.
     fn follow(&mut self) {
+        // Not before there is something to do: a start has none of it. Where it cannot be, commits write.
+        if std::mem::take(&mut self.background)
+            && let Err(e) = self.ahead.start()
+        {
+            ::log::info!("zeros ahead are written by commits: error=\"{e}\"");
+        }
         let limit = self
             .superblock
             .segment_offset(self.superblock.segments_end());
@@ -366,8 +370,8 @@ impl Log {
     fn enter(&mut self, segment: u32, epoch: (u64, u32)) -> io::Result<()> {
         let base = self.superblock.segment_offset(segment);
         let begin = SEGMENT_HEADER_BYTES as u64;
-        // What the thread wrote of it is written; the header's place is written here, since it may hold
-        // an older one.
+        // The segment before is closed: zeros up to its end.
+        self.ahead.skip(base)?;
         self.ahead.reach(self.zeros_wanted(segment, begin))?;
         self.clear_next(segment)?;
         self.sync()?;
@@ -428,8 +432,6 @@ impl Log {
                 segment_bytes: self.superblock.segment_bytes,
             }));
         }
-        // A closed segment is zero up to its end, since zeros reach into the next one; `enter` makes it
-        // durable.
         self.enter(next, epoch)
             .map_err(|e| self.device_failed("begin segment", &e))
     }

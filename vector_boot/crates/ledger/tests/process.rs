@@ -20,6 +20,8 @@ use wire::ledger::{Append, Origin};
 
 #[path = "process/bus.rs"]
 mod bus;
+#[path = "process/epochs.rs"]
+mod epochs;
 
 /// Set for the child.
 const ROLE: &str = "VB_TEST_LEDGER_WORDS";
@@ -81,6 +83,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "killed_again_and_again_every_pointer_opens_or_is_shredded",
         blobs::killed_again_and_again_every_pointer_opens_or_is_shredded,
+    ),
+    (
+        "epochs_and_compaction_over_the_stream_socket",
+        epochs::epochs_and_compaction_over_the_stream_socket,
     ),
     (
         "the_bus_and_jobs_over_the_stream_socket",

@@ -10,13 +10,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-struct Lines {
+/// A connection to the stream socket.
+pub struct Lines {
     stream: UnixStream,
     reader: BufReader<UnixStream>,
 }
 
 impl Lines {
-    fn connect(folder: &Path) -> Self {
+    pub fn connect(folder: &Path) -> Self {
         let stream = UnixStream::connect(folder.join("ledger.sock")).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let reader = BufReader::new(stream.try_clone().unwrap());
@@ -37,7 +38,7 @@ impl Lines {
     }
 
     /// Sends a request and gives its last line, with the bytes of the pieces before it.
-    fn call(&mut self, request: &Value) -> Option<(Value, Vec<u8>)> {
+    pub fn call(&mut self, request: &Value) -> Option<(Value, Vec<u8>)> {
         self.send(request)?;
         let mut bytes = Vec::new();
         loop {

@@ -1,0 +1,71 @@
+//! Epochs and compaction over the real socket, and what is left of the log after them.
+
+use super::blobs::Lines;
+use super::{Service, event};
+use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
+
+pub fn epochs_and_compaction_over_the_stream_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path());
+    let mut client = service.client();
+    let mut lines = Lines::connect(folder.path());
+    for n in 0..20 {
+        client.append(&event(&format!("{n}"))).unwrap();
+    }
+    let ask = |lines: &mut Lines, request: Value| lines.call(&request).expect("an answer").0;
+    // Nothing of the current epoch is dropped.
+    let nothing = ask(
+        &mut lines,
+        json!({"type": "compact", "id": 1, "keep_bytes": 0}),
+    );
+    assert_eq!(
+        (&nothing["ok"], &nothing["dropped"]),
+        (&true.into(), &0.into())
+    );
+    let opened = ask(&mut lines, json!({"type": "epoch.new", "id": 2}));
+    assert_eq!((&opened["ok"], &opened["epoch"]), (&true.into(), &2.into()));
+    let anchor = opened["event_id"].as_u64().unwrap();
+    // A leaf that is in no durable tile keeps its event, so this may take a moment.
+    let deadline = std::time::Instant::now() + super::LIMIT;
+    let compacted = loop {
+        let done = ask(
+            &mut lines,
+            json!({"type": "compact", "id": 3, "keep_bytes": 0}),
+        );
+        if done["dropped"] == 1 {
+            break done;
+        }
+        assert!(std::time::Instant::now() < deadline, "{done}");
+        client.append(&event("more")).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    };
+    assert_eq!(compacted["first_event_id"], anchor);
+    let gone = ask(
+        &mut lines,
+        json!({"type": "query", "id": 4, "from": 1, "limit": 1}),
+    );
+    assert_eq!(gone["ok"], true, "{gone}");
+    let bad = ask(
+        &mut lines,
+        json!({"type": "compact", "id": 5, "keep_bytes": "all"}),
+    );
+    assert_eq!(bad["error"]["code"], "BAD_REQUEST");
+    let verified = ask(&mut lines, json!({"type": "verify", "id": 6}));
+    assert_eq!(verified["verified"], true, "{verified}");
+    let before = client.head().unwrap();
+    drop(service);
+    let service = Service::start(folder.path());
+    let again = service.client().head().unwrap();
+    assert!(again.event_id >= before.event_id);
+    let next = service.client().append(&event("after")).unwrap();
+    assert!(next.event_id > before.event_id);
+    let doctor = ask(
+        &mut Lines::connect(folder.path()),
+        json!({"type": "doctor", "id": 7}),
+    );
+    assert_eq!(doctor["first_event_id"], anchor, "{doctor}");
+    // What was dropped is no room of the file system any more.
+    let file = std::fs::metadata(folder.path().join("ledger.log")).unwrap();
+    assert!(file.blocks() * 512 < 64 << 20, "{} blocks", file.blocks());
+}
