@@ -317,8 +317,12 @@ pub fn killed_again_and_again_every_pointer_opens_or_is_shredded() {
     for round in 0..ROUNDS {
         let mut service = Service::start(folder.path());
         let pid = service.child.id();
-        let wait = Duration::from_millis(20 + random(300));
+        // Some answers first, however slow this host is; then at any moment of those that follow.
+        let mut answers_left = 1 + random(8);
+        let wait = Duration::from_millis(random(30));
+        let (begin, begun) = std::sync::mpsc::channel::<()>();
         let killer = std::thread::spawn(move || {
+            begun.recv().unwrap();
             std::thread::sleep(wait);
             let pid = pid.to_string();
             let killed = std::process::Command::new("kill")
@@ -357,6 +361,11 @@ pub fn killed_again_and_again_every_pointer_opens_or_is_shredded() {
             };
             if done.is_none() {
                 break;
+            }
+            answers_left = answers_left.saturating_sub(1);
+            if answers_left == 0 {
+                // It takes the first word alone; it is gone behind it.
+                let _ = begin.send(());
             }
         }
         killer.join().unwrap();
@@ -404,5 +413,4 @@ pub fn killed_again_and_again_every_pointer_opens_or_is_shredded() {
         assert_eq!(objects.len(), live.len(), "round {round}: dangling objects");
         assert_eq!(objects, keys, "round {round}");
     }
-    assert!(next > ROUNDS, "hardly anything happened");
 }
