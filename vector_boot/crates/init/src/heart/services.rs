@@ -153,6 +153,10 @@ impl Heart {
         };
         let pid = unit.child.as_ref().map_or(0, |c| c.pid.unsigned_abs());
         let name = unit.service.name.as_str();
+        if name == "console" {
+            // One that was stopped shows nothing either: what follows, the last checkpoint among it, is told here.
+            self.journal.console_is_up = to == Phase::Up;
+        }
         match to {
             Phase::Up => {
                 unit.ready_ns = now.saturating_sub(unit.started_ns);
@@ -169,9 +173,6 @@ impl Heart {
                         unit.ready_ns / 1000
                     ),
                 );
-                if name == "console" {
-                    self.journal.console_is_up = true;
-                }
                 let label = Fixed::<48>::of(format_args!("ready:{name}"));
                 if !self.ready_said
                     && self
@@ -188,9 +189,6 @@ impl Heart {
                 if matches!(from, Phase::Starting | Phase::Up)
                     || (from == Phase::Stopping && to != Phase::Waiting) =>
             {
-                if name == "console" {
-                    self.journal.console_is_up = false;
-                }
                 let (word, level) = match to {
                     Phase::Failed => ("service failed", Level::Error),
                     _ => ("service died", Level::Warn),
