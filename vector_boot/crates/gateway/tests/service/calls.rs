@@ -24,9 +24,13 @@ fn a_read_is_scored_recorded_and_answered() {
     assert_eq!(row.actor, "agent:test");
     assert_eq!(row.payload["root"], "work");
     assert_eq!(row.payload["outcome"], "success");
-    // The path is not in the row, its keyed commitment is.
-    assert!(!row.payload.to_string().contains("welcome"));
-    assert_eq!(row.payload["params_commitment"].as_str().unwrap().len(), 64);
+    // The parameters are handed over to be sealed, and nothing else of the row tells them.
+    let mut row = row.payload.clone();
+    let seal = row.as_object_mut().unwrap().remove("seal").unwrap();
+    let params: Value = serde_json::from_str(seal.as_str().unwrap()).unwrap();
+    assert_eq!(params["path"], "welcome.txt");
+    assert!(!row.to_string().contains("welcome"));
+    assert_eq!(row["params_commitment"].as_str().unwrap().len(), 64);
 }
 
 #[test]
