@@ -8,8 +8,9 @@
 use crate::device::Device;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// Zeros reach so far ahead of the log's end: the room that a commit wants, and what may be committed
 /// until the thread has run.
@@ -26,6 +27,8 @@ struct Shared {
     frontier: AtomicU64,
     /// Held over each write; what went wrong with one.
     writing: Mutex<Option<String>>,
+    /// Nothing more is wanted.
+    ended: AtomicBool,
 }
 
 impl Shared {
@@ -46,6 +49,19 @@ pub struct Ahead {
     shared: Arc<Shared>,
     /// Where the thread should come to, if there is one.
     wanted: Option<Sender<u64>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // The thread holds the device, and so its lock: who opens the log next must not meet it.
+        self.shared.ended.store(true, Ordering::Release);
+        self.wanted = None;
+        if let Some(thread) = self.thread.take() {
+            // One that is gone has nothing to end.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Ahead {
@@ -58,8 +74,10 @@ impl Ahead {
                 device,
                 frontier: AtomicU64::new(from),
                 writing: Mutex::new(None),
+                ended: AtomicBool::new(false),
             }),
             wanted: None,
+            thread: None,
         }
     }
 
@@ -74,10 +92,10 @@ impl Ahead {
             .start_writing(self.frontier(), WAKE_BYTES)?;
         let (sender, receiver) = bounded(1);
         let shared = self.shared.clone();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("zeros-ahead".to_owned())
             .spawn(move || run(&shared, &receiver))?;
-        self.wanted = Some(sender);
+        (self.wanted, self.thread) = (Some(sender), Some(thread));
         Ok(())
     }
 
@@ -151,7 +169,7 @@ fn run(shared: &Shared, wanted: &Receiver<u64>) {
     for to in wanted {
         loop {
             let from = shared.frontier.load(Ordering::Acquire);
-            if from >= to {
+            if from >= to || shared.ended.load(Ordering::Acquire) {
                 break;
             }
             let mut failed = shared
@@ -161,8 +179,8 @@ fn run(shared: &Shared, wanted: &Receiver<u64>) {
             // The committer may have gone on itself meanwhile.
             let from = shared.frontier.load(Ordering::Acquire).max(from);
             let next = to.min(from.saturating_add(PIECE_BYTES));
-            if shared.advance(&mut failed, next).is_err() {
-                // The committer finds it.
+            if shared.advance(&mut failed, next).is_err() || failed.is_some() {
+                // The committer finds it, or it was its own write that failed.
                 return;
             }
             drop(failed);

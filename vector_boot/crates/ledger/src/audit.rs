@@ -53,13 +53,14 @@ struct Kept {
 }
 
 /// Verifies a log as [`crate::verify::verify`] does, then all that was asked. The first bad thing is
-/// the log's own, if it has one.
+/// the log's own, if it has one. `until` is asked for once the checkpoints are read: a log that is being
+/// written may have been signed further meanwhile.
 ///
 /// # Errors
 /// [`OpenError`] if there is no log or it cannot be read.
 pub fn audit(
     device: &dyn Device,
-    until: Option<u64>,
+    until: &dyn Fn() -> Option<u64>,
     asked: &Asked,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, OpenError> {
@@ -72,7 +73,7 @@ pub fn audit(
         }
     }
     let mut tree = Tree::new(asked.folder.as_ref(), kept);
-    let mut report = watched(device, until, progress, &mut |found| tree.see(found))?;
+    let mut report = watched(device, until(), progress, &mut |found| tree.see(found))?;
     let bad = bad.or_else(|| tree.verdict(report.events));
     report.checkpoints = tree.kept.len() as u64;
     report.tiles = tree.tiles;

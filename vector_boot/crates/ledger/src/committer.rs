@@ -794,10 +794,16 @@ impl Writer {
         added: &mut Vec<Added>,
     ) -> (GroupBuilder, Vec<Placed>) {
         let mut widest = self.log.widest_group();
-        let fits = unfit
-            .drafts
-            .iter()
-            .all(|d| widest.push(&d.body(0)).is_some());
+        // As long as it will be: times are numbers of variable length. What fits by a guess that is too
+        // short would cost a segment each time it is refused.
+        let (wall_ns, monotonic_ns) = (clock::wall_ns(), clock::monotonic_ns());
+        let fits = unfit.drafts.iter().all(|d| {
+            let body = Body {
+                timestamp_ns: d.timestamp_ns.unwrap_or(monotonic_ns),
+                ..d.body(wall_ns)
+            };
+            widest.push(&body).is_some()
+        });
         if !fits {
             return (self.log.group(), vec![self.too_large(unfit)]);
         }

@@ -287,6 +287,8 @@ impl Device for FolderDevice {
                 .file(number, true, true)?
                 .ok_or(io::ErrorKind::NotFound)?;
             file.write_all_at(now, at)?;
+            // A sync on another thread may have taken the mark off before these bytes were there.
+            self.file(number, true, true)?;
             offset += n as u64;
             bytes = rest;
         }

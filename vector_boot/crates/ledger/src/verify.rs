@@ -4,7 +4,7 @@ use crate::device::Device;
 use crate::log::{OpenError, check_size};
 use crate::query::hex;
 use crate::scan::{self, Found};
-use ledger_core::{SUPERBLOCK_BYTES, Superblock};
+use ledger_core::{FaultKind, SUPERBLOCK_BYTES, Superblock};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +94,9 @@ pub fn watched(
 ) -> Result<Report, OpenError> {
     let io = |step| move |error| OpenError::Io { step, error };
     let read = || scan::superblock(device).map_err(io("read superblock"));
-    let (mut superblock, mut copy) = read()?.ok_or(OpenError::Blank)?;
-    let (end, groups, bytes) = loop {
+    let (mut superblock, _) = read()?.ok_or(OpenError::Blank)?;
+    let mut dropped = false;
+    let (end, groups, bytes, copy) = loop {
         check_size(device, &superblock)?;
         let (mut groups, mut bytes) = (0, superblock.segment_offset(superblock.first_segment));
         let end = scan::scan(device, &superblock, until, &mut |found| {
@@ -109,13 +110,18 @@ pub fn watched(
         .map_err(io("read log"))?;
         let (now, bad) = read()?.ok_or(OpenError::Blank)?;
         if now.generation == superblock.generation {
-            break (end, groups, bytes);
+            break (end, groups, bytes, bad);
         }
         // What was being read was dropped meanwhile.
-        (superblock, copy) = (now, bad);
+        (superblock, dropped) = (now, true);
     };
+    // The event that says so lies behind `until` then.
+    let unseen = dropped && until.is_some();
+    let fault = end
+        .fault
+        .filter(|fault| !(unseen && fault.kind == FaultKind::Unbound));
     let by_copy = copy.map(|(copy, what)| superblock_bad(device, copy, what));
-    let by_scan = end.fault.map(|fault| {
+    let by_scan = fault.map(|fault| {
         let at = superblock.segment_offset(fault.segment) + fault.offset;
         let offset = superblock.slot_offset(at);
         Bad {

@@ -61,7 +61,7 @@ impl Words {
         let superblock = scan::superblock(device).ok().flatten();
         let total = superblock.map_or(0, |(s, _)| crate::verify::expected_bytes(&s));
         let mut progress = Progress::bytes(total);
-        let report = audit(device, None, &asked, &mut |at| progress.at(at)).map_err(|e| {
+        let report = audit(device, &|| None, &asked, &mut |at| progress.at(at)).map_err(|e| {
             match std::error::Error::source(&e) {
                 Some(cause) => format!("{e}: {cause}"),
                 None => e.to_string(),

@@ -327,15 +327,10 @@ impl Draft {
     /// Whether a log that is nearly full still takes it: PID 1's events, the ledger's own, and those
     /// that tell of rights and secrets.
     fn is_essential(&self) -> bool {
-        const OF_SECURITY: [&str; 6] = [
-            "policy.",
-            "key.",
-            "capability_",
-            "secret_",
-            "grant",
-            "revoke",
-        ];
-        matches!(&*self.actor, LEDGER_ACTOR | INIT_ACTOR)
+        const OF_SECURITY: [&str; 4] = ["policy.", "key.", "capability_", "secret_"];
+        // A word that only begins so is anybody's.
+        matches!(&*self.event_type, "grant" | "revoke")
+            || matches!(&*self.actor, LEDGER_ACTOR | INIT_ACTOR)
             || OF_SECURITY
                 .iter()
                 .any(|prefix| self.event_type.starts_with(prefix))

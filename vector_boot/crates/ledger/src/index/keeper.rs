@@ -37,7 +37,8 @@ impl Index {
             let [entry, next] = pair else { return None };
             let part = match &entry.view {
                 View::File(_) => return None,
-                _ if entry.given_up => return None,
+                // A segment without events has the name of the one behind it.
+                _ if entry.given_up || entry.events == 0 => return None,
                 View::Memory(part) => Some(part.clone()),
                 View::Bare(_) if in_memory_alone => return None,
                 View::Bare(_) => None,

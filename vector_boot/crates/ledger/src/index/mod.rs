@@ -167,7 +167,7 @@ struct Kept {
 /// How the snapshots are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
-    /// Sealed segments.
+    /// Sealed segments that hold events.
     pub sealed: usize,
     /// Those of them whose part is in a snapshot that holds.
     pub snapshots: usize,
@@ -344,14 +344,16 @@ impl Index {
     /// Forgets every snapshot; how many parts are then built again.
     pub fn distrust_all(&mut self) -> usize {
         let sealed = self.entries.len().saturating_sub(1);
+        let mut parts = 0;
         for entry in self.entries.iter_mut().take(sealed) {
+            parts += usize::from(entry.events > 0);
             entry.given_up = false;
             if let View::File(_) = entry.view {
                 entry.view = View::Bare(Arc::default());
             }
         }
         self.wake();
-        sealed
+        parts
     }
 
     /// Forgets the segments before the one that begins with this event: they were compacted away.
@@ -374,7 +376,13 @@ impl Index {
         let files = self.entries.iter();
         let files = files.filter(|e| matches!(e.view, View::File(_)));
         Freshness {
-            sealed: self.entries.len().saturating_sub(1),
+            sealed: self
+                .entries
+                .iter()
+                .rev()
+                .skip(1)
+                .filter(|e| e.events > 0)
+                .count(),
             snapshots: files.count(),
             given_up: self.entries.iter().filter(|e| e.given_up).count(),
             rebuilds: self.rebuilds,

@@ -207,6 +207,7 @@ impl Proofs {
                 Ok((path, root))
             }
             (Ok(None), _) => Err(Refusal::bad("size", "at least the event's id")),
+            (Err(e), _) | (_, Err(e)) if !is_lost(&e) => Err(Refusal::from(&e)),
             _ => Err(self.broken()),
         }
     }
@@ -227,6 +228,7 @@ impl Proofs {
                 Ok((path, old, new))
             }
             (Ok(None), ..) => Err(Refusal::bad("from", "at most to")),
+            (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) if !is_lost(&e) => Err(Refusal::from(&e)),
             _ => Err(self.broken()),
         }
     }
@@ -319,6 +321,15 @@ impl Proofs {
         let why = "a tile does not hold; all are made anew from the log";
         Refusal::new("CORRUPT", "tiles", "", why)
     }
+}
+
+/// Whether a tile is not there or is none. What else keeps it from being read may pass, and is no reason
+/// to make all anew.
+fn is_lost(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+    )
 }
 
 /// The signatures of witnesses on a note, each of which must hold; at least one.
@@ -425,7 +436,10 @@ impl Shared {
                 break;
             }
             // Without news there is nothing to do but to wait for some.
-            let behind = self.lock().edge.size() < standing.id;
+            let state = self.lock();
+            // A tree with a fault does not grow.
+            let behind = state.fault.is_none() && state.edge.size() < standing.id;
+            drop(state);
             let due = due && !(asked || wait.is_zero());
             if !behind {
                 self.ledger.leaves().wait(due.then_some(wait));
@@ -480,6 +494,9 @@ impl Shared {
                 return;
             }
         } else if state.fault.is_some() {
+            drop(state);
+            // They are of no use here, and the thread sleeps only while none wait.
+            drop(self.ledger.leaves().take());
             return;
         }
         let mut edge = state.edge.clone();

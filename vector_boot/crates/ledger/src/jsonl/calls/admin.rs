@@ -143,8 +143,9 @@ fn verify(call: &Call<'_>) -> Result<(), Refusal> {
     }
     call.ack();
     let end = call.ledger().standing().end;
+    let until = || Some(call.ledger().standing().end);
     let mut told = Instant::now();
-    let report = audit(&**call.ledger().device(), Some(end), &asked, &mut |at| {
+    let report = audit(&**call.ledger().device(), &until, &asked, &mut |at| {
         if told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
             call.progress(at.saturating_mul(100) / end.max(1));
