@@ -9,8 +9,9 @@
 use crate::peers::Who;
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -18,6 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// Conversations at once: each is two threads in the ledger, which bounds its own.
 pub const CONVERSATIONS_MAX: usize = 24;
+/// Those of one tenant: the rest is for others, however long its subscriptions last.
+pub const CONVERSATIONS_OF_A_TENANT_MAX: usize = 8;
 /// Lines of one request: each may be a group commit.
 pub const LINES_MAX: usize = 256;
 /// Longest answer to a question of one line: that of any other request here.
@@ -37,7 +40,9 @@ pub enum Trouble {
     #[error("the ledger does not answer")]
     Unavailable,
     /// [`CONVERSATIONS_MAX`].
-    #[error("{CONVERSATIONS_MAX} conversations with the ledger are under way")]
+    #[error(
+        "{CONVERSATIONS_MAX} conversations with the ledger are under way, or {CONVERSATIONS_OF_A_TENANT_MAX} of this tenant"
+    )]
     Busy,
     /// The lines are none.
     #[error("{0}")]
@@ -79,6 +84,8 @@ impl Trouble {
 pub struct Journal {
     socket: PathBuf,
     places: Arc<Semaphore>,
+    /// Those of each tenant that has any.
+    of_tenants: Mutex<BTreeMap<String, Weak<Semaphore>>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -86,6 +93,8 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct Lines {
     text: Vec<u8>,
+    /// Whose; empty for the gateway's own.
+    tenant: String,
     /// How many.
     pub count: usize,
     follows: bool,
@@ -99,6 +108,7 @@ impl Lines {
     pub fn of(who: &Who, body: &[u8]) -> Result<Self, Trouble> {
         let mut lines = Self {
             text: Vec::with_capacity(body.len() + 128),
+            tenant: who.tenant_id.clone(),
             count: 0,
             follows: false,
         };
@@ -115,7 +125,7 @@ impl Lines {
                 return Err(bad("as: the token says for whom"));
             }
             let kind = members.get("type").and_then(Value::as_str);
-            lines.follows |= kind.is_some_and(|kind| kind.ends_with("subscribe"));
+            lines.follows |= matches!(kind, Some("subscribe" | "bus.subscribe"));
             lines.count += 1;
             if lines.count > LINES_MAX {
                 return Err(bad(&format!("at most {LINES_MAX} lines")));
@@ -131,6 +141,7 @@ impl Lines {
     fn one(who: &Who, mut members: Map<String, Value>) -> Self {
         let mut lines = Self {
             text: Vec::new(),
+            tenant: who.tenant_id.clone(),
             count: 1,
             follows: false,
         };
@@ -155,6 +166,7 @@ impl Journal {
         Self {
             socket,
             places: Arc::new(Semaphore::new(CONVERSATIONS_MAX)),
+            of_tenants: Mutex::default(),
             stopping: watch::channel(false).0,
         }
     }
@@ -181,6 +193,7 @@ impl Journal {
             // The gateway's own question.
             None => Lines {
                 text: [Value::Object(members).to_string().as_bytes(), b"\n"].concat(),
+                tenant: String::new(),
                 count: 1,
                 follows: false,
             },
@@ -191,7 +204,7 @@ impl Journal {
     }
 
     async fn answer(&self, lines: &Lines) -> Result<(Vec<Value>, Map<String, Value>), Trouble> {
-        let _place = self.place()?;
+        let _place = self.place(&lines.tenant)?;
         let gone = |_| Trouble::Unavailable;
         let mut stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
         stream.write_all(&lines.text).await.map_err(gone)?;
@@ -222,7 +235,7 @@ impl Journal {
     /// # Errors
     /// [`Trouble`], as long as nothing was streamed.
     pub async fn converse(&self, lines: Lines) -> Result<mpsc::Receiver<Bytes>, Trouble> {
-        let place = self.place()?;
+        let place = self.place(&lines.tenant)?;
         let connected = tokio::time::timeout(ASK_TIME_MAX, UnixStream::connect(&self.socket));
         let stream = match connected.await {
             Ok(Ok(stream)) => stream,
@@ -237,14 +250,29 @@ impl Journal {
                 () = pieces.closed() => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
-            drop::<OwnedSemaphorePermit>(place);
+            drop::<[OwnedSemaphorePermit; 2]>(place);
         });
         Ok(taken)
     }
 
-    fn place(&self) -> Result<OwnedSemaphorePermit, Trouble> {
-        let place = self.places.clone().try_acquire_owned();
-        place.map_err(|_| Trouble::Busy)
+    /// One of all places, and one of the tenant's.
+    fn place(&self, tenant: &str) -> Result<[OwnedSemaphorePermit; 2], Trouble> {
+        let own = {
+            let mut all = self
+                .of_tenants
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            // A permit keeps its semaphore: whoever has none is forgotten.
+            all.retain(|_, places| places.strong_count() > 0);
+            let there = all.get(tenant).and_then(Weak::upgrade);
+            there.unwrap_or_else(|| {
+                let own = Arc::new(Semaphore::new(CONVERSATIONS_OF_A_TENANT_MAX));
+                all.insert(tenant.to_owned(), Arc::downgrade(&own));
+                own
+            })
+        };
+        let take = |places: Arc<Semaphore>| places.try_acquire_owned().map_err(|_| Trouble::Busy);
+        Ok([take(own)?, take(self.places.clone())?])
     }
 }
 
@@ -329,6 +357,9 @@ mod tests {
         }
         let many = b"{}\n".repeat(LINES_MAX + 1);
         assert!(Lines::of(&who(), &many).is_err());
+        // What ends a subscription follows nothing: its stream ends with its answer.
+        let ending = Lines::of(&who(), b"{\"type\":\"bus.unsubscribe\"}");
+        assert!(!ending.unwrap().follows);
         assert!(
             Lines::of(&who(), b"{\"type\":\"bus.subscribe\"}")
                 .unwrap()

@@ -920,9 +920,11 @@ impl Writer {
         })
     }
 
-    /// Refuses a ULID that its sender chose before.
+    /// Refuses a ULID that its sender chose before; not that of a message, which the bus knows again by
+    /// topic and ULID.
     fn is_new(&self, draft: &Draft, added: &[Added]) -> Result<(), Refusal> {
-        let Some(ulid) = draft.ulid else {
+        let ulid = draft.ulid.filter(|_| draft.event_type != "bus.published");
+        let Some(ulid) = ulid else {
             return Ok(());
         };
         let same = |a: &&Added| a.draft.ulid == Some(ulid) && a.draft.tenant_id == draft.tenant_id;

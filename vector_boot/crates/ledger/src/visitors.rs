@@ -17,6 +17,9 @@ pub const LIMITS: Limits = Limits {
     of_uid: 4,
 };
 
+/// Those of the gateway, which has one for each conversation of tokens' holders, 24 at most, beside its own.
+const OF_GATEWAY: usize = 28;
+
 /// For a peer that does not read what it is told at the end.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(100);
 
@@ -43,7 +46,14 @@ impl Visitors {
     #[must_use]
     pub fn admit(&self, served: Served) -> Option<Visit> {
         let mut inside = self.inside();
-        let admitted = LIMITS.admit(inside.roles.iter().copied(), served.role);
+        let limits = match served.role {
+            Role::Gateway => Limits {
+                of_uid: OF_GATEWAY,
+                ..LIMITS
+            },
+            _ => LIMITS,
+        };
+        let admitted = limits.admit(inside.roles.iter().copied(), served.role);
         if admitted.is_ok() {
             inside.roles.push(served.role);
         }
@@ -137,6 +147,17 @@ impl Drop for Visit {
 mod tests {
     use super::*;
     use sys::packet::Peer;
+
+    #[test]
+    fn the_gateway_gets_in_for_all_for_whom_it_speaks() {
+        let visitors = Visitors::default();
+        let served = Served {
+            peer: Peer { pid: 1, uid: 903 },
+            role: Role::Gateway,
+        };
+        let held: Vec<Visit> = std::iter::from_fn(|| visitors.admit(served)).collect();
+        assert_eq!(held.len(), OF_GATEWAY);
+    }
 
     #[test]
     fn whoever_goes_makes_room() {

@@ -5,16 +5,19 @@
 
 use crate::boots::Ended;
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
+use crate::enforce::still;
 use crate::gate::{Gate, Permit};
 use crate::identity;
 use crate::identity::Caller;
 use crate::json::{self, Json};
+use crate::planes::{Decision, Moment, Planes};
 use crate::visitors::Visit;
 use crate::wire_calls;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use ledger_core::Origin;
+use ledger_core::policy::Ask;
 use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
@@ -104,7 +107,7 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
         match refusal {
             Ok(question) => {
                 let question = within_quota(question, visit.served().role, ledger);
-                handle(id, question, ledger, &answers, permit);
+                handle(id, question, &caller, ledger, &answers, permit);
             }
             Err(refusal) => {
                 bad_frames += 1;
@@ -244,7 +247,34 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
     }
 }
 
-fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permit: Permit) {
+/// Appends, if the policy still allows it when it is the events' turn.
+fn append(caller: &Caller, ledger: &Ledger, events: Vec<Draft>, reply: crate::committer::Reply) {
+    let asks: Vec<Ask> = events
+        .iter()
+        .filter_map(|draft| caller.ask(APPEND, &draft.ns))
+        .collect();
+    if asks.is_empty() {
+        return ledger.append(events, reply);
+    }
+    let bytes = events.iter().map(Draft::bytes).sum();
+    let decide = move |planes: &Planes, moment: &Moment| {
+        asks.iter()
+            .try_for_each(|ask| still(Some(ask), planes, moment))?;
+        Ok(Decision { events, answer: () })
+    };
+    ledger.decide(bytes, decide, move |outcome| {
+        reply(outcome.map(|((), receipts)| receipts));
+    });
+}
+
+fn handle(
+    id: u64,
+    question: Question,
+    caller: &Caller,
+    ledger: &Ledger,
+    answers: &Answers,
+    permit: Permit,
+) {
     match question {
         Question::Append(mut draft) => {
             if let Err(refusal) = crate::sealing::seal(ledger, &mut draft) {
@@ -269,9 +299,15 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
                 };
                 answer(&answers, what, permit);
             };
-            ledger.append(vec![*draft], Box::new(reply));
+            append(caller, ledger, vec![*draft], Box::new(reply));
         }
-        Question::AppendMany(drafts) => {
+        Question::AppendMany(mut drafts) => {
+            let sealed = drafts
+                .iter_mut()
+                .try_for_each(|draft| crate::sealing::seal(ledger, draft));
+            if let Err(refusal) = sealed {
+                return answer(answers, Answer::Refused(id, refusal), permit);
+            }
             let answers = answers.clone();
             let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
                 let packet = outcome.and_then(|receipts| {
@@ -280,7 +316,7 @@ fn handle(id: u64, question: Question, ledger: &Ledger, answers: &Answers, permi
                 });
                 answer(&answers, of_outcome(id, packet), permit);
             };
-            ledger.append(drafts, Box::new(reply));
+            append(caller, ledger, drafts, Box::new(reply));
         }
         // Answered before it comes here.
         Question::Call => {}

@@ -13,6 +13,12 @@ const MINUTE_NS: u64 = 60_000_000_000;
 pub const SAID_A_MINUTE_MAX: u32 = 20;
 /// Pairs of actor and rule that are counted apart; refusals beyond are counted as `other`.
 const COUNTED_MAX: usize = 256;
+/// Characters of an object and of a reason that are kept: what was asked for is the stranger's to choose.
+const CHARS_MAX: usize = 256;
+
+fn cut(text: &str) -> String {
+    text.chars().take(CHARS_MAX).collect()
+}
 
 /// Refusals that one event tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +56,14 @@ impl Denials {
             self.forget(now_ns);
         }
         let mut denial = Denial {
-            ask: ask.clone(),
+            ask: Ask {
+                actor: ask.actor.clone(),
+                tenant: ask.tenant.clone(),
+                call: cut(&ask.call),
+                on: cut(&ask.on),
+            },
             rule: verdict.rule.clone(),
-            reason: verdict.reason.clone(),
+            reason: cut(&verdict.reason),
             count: 1,
         };
         if !self.tracks.contains_key(&key) && self.tracks.len() >= COUNTED_MAX {

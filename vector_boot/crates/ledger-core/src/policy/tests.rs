@@ -342,6 +342,18 @@ fn refusals_are_said_once_a_minute_each_and_summed() {
     assert_eq!(sum, 30 * 500);
 }
 
+#[test]
+fn a_refusal_keeps_little_of_what_was_asked_for() {
+    let mut denials = Denials::default();
+    let long = ask("agent:a", "bus.publish", &"x".repeat(1 << 20));
+    let verdict = Policy::default().judge(&long, S);
+    let told = denials.denied(S, &long, &verdict).unwrap();
+    assert_eq!((told.ask.on.len(), told.reason.len()), (256, 256));
+    assert_eq!(denials.denied(S, &long, &verdict), None);
+    let sum = denials.due(0, true);
+    assert_eq!((sum[0].ask.on.len(), sum[0].reason.len()), (256, 256));
+}
+
 fn any_cap() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "*", "a", "a:x", "a:x*", "a:*", "b*", "b.c", "b.c:x", "b.*:xy*", "c",

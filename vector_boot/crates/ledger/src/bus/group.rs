@@ -176,12 +176,15 @@ impl Group {
     /// [`Self::found`] ends it.
     pub fn begin_scan(&self, head: u64) -> Option<(u64, usize)> {
         let mut state = self.state();
-        if state.scanning || state.waiting.len() >= WAITING_MAX {
+        // What expired is held until its acknowledgement is durable: where none can be, no more is taken in.
+        let own = state.leased.values().filter(|l| l.holder == NOBODY).count();
+        let known = state.waiting.len() + own;
+        if state.scanning || known >= WAITING_MAX {
             return None;
         }
         let from = state.scan_from().filter(|from| *from <= head)?;
         state.scanning = true;
-        Some((from, WAITING_MAX - state.waiting.len()))
+        Some((from, WAITING_MAX - known))
     }
 
     /// Whether one is under way.

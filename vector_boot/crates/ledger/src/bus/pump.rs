@@ -65,7 +65,7 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
                 message_members(id, body, &item, subscription.map, &group.address().topic)
             });
             let taken = match members {
-                Ok(members) => stream.line(&members),
+                Ok(members) => stream.is_allowed() && stream.line(&members),
                 // A compaction dropped it meanwhile: nobody can have it any more.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     expire(ledger, group, &[item]);
@@ -80,7 +80,7 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
                 return;
             }
         }
-        if standing.closing || stream.is_gone() {
+        if standing.closing || stream.is_gone() || !stream.is_allowed() {
             return;
         }
         // Sending made room; and a scan does not look at everything at once.

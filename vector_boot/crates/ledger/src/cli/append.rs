@@ -52,6 +52,9 @@ impl Words {
 
     fn offline(&self, disk: &Disk, event: &Json) -> Outcome {
         let draft = self.draft(event)?;
+        if event.get("payload").and_then(|p| p.get("seal")).is_some() {
+            return Err("seal: a running ledger alone seals, on the way in".to_owned());
+        }
         let birth = Birth {
             log_id: clock::random(),
             tag_key: clock::random(),

@@ -10,10 +10,13 @@ use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use crossbeam::channel::Sender;
 use ledger_core::policy::Ask;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often a subscription of a tenant's caller asks the policy again.
+const JUDGE_PERIOD: Duration = Duration::from_millis(500);
 
 /// One request, for its handler. What the handler returns as an error is the answer.
 pub struct Call<'c> {
@@ -180,6 +183,8 @@ impl Call<'_> {
             id: self.id.clone(),
             ledger: self.ledger().clone(),
             out: self.connection.out.clone(),
+            ask: self.ask.clone(),
+            judged: Cell::new(Instant::now()),
             _permit: permit,
         })
     }
@@ -210,6 +215,8 @@ pub struct Stream {
     /// The ledger.
     pub ledger: Ledger,
     out: Arc<Out>,
+    ask: Option<Ask>,
+    judged: Cell<Instant>,
     _permit: Permit,
 }
 
@@ -222,6 +229,20 @@ impl Stream {
     /// The last line: why it ends.
     pub fn refuse(&self, refusal: &Refusal) {
         self.out.line(&refused(&self.id, refusal));
+    }
+
+    /// Whether the policy still allows the subscription, which is asked now and then; the peer is told if not.
+    pub fn is_allowed(&self) -> bool {
+        let due = self.judged.get().elapsed() >= JUDGE_PERIOD;
+        let Some(ask) = self.ask.as_ref().filter(|_| due) else {
+            return true;
+        };
+        self.judged.set(Instant::now());
+        let allowed = self.ledger.allow(ask);
+        if let Err(refusal) = &allowed {
+            self.refuse(refusal);
+        }
+        allowed.is_ok()
     }
 
     /// Whether the peer went.

@@ -30,7 +30,8 @@ use wire::Role;
 const UNDER_WAY_MAX: usize = 64;
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 8;
-/// The same of a user's service: each is a thread, and the manifest bounds those of the ledger.
+/// The same of a user's service, and of a token's holder through the gateway: each is a thread, and the manifest
+/// bounds those of the ledger.
 const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
 /// A peer that takes nothing for this long is dropped.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -83,7 +84,7 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
         .spawn(move || write_answers(&theirs, &to_write));
     let Ok(writer) = writer else { return };
     let subscriptions = match role {
-        Role::User(_) | Role::Stranger(_) => SUBSCRIPTIONS_OF_A_USER_MAX,
+        Role::User(_) | Role::Stranger(_) | Role::Gateway => SUBSCRIPTIONS_OF_A_USER_MAX,
         _ => SUBSCRIPTIONS_MAX,
     };
     let connection = Connection {

@@ -7,7 +7,8 @@ use super::super::call::Call;
 use super::Handler;
 use super::append::receipt_members;
 use crate::blobs::{Blobs, Sealed, Upload};
-use crate::committer::{Draft, Ledger, Receipt};
+use crate::committer::{Draft, Receipt};
+use crate::enforce::still;
 use crate::json::Json;
 use crate::planes::Decision;
 use crate::query::hex;
@@ -170,7 +171,7 @@ fn end(call: &Call<'_>, coming: Coming) -> Result<(), Refusal> {
     let pointer = sealed.manifest.object;
     let draft = names.draft(blob::PUT, &pointer, sealed.manifest.payload());
     let (manifest, tenant) = (sealed.manifest.clone(), names.tenant);
-    let receipt = point(call.ledger(), &blobs, &sealed, draft, move |all| {
+    let receipt = point(call, &blobs, &sealed, draft, move |all| {
         all.may_add(&tenant, &manifest)
     })?;
     answer(call, &pointer, &sealed, &receipt);
@@ -189,17 +190,22 @@ fn answer(call: &Call<'_>, pointer: &ObjectId, sealed: &Sealed, receipt: &Receip
 
 /// Has the event appended that points to a sealed blob, if the plane still allows it; else the blob is destroyed.
 fn point(
-    ledger: &Ledger,
+    call: &Call<'_>,
     blobs: &Blobs,
     sealed: &Sealed,
     draft: Draft,
     may: impl FnOnce(&blob::Blobs) -> Result<(), No> + Send + 'static,
 ) -> Result<Receipt, Refusal> {
-    match append(ledger, draft, may) {
+    match append(call, draft, may) {
         Ok(Ok(receipt)) => Ok(receipt),
         Ok(Err(no)) => {
             blobs.destroy(&sealed.manifest.object)?;
             Err(no.into())
+        }
+        // Refused before it was placed: the event is not on the log.
+        Err(refusal) if matches!(refusal.code, "POLICY_DENY" | "QUOTA") => {
+            blobs.destroy(&sealed.manifest.object)?;
+            Err(refusal)
         }
         // Whether the event is on the log is known at the next start: then the blob is opened, or collected.
         Err(refusal) => Err(refusal),
@@ -208,15 +214,18 @@ fn point(
 
 /// Appends one event if the plane allows it at that moment, and waits until it is durable.
 fn append(
-    ledger: &Ledger,
+    call: &Call<'_>,
     draft: Draft,
     may: impl FnOnce(&blob::Blobs) -> Result<(), No> + Send + 'static,
 ) -> Result<Result<Receipt, No>, Refusal> {
     let bytes = draft.payload.len();
     let (sender, receiver) = crossbeam::channel::bounded(1);
-    ledger.decide(
+    let ask = call.ask.clone();
+    call.ledger().decide(
         bytes,
-        move |planes, _| {
+        move |planes, moment| {
+            // Sending or sealing it took its time: a revocation may have been placed in between.
+            still(ask.as_ref(), planes, moment)?;
             Ok(match may(&planes.blobs) {
                 Ok(()) => Decision {
                     events: vec![draft],
@@ -392,7 +401,7 @@ fn rekey(call: &Call<'_>) -> Result<(), Refusal> {
     let sealed = upload.finish(&blobs, Some(old))?;
     let draft = names.draft(blob::REKEYED, &pointer, sealed.manifest.payload());
     let tenant = names.tenant;
-    let receipt = point(call.ledger(), &blobs, &sealed, draft, move |all| {
+    let receipt = point(call, &blobs, &sealed, draft, move |all| {
         all.may_change(&tenant, &pointer.0, &old.0)
     })?;
     blobs.destroy(&old)?;
@@ -408,7 +417,7 @@ fn shred(call: &Call<'_>) -> Result<(), Refusal> {
     let payload = format!("{{\"object\":\"{object}\"}}");
     let draft = names.draft(blob::SHREDDED, &pointer, payload);
     let tenant = names.tenant;
-    let receipt = append(call.ledger(), draft, move |all| {
+    let receipt = append(call, draft, move |all| {
         all.may_change(&tenant, &pointer.0, &object.0)
     })??;
     // The answer says that the keys are gone, so it comes after that.

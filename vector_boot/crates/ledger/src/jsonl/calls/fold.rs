@@ -2,12 +2,14 @@
 
 use super::{Call, Handler, blob};
 use crate::folds::{Folded, Wanted};
+use crate::gate::{Gate, Permit};
 use crate::json::Json;
 use crate::query::{Filter, hex};
 use crate::refusal::Refusal;
 use ledger_core::folds::{SPEC_BYTES_MAX, Spec, root_of};
 use ledger_core::jobs::hash_of;
 use ledger_core::rules;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// A state that is longer is told by its root alone: an answer is one line.
@@ -16,6 +18,10 @@ const STATE_BYTES_MAX: usize = 768 * 1024;
 const ACK_AFTER: Duration = Duration::from_millis(50);
 /// Progress lines of a long call.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Folds of all connections at a time: each may take several times a state, as values, JSON and text.
+const AT_ONCE_MAX: usize = 2;
+static UNDER_WAY: LazyLock<Arc<Gate>> = LazyLock::new(|| Arc::new(Gate::new(AT_ONCE_MAX)));
 
 /// The handler of a call of this family.
 pub fn find(kind: &str) -> Option<Handler> {
@@ -49,6 +55,14 @@ fn wanted(call: &Call<'_>) -> Result<Wanted, Refusal> {
         tenant: filter.tenant_id,
         ns: ns.to_owned(),
         spec,
+    })
+}
+
+/// Waits for its turn.
+fn turn(call: &Call<'_>) -> Permit {
+    UNDER_WAY.try_enter().unwrap_or_else(|| {
+        call.ack();
+        UNDER_WAY.enter()
     })
 }
 
@@ -113,6 +127,7 @@ fn members(
 
 fn fold_state(call: &Call<'_>) -> Result<(), Refusal> {
     let (wanted, at) = (wanted(call)?, at(call)?);
+    let _turn = turn(call);
     let kept = call.ledger().kept_folds();
     let folded = run(call, &wanted, at, kept.get(&wanted, at))?;
     kept.put(&wanted, &folded);
@@ -133,6 +148,7 @@ fn fold_verify(call: &Call<'_>) -> Result<(), Refusal> {
     let text = call.text("state_root")?;
     let claimed = hash_of(text)
         .ok_or_else(|| Refusal::new("BAD_REQUEST", "state_root", text, "64 hex digits"))?;
+    let _turn = turn(call);
     let folded = run(call, &wanted, at, None)?;
     let state = folded.fold.state();
     let holds = root_of(&state) == claimed;

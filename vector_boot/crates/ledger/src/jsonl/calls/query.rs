@@ -119,7 +119,9 @@ fn follow(stream: &Stream, filter: &Filter, mut next: u64) {
                     .then(|| event_json(event_id, chain, body))
             });
             let sent = match event {
-                Ok(Some(event)) => stream.line(&format!("\"event\":{event}")),
+                Ok(Some(event)) => {
+                    stream.is_allowed() && stream.line(&format!("\"event\":{event}"))
+                }
                 Ok(None) => !stream.is_gone(),
                 Err(e) => {
                     stream.refuse(&Refusal::from(&e));
@@ -131,7 +133,7 @@ fn follow(stream: &Stream, filter: &Filter, mut next: u64) {
             }
             next += 1;
         }
-        if standing.closing || stream.is_gone() {
+        if standing.closing || stream.is_gone() || !stream.is_allowed() {
             return;
         }
     }
