@@ -31,6 +31,7 @@ const TARGETS: &[(&str, u64, &[&str])] = &[
             "rts/unsigned.header",
         ],
     ),
+    ("gpt", 64 << 10, &[]),
     ("pixels", 4 << 10, &[]),
     ("slot", 8448, &["evolution/slot.bin"]),
     ("mutations", 16 << 10, &[]),

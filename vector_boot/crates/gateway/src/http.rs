@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -153,6 +154,20 @@ const PAGES: &[(&str, Page, Method)] = &[
     ),
     ("/v1/ledger/rpc", Page::Ledger(Ledger::Rpc), Method::POST),
 ];
+/// Of an event, its id.
+#[derive(serde::Deserialize)]
+struct Identified {
+    id: u64,
+}
+
+/// A page of events as the ledger wrote them.
+#[derive(serde::Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    answer: &'a Map<String, Value>,
+    events: &'a [Box<RawValue>],
+}
+
 /// Behind it stands an event's id.
 const EVENT: &str = "/v1/ledger/events/";
 
@@ -440,17 +455,26 @@ impl Door {
             Ledger::Consistency => ("proof.consistency", asked_for.numbers(&["from", "to"])),
         };
         let members = members.map_err(|e| Turned::away("bad_request", e))?;
-        let (mut events, mut answer) = self.gateway.journal.ask(Some(&who), kind, members).await?;
+        let (mut events, answer) = self.gateway.journal.ask(Some(&who), kind, members).await?;
         if let Ledger::Event(id) = asked {
-            let found = events.pop().filter(|e| e.get("id") == Some(&id.into()));
+            let is_it = |e: &RawValue| {
+                serde_json::from_str::<Identified>(e.get()).is_ok_and(|e| e.id == id)
+            };
+            let found = events.pop().filter(|e| is_it(e));
             let event = found.ok_or_else(|| {
                 // The same for one that is not there and one that is another tenant's.
                 Turned::away("not_found", "no event of this tenant has this id")
             })?;
-            return Ok(json_answer(&event));
+            return Ok(text("application/json", event.get().to_owned()));
         }
         if asked == Ledger::Events {
-            answer.insert("events".to_owned(), events.into());
+            let found = Found {
+                answer: &answer,
+                events: &events,
+            };
+            let body = serde_json::to_vec(&found)
+                .map_err(|_| Turned::away("internal", "the answer cannot be written"))?;
+            return Ok(bytes("application/json", body));
         }
         Ok(json_answer(&Value::Object(answer)))
     }

@@ -8,6 +8,7 @@
 
 use crate::peers::Who;
 use hyper::body::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,6 +78,16 @@ impl Trouble {
             _ => "bad_request",
         }
     }
+}
+
+/// What is looked at of a line of the ledger's. Events are passed on as they are: their payloads are strangers', and as
+/// values they would take up to ninety times their bytes.
+#[derive(serde::Deserialize)]
+struct Line<'l> {
+    #[serde(default)]
+    ok: Option<bool>,
+    #[serde(borrow, default)]
+    event: Option<&'l RawValue>,
 }
 
 /// The way to the ledger's JSON lines.
@@ -185,7 +196,7 @@ impl Journal {
         who: Option<&Who>,
         kind: &str,
         members: Map<String, Value>,
-    ) -> Result<(Vec<Value>, Map<String, Value>), Trouble> {
+    ) -> Result<(Vec<Box<RawValue>>, Map<String, Value>), Trouble> {
         let mut members = members;
         members.insert("type".to_owned(), kind.into());
         let lines = match who {
@@ -203,7 +214,10 @@ impl Journal {
         answered.unwrap_or(Err(Trouble::Unavailable))
     }
 
-    async fn answer(&self, lines: &Lines) -> Result<(Vec<Value>, Map<String, Value>), Trouble> {
+    async fn answer(
+        &self,
+        lines: &Lines,
+    ) -> Result<(Vec<Box<RawValue>>, Map<String, Value>), Trouble> {
         let _place = self.place(&lines.tenant)?;
         let gone = |_| Trouble::Unavailable;
         let mut stream = UnixStream::connect(&self.socket).await.map_err(gone)?;
@@ -213,19 +227,28 @@ impl Journal {
         loop {
             line.clear();
             reader.read_until(b'\n', &mut line).await.map_err(gone)?;
-            // At its end, or where it was cut.
+            if reader.limit() == 0 && !line.ends_with(b"\n") {
+                return Err(Trouble::Malformed(format!(
+                    "the answer is over {ANSWER_BYTES_MAX} bytes: ask for fewer with limit"
+                )));
+            }
+            // At its end.
+            let Ok(Line { ok, event }) = serde_json::from_slice(&line) else {
+                return Err(Trouble::Unavailable);
+            };
+            let Some(ok) = ok else {
+                before.extend(event.map(ToOwned::to_owned));
+                continue;
+            };
             let Ok(Value::Object(mut answer)) = serde_json::from_slice(&line) else {
                 return Err(Trouble::Unavailable);
             };
-            match answer.get("ok").and_then(Value::as_bool) {
-                Some(true) => {
-                    answer.remove("ok");
-                    answer.remove("id");
-                    return Ok((before, answer));
-                }
-                Some(false) => return Err(refusal(&answer)),
-                None => before.extend(answer.remove("event")),
+            if !ok {
+                return Err(refusal(&answer));
             }
+            answer.remove("ok");
+            answer.remove("id");
+            return Ok((before, answer));
         }
     }
 

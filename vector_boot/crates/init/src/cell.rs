@@ -113,7 +113,8 @@ fn furnish(cell: &Cell<'_>, view: &View) -> Result<(), Failed> {
         match root.bound_folder(&own, Use::WRITE) {
             // PID 1 has said of the disk what is wrong with it. Our own services know how to work without
             // what lies there; of a user's nobody knows.
-            Err(e) if !cell.foreign => {
+            // Where it is there, memory may be short for a moment: PID 1 asks again, since this cell is for all restarts.
+            Err(e) if !cell.foreign && !Path::new(&own).exists() => {
                 eprintln!(
                     "<4>helper: cell {}: its folder ends with this boot: {}",
                     cell.service, e.0

@@ -125,6 +125,8 @@ impl JournalFile {
         // A file's rows are numbered from 1.
         let first = match after {
             0 => whole.saturating_sub(count),
+            // A number of the file before: the chain began anew, and so does whoever follows it.
+            after if after > whole => 0,
             after => after,
         };
         let Some((file, _)) = &self.file else {
@@ -199,7 +201,8 @@ mod tests {
         assert_eq!(read(0, 2), [4, 5]);
         assert_eq!(read(2, 2), [3, 4]);
         assert!(read(5, 64).is_empty());
-        assert!(read(u64::MAX, u64::MAX).is_empty());
+        assert_eq!(read(32_768, 2), [1, 2], "the chain began anew");
+        assert_eq!(read(u64::MAX, u64::MAX).len(), 5);
         assert!(JournalFile::open(None).rows(0, 64).is_empty());
     }
 }

@@ -92,8 +92,8 @@ impl Sums {
                 escaped(&named.tensor),
                 named.uid,
                 named.count,
-                named.ids.0,
-                named.ids.1,
+                number(named.ids.0),
+                number(named.ids.1),
                 named.generation
             )
         });
@@ -106,6 +106,15 @@ impl Sums {
             named.collect::<Vec<_>>().join(","),
             self.unnamed
         )
+    }
+}
+
+/// A proposer chooses its ids: one that a double does not hold goes as text, or the ledger would refuse all of it.
+fn number(id: u64) -> String {
+    if id > wire::ledger::NUMBER_MAX {
+        format!("\"{id}\"")
+    } else {
+        id.to_string()
     }
 }
 
@@ -272,14 +281,21 @@ mod tests {
         for id in 2000..2100 {
             sums.add(&row(Verdict::TensorUnknown, &format!("t{id}"), id, 1), 1);
         }
+        let largest = Verdicts {
+            generation: 1000,
+            ..row(Verdict::NotFinite, "a\"b\\", u64::MAX, 1)
+        };
+        sums.add(&largest, 1);
+        assert!(wire::ledger::is_exact(&sums.payload()));
         let payload: serde_json::Value = serde_json::from_str(&sums.payload()).unwrap();
+        assert_eq!(payload["mutations"][1]["last_id"], u64::MAX.to_string());
         assert_eq!(
             (&payload["accepted"], &payload["refused"]),
-            (&1000.into(), &105.into())
+            (&1000.into(), &106.into())
         );
         assert_eq!(
             payload["verdicts"],
-            serde_json::json!({"accepted": 1000, "not_finite": 5, "tensor_unknown": 100})
+            serde_json::json!({"accepted": 1000, "not_finite": 6, "tensor_unknown": 100})
         );
         let named = payload["mutations"].as_array().unwrap();
         assert_eq!(named.len(), NAMED_MAX);

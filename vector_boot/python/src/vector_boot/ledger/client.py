@@ -435,6 +435,9 @@ class _Gateway:
     def _answers(self, connection: http.client.HTTPConnection, response: Any, ends: bool) -> Iterator[dict]:
         try:
             for line in response:
+                if not line.endswith(b"\n"):
+                    # The gateway ends a stream after a time, wherever it is.
+                    break
                 answer = _parsed(line)
                 yield answer
                 if answer.get("ok") is False or (ends and answer.get("ok")):
