@@ -372,7 +372,8 @@ class Examples(unittest.TestCase):
 
     def test_each(self) -> None:
         folder = Path(os.environ["VB_EXAMPLES"])
-        scripts = sorted(folder.glob("*.py"))
+        # That of the ledger needs one: tests/system runs it against a machine's.
+        scripts = sorted(script for script in folder.glob("*.py") if script.name != "ledger.py")
         self.assertGreaterEqual(len(scripts), 2)
         for script in scripts:
             done = subprocess.run([sys.executable, script], capture_output=True, check=False, text=True)
