@@ -270,14 +270,7 @@ impl Writer {
         let Some(extent) = self.log.begun().filter(|_| lock().is_kept()) else {
             return;
         };
-        let mut summary = Summary::default();
-        let planes = self
-            .shared
-            .planes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        planes.summary(&mut summary);
-        drop(planes);
+        let mut summary = self.planes_summary();
         self.dedupe.whole(&mut summary);
         self.ulids.whole(&mut summary);
         summary.put(boots::SECTION, &self.boots);
@@ -285,16 +278,19 @@ impl Writer {
         lock().keep_state(state);
     }
 
+    /// The planes' part of what stands for all events so far.
+    fn planes_summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        let planes = self.shared.planes.lock();
+        planes
+            .unwrap_or_else(PoisonError::into_inner)
+            .summary(&mut summary);
+        summary
+    }
+
     /// What a rebuild needs that reads none of the events so far.
     fn summary(&self) -> Vec<u8> {
-        let mut summary = Summary::default();
-        let planes = self
-            .shared
-            .planes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        planes.summary(&mut summary);
-        drop(planes);
+        let mut summary = self.planes_summary();
         self.dedupe.summary(&mut summary);
         summary.put(boots::SECTION, &self.boots);
         summary.encode()
