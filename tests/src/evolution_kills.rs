@@ -4,18 +4,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::evolution::{Draft, Proposer, bytes, place_of};
-use crate::process::Process;
+use crate::process::{Process, until};
 use wire::evolution::Verdict;
 
 /// Biases that are changed in turn.
 const VALUES: usize = 32;
-/// For one state that the process comes to by itself.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Who ends, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,17 +170,6 @@ fn start(state: &std::path::Path) -> Process {
 
 fn place(number: u64) -> usize {
     usize::try_from(number).expect("a small number")
-}
-
-fn until<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = wanted() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Waits until PID 1 runs by this generation, or gave it up.

@@ -188,3 +188,17 @@ impl Drop for Process {
         }
     }
 }
+
+/// What a question gives once it gives something.
+///
+/// Panics with `what` where that never comes.
+pub fn until<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + STEP_LIMIT;
+    loop {
+        if let Some(found) = wanted() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -2,13 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use system_tests::process::Process;
+use system_tests::process::{Process, until};
 
-/// For one state that the process comes to by itself.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Descriptors of a helper and of a question that may be under way when they are counted first or last.
 const SPARE: usize = 6;
 const SERVICES: [&str; 3] = ["ledger", "capacity", "gateway"];
@@ -29,17 +26,6 @@ fn resumed(process: &Process) -> Vec<Value> {
     let events = value["events"].as_array().cloned().unwrap_or_default();
     let of = |event: &Value| event["event_type"] == "init_resumed";
     events.into_iter().filter(of).collect()
-}
-
-fn until<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = wanted() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn pids(process: &Process) -> Vec<Value> {
