@@ -14,6 +14,10 @@ const SECTION: &str = "ulids";
 const TENANTS_MAX: usize = 64;
 /// ULIDs remembered of each: 12 KiB.
 const WINDOW: usize = 512;
+/// Of a log, what a compaction's summary may take for them: a 64th. From 64 MiB on that is nearly all.
+const ROOM_SHARE: u64 = 64;
+/// What one takes there: with its event's id, in hex, as a part of an event.
+const ULID_BYTES: u64 = 48;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Recent {
@@ -36,10 +40,31 @@ impl Ulids {
         seen.rev().find(|(u, _)| u == ulid).map(|(_, id)| *id)
     }
 
-    /// Writes all of it down, for a start that does not read the events so far. A compaction's summary
-    /// goes without: the window is only shorter then.
+    /// Writes all of it down, for a start that does not read the events so far.
     pub fn whole(&self, summary: &mut Summary) {
         summary.put(SECTION, &self.tenants);
+    }
+
+    /// Writes down what a rebuild needs that does not read the events so far: of a small log, which a
+    /// summary must not fill, the newest alone.
+    pub fn summary(&self, summary: &mut Summary, room: u64) {
+        let most = room / ROOM_SHARE / ULID_BYTES;
+        let ids = self.tenants.values().flat_map(|t| &t.seen);
+        let mut ids: Vec<u64> = ids.map(|(_, id)| *id).collect();
+        ids.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
+        let from = usize::try_from(most).ok().and_then(|n| ids.get(n)).copied();
+        let newer = |recent: &Recent| Recent {
+            used: recent.used,
+            seen: recent
+                .seen
+                .iter()
+                .filter(|(_, id)| from.is_none_or(|from| *id > from))
+                .copied()
+                .collect(),
+        };
+        let tenants: BTreeMap<&String, Recent> =
+            self.tenants.iter().map(|(t, r)| (t, newer(r))).collect();
+        summary.put(SECTION, &tenants);
     }
 
     /// Takes the state back.
@@ -88,6 +113,18 @@ mod tests {
         assert_eq!(ulids.event("t", &ulid(WINDOW)), Some(WINDOW as u64));
         assert_eq!(ulids.event("t", &ulid(WINDOW - 1)), None);
         assert_eq!(ulids.event("u", &ulid(WINDOW)), None);
+        let restored = |room| {
+            let mut summary = Summary::default();
+            ulids.summary(&mut summary, room);
+            let mut restored = Ulids::default();
+            restored.restore(&summary);
+            restored
+        };
+        let all = restored(64 << 20);
+        assert_eq!(all.event("t", &ulid(WINDOW)), Some(WINDOW as u64));
+        let few = restored(ROOM_SHARE * ULID_BYTES * 3);
+        let known = |n: usize| few.event("t", &ulid(2 * WINDOW - n)).is_some();
+        assert!(known(1) && known(3) && !known(4));
         for n in 0..2 * TENANTS_MAX {
             ulids.add(&n.to_string(), &ulid(n), n as u64);
         }

@@ -292,6 +292,7 @@ impl Writer {
     fn summary(&self) -> Vec<u8> {
         let mut summary = self.planes_summary();
         self.dedupe.summary(&mut summary);
+        self.ulids.summary(&mut summary, self.log.room());
         summary.put(boots::SECTION, &self.boots);
         summary.encode()
     }

@@ -2,6 +2,7 @@
 
 use super::blobs::Lines;
 use super::{Service, event};
+use ledger_core::ulid;
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 
@@ -14,6 +15,19 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         client.append(&event(&format!("{n}"))).unwrap();
     }
     let ask = |lines: &mut Lines, request: Value| lines.call(&request).expect("an answer").0;
+    let ulid = |n: u8| ulid::text(&ulid::compose(1_700_000_000_000_000_000, [n; 10]));
+    // Once said, and said again behind the compaction.
+    let publish = json!({"type": "bus.publish", "id": 8, "topic": "t", "qos": "exactly_once",
+        "ulid": ulid(1), "payload": 1});
+    let append = json!({"type": "append_event", "id": 9, "ns": "test", "actor": "user:root",
+        "event": {"event_type": "note", "payload": {}, "ulid": ulid(2)}});
+    let published = ask(&mut lines, publish.clone());
+    let appended = ask(&mut lines, append.clone());
+    assert_eq!(
+        (&published["ok"], &appended["ok"]),
+        (&true.into(), &true.into()),
+        "{appended}"
+    );
     // Nothing of the current epoch is dropped.
     let nothing = ask(
         &mut lines,
@@ -55,7 +69,22 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
     assert_eq!(verified["verified"], true, "{verified}");
     let before = client.head().unwrap();
     drop(service);
+    // The summary alone says what was: not the state beside the index.
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
     let service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let repeated = ask(&mut lines, publish);
+    assert_eq!(
+        (&repeated["event_id"], &repeated["repeated"]),
+        (&published["event_id"], &true.into())
+    );
+    let repeated = ask(&mut lines, append);
+    assert_eq!(repeated["error"]["code"], "DUPLICATE", "{repeated}");
+    let has_it = format!("event {} has it", appended["event_id"]);
+    assert!(
+        repeated["error"]["reason"].to_string().contains(&has_it),
+        "{repeated}"
+    );
     let again = service.client().head().unwrap();
     assert!(again.event_id >= before.event_id);
     let next = service.client().append(&event("after")).unwrap();
