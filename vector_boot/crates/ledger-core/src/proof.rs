@@ -20,6 +20,25 @@ pub struct Node {
     pub index: u64,
 }
 
+impl Node {
+    /// The leaves that it spans.
+    #[must_use]
+    pub fn leaves(self) -> core::ops::Range<u64> {
+        let span = 1u64.checked_shl(self.level).unwrap_or(u64::MAX);
+        let first = self.index.saturating_mul(span);
+        first..first.saturating_add(span)
+    }
+
+    /// Its two halves; `None` of a leaf.
+    #[must_use]
+    pub fn children(self) -> Option<[Self; 2]> {
+        let level = self.level.checked_sub(1)?;
+        let index = self.index.checked_mul(2)?;
+        let child = |index| Self { level, index };
+        Some([child(index), child(index | 1)])
+    }
+}
+
 /// Looks up the hash of a perfect subtree.
 pub type Lookup<'l, E> = &'l mut dyn FnMut(Node) -> Result<Hash, E>;
 

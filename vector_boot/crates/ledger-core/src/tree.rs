@@ -53,6 +53,20 @@ impl CompactRange {
         &self.peaks
     }
 
+    /// The hash of a node that is one of its perfect subtrees.
+    #[must_use]
+    pub fn node(&self, node: crate::proof::Node) -> Option<Hash> {
+        let bit = 1u64.checked_shl(node.level)?;
+        let above = self.size.checked_shr(node.level)?;
+        // The subtree of a bit stands behind those of the bits above it.
+        let here = self.size & bit != 0 && node.index.checked_add(1) == Some(above);
+        let at = (self.size & !(bit | (bit - 1))).count_ones();
+        self.peaks
+            .get(usize::try_from(at).ok()?)
+            .copied()
+            .filter(|_| here)
+    }
+
     /// Appends one leaf and returns its hash.
     pub fn push(&mut self, commitment: &Commitment) -> Hash {
         let leaf = leaf_hash(commitment);

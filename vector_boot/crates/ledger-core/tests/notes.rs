@@ -21,6 +21,10 @@ const ENOCH_LINE: &str = "\u{2014} EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+
 const QUASIMODO: &str = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned \u{e8} subito sera.\n\n\u{2014} quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
 const SOFA: &str = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\u{2014} example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n\u{2014} witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n";
 
+/// The example of C2SP signed-note's Ed25519 signatures, with its key.
+const EXAMPLE_VKEY: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
+const EXAMPLE_NOTE: &str = "This is an example message.\n\n\u{2014} example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n";
+
 /// A key that signs, as a device holds it.
 struct Pen {
     key: VerifierKey,
@@ -57,7 +61,10 @@ fn published_notes_are_read_verified_and_written_back() {
     let seed = BASE64.decode(NEUMANN_SEED).unwrap();
     let pen = Pen::new("PeterNeumann", &seed.try_into().unwrap());
     assert_eq!(pen.note(note.text()), note);
-    for text in [NEUMANN_NOTE, QUASIMODO, SOFA] {
+    let key = VerifierKey::parse(EXAMPLE_VKEY).unwrap();
+    assert_eq!(key.to_string(), EXAMPLE_VKEY);
+    assert_eq!(Note::parse(EXAMPLE_NOTE).unwrap().verify(&key), Ok(0));
+    for text in [NEUMANN_NOTE, EXAMPLE_NOTE, QUASIMODO, SOFA] {
         assert_eq!(Note::parse(text).unwrap().to_string(), text);
     }
     let poem = Note::parse(QUASIMODO).unwrap();
@@ -92,7 +99,10 @@ fn a_checkpoint_of_the_specification_is_read() {
 
 #[test]
 fn ed25519_is_that_of_rfc_8032() {
-    // Section 7.1, tests 1 to 3.
+    // Section 7.1, tests 1 to 3, and the one over SHA-512 of "abc".
+    let abc: [u8; 64] = hex(
+        "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+    );
     for (seed, public, message, signature) in [
         (
             "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
@@ -111,6 +121,12 @@ fn ed25519_is_that_of_rfc_8032() {
             "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
             &[0xaf, 0x82][..],
             "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+        ),
+        (
+            "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42",
+            "ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf",
+            &abc[..],
+            "dc2a4459e7369633a52b1bf277839a00201009a3efbf3ecb69bea2186c26b58909351fc9ac90b3ecfdfbc7c66431e0303dca179c138ac17ad9bef1177331a704",
         ),
     ] {
         let pen = Pen::new("rfc8032", &hex(seed));

@@ -1,7 +1,7 @@
 //! Proofs and tiles: published vectors, another implementation, every small tree, every changed hash.
 
 use ed25519_dalek::{Signer, SigningKey};
-use ledger_core::checkpoint::Checkpoint;
+use ledger_core::checkpoint::{Checkpoint, decimal, hash_of_text};
 use ledger_core::note::VerifierKey;
 use ledger_core::proof::{self, Node, verify_consistency, verify_inclusion};
 use ledger_core::tile::{self, Edge, TILE_WIDTH, Tile};
@@ -115,6 +115,56 @@ fn roots_and_paths_are_those_of_rfc_6962() {
     assert_eq!(consistency(&leaves, 2, 5), two);
 }
 
+/// The lines of a file of published proofs: whether they hold, four fields, the hashes; `None` where one is no
+/// hash, which no reader of ours takes.
+fn published(
+    text: &'static str,
+) -> impl Iterator<Item = (bool, [&'static str; 4], Option<Vec<Hash>>, &'static str)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| {
+        let words: Vec<&str> = line.splitn(7, ' ').collect();
+        let [good, a, b, c, d, proof, what] = words[..] else {
+            panic!("{line}");
+        };
+        let hashes = proof.split(',').filter(|_| proof != "-").map(hash_of_text);
+        (good == "good", [a, b, c, d], hashes.collect(), what)
+    })
+}
+
+#[test]
+fn published_proofs_of_inclusion_hold_or_do_not() {
+    let mut counts = [0, 0];
+    for (good, [index, size, root, leaf], path, what) in
+        published(include_str!("golden/rfc6962-inclusion.txt"))
+    {
+        let holds = || {
+            let (index, size) = (decimal(index)?, decimal(size)?);
+            let (root, leaf) = (hash_of_text(root)?, hash_of_text(leaf)?);
+            Some(verify_inclusion(&leaf, index, size, path.as_ref()?, &root))
+        };
+        assert_eq!(holds().unwrap_or(false), good, "{index} of {size}: {what}");
+        counts[usize::from(good)] += 1;
+    }
+    assert_eq!(counts, [92, 6]);
+}
+
+#[test]
+fn published_proofs_of_consistency_hold_or_do_not() {
+    let mut counts = [0, 0];
+    for (good, [from, to, old, new], path, what) in
+        published(include_str!("golden/rfc6962-consistency.txt"))
+    {
+        let holds = || {
+            let (from, to) = (decimal(from)?, decimal(to)?);
+            let (old, new) = (hash_of_text(old)?, hash_of_text(new)?);
+            Some(verify_consistency(from, to, &old, &new, path.as_ref()?))
+        };
+        assert_eq!(holds().unwrap_or(false), good, "{from} to {to}: {what}");
+        counts[usize::from(good)] += 1;
+    }
+    assert_eq!(counts, [92, 6]);
+}
+
 #[test]
 fn every_proof_of_small_trees_holds_and_nothing_else_does() {
     const LEAVES: u64 = 20;
@@ -219,6 +269,14 @@ proptest! {
         let partial: BTreeMap<_, _> = edge.partial().map(|(t, row)| (t, row.to_vec())).collect();
         let restored = Edge::restore(size, &mut |tile| kept.get(&tile).or(partial.get(&tile)).cloned());
         prop_assert_eq!(restored.as_ref(), Some(&edge));
+        // A compact range knows its peaks as nodes, and no other node.
+        let mut look = |n| range.node(n).ok_or(());
+        prop_assert_eq!(proof::root(size, &mut look), Ok(edge.root()));
+        let peaks = (0..11u32).flat_map(|level| (0..size >> level).map(move |index| Node { level, index }));
+        let known: Vec<Hash> = peaks.filter_map(|n| range.node(n)).collect();
+        prop_assert_eq!(known.len(), range.peaks().len());
+        let halves = Node { level: 3, index }.children().unwrap();
+        prop_assert_eq!(halves.map(Node::leaves), [8 * index..8 * index + 4, 8 * index + 4..8 * index + 8]);
         // Another implementation makes the same tiles of the same tree.
         let names: Vec<String> = kept.keys().chain(partial.keys()).map(Tile::path).collect();
         for theirs in tlog_tiles::Tile::new_tiles(8, 0, size) {

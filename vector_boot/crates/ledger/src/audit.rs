@@ -7,12 +7,13 @@
 use crate::device::Device;
 use crate::log::OpenError;
 use crate::proofs::folder::{CHECKPOINT, Folder, WITNESSED};
-use crate::scan::Found;
+use crate::said::Said;
+use crate::scan::{self, Found};
 use crate::verify::{Bad, Report, watched};
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::note::{Note, VerifierKey};
 use ledger_core::proof::{consistency, verify_consistency};
-use ledger_core::tile::{self, Edge, Tile};
+use ledger_core::tile::{Edge, Tile};
 use ledger_core::{CompactRange, Hash};
 use std::path::Path;
 
@@ -64,20 +65,35 @@ pub fn audit(
     asked: &Asked,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, OpenError> {
-    let mut bad = None;
+    let mut unread = None;
     let mut kept = Vec::new();
     for found in checkpoints(asked) {
         match found {
             Ok(one) => kept.push(one),
-            Err(what) => bad = bad.or(Some(what)),
+            Err(what) => unread = unread.or(Some(what)),
         }
     }
     let mut tree = Tree::new(asked.folder.as_ref(), kept);
-    let mut report = watched(device, until(), progress, &mut |found| tree.see(found))?;
-    let bad = bad.or_else(|| tree.verdict(report.events));
+    let mut said = Said::default();
+    let mut report = watched(device, until(), progress, &mut |found| {
+        tree.see(found);
+        said.see(found);
+    })?;
+    let by_kept = unread.or_else(|| tree.verdict(report.events));
     report.checkpoints = tree.kept.len() as u64;
     report.tiles = tree.tiles;
-    report.bad = report.bad.or(bad);
+    let by_event = said.wrong.map(|wrong| {
+        let superblock = scan::superblock(device).ok().flatten();
+        let offset = superblock.map_or(wrong.offset, |(s, _)| s.slot_offset(wrong.offset));
+        bad(&device.locate(offset), wrong.id, offset, wrong.what)
+    });
+    // An event that was read lies before the first one that could not be.
+    let first = |a: &Bad, b: &Bad| a.event_id <= b.event_id;
+    report.bad = match (report.bad, by_event) {
+        (Some(scan), Some(event)) if first(&scan, &event) => Some(scan),
+        (scan, event) => event.or(scan),
+    };
+    report.bad = report.bad.or(by_kept);
     Ok(report)
 }
 
@@ -177,7 +193,7 @@ impl<'f> Tree<'f> {
         self.open.clear();
         self.tiles = 0;
         self.edge = self.folder.and_then(|folder| {
-            Edge::restore(range.size(), &mut |tile| prefix(folder, &tile))
+            Edge::restore(range.size(), &mut |tile| folder.prefix(&tile))
                 .filter(|edge| edge.root() == range.root())
         });
         self.compare();
@@ -239,12 +255,7 @@ impl<'f> Tree<'f> {
         let (Some(begin), Some(folder)) = (&self.begin, self.folder) else {
             return false;
         };
-        let mut look = |node| {
-            let (level, index, range) = Tile::of_node(node);
-            let tile = Tile::of_size(level, index, begin.size());
-            let hashes = tile.and_then(|tile| prefix(folder, &tile)).ok_or(())?;
-            hashes.get(range).and_then(tile::fold).ok_or(())
-        };
+        let mut look = |node| folder.node(node).ok_or(());
         let path = consistency(old.size, begin.size(), &mut look);
         let holds = |path: Vec<Hash>| {
             let (from, to) = (&old.root, begin.root());
@@ -252,16 +263,6 @@ impl<'f> Tree<'f> {
         };
         path.ok().flatten().is_some_and(holds)
     }
-}
-
-/// The first hashes of a tile: a wider one that is there begins with them.
-fn prefix(folder: &Folder, tile: &Tile) -> Option<Vec<Hash>> {
-    if let Ok(Some(hashes)) = folder.read(tile) {
-        return Some(hashes);
-    }
-    let mut hashes = folder.read(&Tile::full(tile.level, tile.index)).ok()??;
-    hashes.truncate(usize::from(tile.width));
-    Some(hashes)
 }
 
 /// Compares a full tile that is durable. Those behind may be what a power cut left: the next start makes

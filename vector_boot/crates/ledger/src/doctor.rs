@@ -11,6 +11,7 @@ use crate::index::{Extent, Snapshot, Wanted};
 use crate::json::Json;
 use crate::objects::FolderStore;
 use crate::proofs::folder::{CHECKPOINT, Folder, TILES};
+use crate::said::Said;
 use crate::scan::{self, End, Found};
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::store::{ObjectId, ObjectStore};
@@ -110,6 +111,7 @@ pub fn examine(
     .map_err(|e| e.to_string())?;
     let mut checks = vec![
         log(&end, copy.map(|(_, what)| what)),
+        events(&seen.said),
         seen.fast_forward(&superblock, &end),
         seen.epochs.check(),
         seen.clock.check(clock::wall_ns()),
@@ -136,9 +138,19 @@ fn log(end: &End, copy: Option<&str>) -> Check {
     Check::new("log", state, what)
 }
 
+/// Whether every event says what the ledger would have taken.
+fn events(said: &Said) -> Check {
+    let (state, what) = match said.wrong {
+        Some(wrong) => (State::Bad, format!("event {}: {}", wrong.id, wrong.what)),
+        None => (State::Good, format!("{} signatures hold", said.signed)),
+    };
+    Check::new("events", state, what)
+}
+
 /// What a scan leaves for the checks.
 struct Seen {
     fold: Fold,
+    said: Said,
     epochs: Epochs,
     clock: Clock,
     extents: Vec<Extent>,
@@ -170,6 +182,7 @@ impl Seen {
         let belongs = objects.map_or(Ok(None), |o| Belongs::read(&o).map_err(said));
         Self {
             fold: Fold::default(),
+            said: Said::default(),
             epochs: Epochs::default(),
             clock: Clock::default(),
             extents: Vec::new(),
@@ -185,6 +198,7 @@ impl Seen {
 
     fn found(&mut self, found: &Found<'_>) {
         self.fold.found(found);
+        self.said.see(found);
         match found {
             Found::Segment { extent, head } => {
                 // Of a log that was compacted the tree begins where its first segment says.

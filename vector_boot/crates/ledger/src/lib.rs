@@ -41,6 +41,7 @@ mod jsonl;
 pub mod metrics;
 mod query;
 pub mod reader;
+mod said;
 mod sealing;
 mod serve;
 mod slots;

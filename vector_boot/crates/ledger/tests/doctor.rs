@@ -1,14 +1,17 @@
 //! Every check of `doctor`, on a real log, made to fail.
 
+use ed25519_dalek::{Signer, SigningKey};
+use ledger::audit::{Asked, audit};
 use ledger::committer::{Committer, Draft};
 use ledger::device::Access;
 use ledger::doctor::{self, Check, State};
 use ledger::log::Birth;
 use ledger_core::blob::Manifest;
 use ledger_core::checkpoint::Checkpoint;
+use ledger_core::keys;
 use ledger_core::note::VerifierKey;
 use ledger_core::store::ObjectId;
-use ledger_core::{Anchor, SEGMENT_BYTES_MAX};
+use ledger_core::{Anchor, Body, SEGMENT_BYTES_MAX};
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -90,6 +93,71 @@ fn damage_of_the_log_is_bad() {
         "log",
         State::Bad,
     );
+}
+
+#[test]
+fn events_that_the_ledger_would_not_have_taken_are_bad() {
+    let secret = SigningKey::from_bytes(&[5; 32]);
+    let public = secret.verifying_key().to_bytes();
+    let hex: String = public.iter().map(|b| format!("{b:02x}")).collect();
+    let key = |kind: &str| draft(kind, "service:ledger", &format!("{{\"key\":\"{hex}\"}}"));
+    let signed = |message: &str| {
+        let unsigned = Draft {
+            ulid: Some([1; 16]),
+            ..draft("note", "x", "{}")
+        };
+        let text = keys::event_text(&Body {
+            timestamp_ns: 0,
+            wall_ns: 0,
+            ulid: [1; 16],
+            tenant_tag: [0; 8],
+            ns: &unsigned.ns,
+            actor: &unsigned.actor,
+            tenant_id: &unsigned.tenant_id,
+            event_type: &unsigned.event_type,
+            subject: &unsigned.subject,
+            payload: &unsigned.payload,
+            causation_id: None,
+            origin: None,
+            sig: None,
+        });
+        let sig = secret.sign(format!("{text}{message}").as_bytes());
+        Draft {
+            sig: Some([&public[..], &sig.to_bytes()].concat()),
+            ..unsigned
+        }
+    };
+    for (drafts, id, state) in [
+        (vec![draft("note", "x", "{\"b\":1,\"a\":2}")], 6, State::Bad),
+        (vec![draft("note", "x", "{\"a\":1.0}")], 6, State::Bad),
+        (vec![draft("note", "x", "{\"a\":1,\"a\":1}")], 6, State::Bad),
+        (vec![signed("")], 7, State::Good),
+        (vec![signed("changed")], 7, State::Bad),
+        (vec![key(keys::REVOKED), signed("")], 8, State::Bad),
+    ] {
+        with_log(
+            |folder, _| {
+                if drafts.iter().any(|d| d.sig.is_some()) {
+                    append(folder, vec![key(keys::REGISTERED)]);
+                }
+                append(folder, drafts);
+                let device = ledger::open::path(folder, Access::Read).expect("a log");
+                let asked = Asked::of_folder(folder);
+                let report = audit(&*device, &|| None, &asked, &mut |_| ()).expect("a report");
+                let bad = (state == State::Bad).then_some(id);
+                assert_eq!(report.bad.map(|bad| bad.event_id), bad);
+                let found = checks(folder);
+                let check = found
+                    .iter()
+                    .find(|c| c.name == "events")
+                    .expect("the check");
+                let named = check.what.contains(&format!("event {id}: "));
+                assert_eq!(named, state == State::Bad, "{check:?}");
+            },
+            "events",
+            state,
+        );
+    }
 }
 
 fn checkpoint(folder: &Path, size: u64, root: [u8; 32]) {

@@ -6,6 +6,8 @@
 mod audit;
 #[path = "process/blobs.rs"]
 mod blobs;
+#[path = "process/compacted.rs"]
+mod compacted;
 #[path = "process/running.rs"]
 mod running;
 
@@ -59,6 +61,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_tile_export_is_accepted_by_another_implementation",
         audit::a_tile_export_is_accepted_by_another_implementation,
+    ),
+    (
+        "a_compacted_log_proves_what_it_kept_on_disk_too",
+        compacted::a_compacted_log_proves_what_it_kept_on_disk_too,
     ),
     (
         "proofs_are_made_and_checked_from_the_command_line",

@@ -66,7 +66,15 @@ impl Words {
             let Place::Disk(disk) = place else {
                 return Err("tiles are of a log on disk: --log PATH, and --data DIR".to_owned());
             };
-            println!("{} entries", tiles::tiles(disk, folder)?);
+            let done = tiles::tiles(disk, folder)?;
+            let from = done.entries_from;
+            match from {
+                0 => println!("{} entries", done.size),
+                _ => println!(
+                    "{} entries, of which those from index {from} on are there",
+                    done.size
+                ),
+            }
             return Ok(ExitCode::SUCCESS);
         }
         if self.follow && (matches!(place, Place::Disk(_)) || self.to.syslog.is_none()) {

@@ -17,6 +17,7 @@ mod rebuild;
 mod show;
 mod snapshot;
 mod tiles;
+mod tree;
 mod verify;
 mod witness;
 mod yaml;

@@ -1,23 +1,19 @@
 //! `proof`, `key`, `checkpoint`: what lets others check the log, made from a running ledger or from a log
 //! on disk; and the check itself, which needs neither.
 
+use super::tree::Tree;
 use super::verify::read_note;
 use super::{Disk, FAILED, Outcome, Place};
 use crate::audit::Asked;
-use crate::device::Access;
 use crate::json::Json;
 use crate::proofs::folder::CHECKPOINT;
 use crate::query::hex;
-use crate::scan::{self, Found};
 use clap::{Args, Subcommand};
-use ledger_core::checkpoint::Checkpoint;
+use ledger_core::checkpoint::{Checkpoint, hash_text};
+use ledger_core::leaf_hash;
 use ledger_core::note::{NOTE_BYTES_MAX, Note, VerifierKey};
-use ledger_core::proof::inclusion;
-use ledger_core::tile::Edge;
-use ledger_core::tile::{Tile, fold};
+use ledger_core::proof::{inclusion, verify_inclusion};
 use ledger_core::tlog_proof::TlogProof;
-use ledger_core::{Commitment, Hash};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -53,6 +49,8 @@ enum Command {
         #[arg(long, value_name = "HEX")]
         commit_id: Option<String>,
     },
+    /// Proves that the tree of TO events continues that of FROM; TO is all that was signed if absent.
+    Consistency { from: u64, to: Option<u64> },
 }
 
 #[derive(Args)]
@@ -73,6 +71,7 @@ impl Words {
                 }),
                 _,
             ) => verify(proof, key, checkpoint.as_deref(), commit_id.as_deref()),
+            (Some(Command::Consistency { from, to }), place) => consistency(place, *from, *to),
             (None, place) => self.make(place),
         }
     }
@@ -153,73 +152,67 @@ fn offline(disk: &Disk, event_id: u64) -> Result<TlogProof, String> {
     let index = index
         .ok_or_else(|| format!("event {event_id} is not under the checkpoint of {size} events"))?;
     let tree = Tree::read(disk, size, event_id)?;
-    let path = inclusion(index, size, &mut |node| tree.node(node).ok_or(()));
-    let path = path
-        .ok()
-        .flatten()
-        .ok_or("the log does not hold what the checkpoint says")?;
-    let entry = tree
-        .entry
-        .ok_or_else(|| format!("event {event_id} is not in the log"))?;
+    let entry = tree.entry.ok_or_else(|| {
+        let first = tree.first_event();
+        format!("event {event_id} was dropped by a compaction; the first that is kept is {first}")
+    })?;
+    let path = inclusion(index, size, &mut |node| tree.node(node))?.unwrap_or_default();
+    let leaf = leaf_hash(&entry);
     let proof = TlogProof {
         entry,
         index,
         path,
         checkpoint: note,
     };
-    let leaf = ledger_core::leaf_hash(&entry);
-    let holds =
-        ledger_core::proof::verify_inclusion(&leaf, index, size, &proof.path, &checkpoint.root);
-    holds
+    verify_inclusion(&leaf, index, size, &proof.path, &checkpoint.root)
         .then_some(proof)
         .ok_or_else(|| "the log is not the one that the checkpoint was signed for".to_owned())
 }
 
-/// The tree of a log on disk at one size, with all its tiles: 33 bytes an event, for as long as it takes.
-pub struct Tree {
-    edge: Edge,
-    tiles: BTreeMap<Tile, Vec<Hash>>,
-    entry: Option<Commitment>,
+/// Prints that the tree of `to` events continues that of `from`; all that was signed where `to` is absent.
+fn consistency(place: &Place, from: u64, to: Option<u64>) -> Outcome {
+    let (from_root, to, to_root, hashes) = match place {
+        Place::Disk(disk) => {
+            let signed = match to {
+                Some(_) => None,
+                None => {
+                    let note = stored(disk)?;
+                    Some(Checkpoint::parse(note.text()).map_err(|e| e.to_string())?)
+                }
+            };
+            let to = to.or(signed.map(|s| s.size)).unwrap_or(0);
+            let (path, old, new) = Tree::read(disk, to, 0)?.consistency(from, to)?;
+            let hashes: Vec<String> = path.iter().map(hash_text).collect();
+            (hash_text(&old), to, hash_text(&new), hashes)
+        }
+        Place::Running(peer) => {
+            let answer = peer.call(&Json::object([
+                ("type", "proof.consistency".into()),
+                ("from", from.into()),
+                ("to", to.map_or(Json::Null, Json::from)),
+            ]))?;
+            let text = |key| answer.get(key).and_then(Json::text).map(str::to_owned);
+            let size = answer.get("to").and_then(Json::unsigned);
+            match (text("from_root"), size, text("to_root")) {
+                (Some(old), Some(to), Some(new)) => (old, to, new, hashes(&answer)?),
+                _ => return Err("no roots in the answer".to_owned()),
+            }
+        }
+    };
+    println!("from {from} {from_root}\nto {to} {to_root}");
+    hashes.iter().for_each(|hash| println!("{hash}"));
+    Ok(ExitCode::SUCCESS)
 }
 
-impl Tree {
-    pub fn read(disk: &Disk, size: u64, event_id: u64) -> Result<Self, String> {
-        let device = &*disk.open(Access::Read)?;
-        let (superblock, _) = scan::superblock(device)
-            .map_err(|e| e.to_string())?
-            .ok_or("blank: no log here yet")?;
-        let mut this = Self {
-            edge: Edge::default(),
-            tiles: BTreeMap::new(),
-            entry: None,
-        };
-        scan::scan(device, &superblock, None, &mut |found| match found {
-            Found::Event { id, leaf, .. } if id <= size => {
-                if id == event_id {
-                    this.entry = Some(leaf.entry);
-                }
-                let tiles = &mut this.tiles;
-                this.edge.push(leaf.hash, &mut |tile, hashes| {
-                    tiles.insert(tile, hashes.to_vec());
-                });
-            }
-            _ => {}
-        })
-        .map_err(|e| e.to_string())?;
-        if this.edge.size() != size {
-            return Err(format!(
-                "the checkpoint is of {size} events, the log holds {} of them",
-                this.edge.size()
-            ));
-        }
-        Ok(this)
-    }
-
-    pub fn node(&self, node: ledger_core::proof::Node) -> Option<Hash> {
-        self.edge.node(node).or_else(|| {
-            let (level, index, range) = Tile::of_node(node);
-            fold(self.tiles.get(&Tile::full(level, index))?.get(range)?)
-        })
+/// The hashes of an answer.
+pub fn hashes(answer: &Json) -> Result<Vec<String>, String> {
+    match answer.get("hashes") {
+        Some(Json::List(all)) => Ok(all
+            .iter()
+            .filter_map(Json::text)
+            .map(str::to_owned)
+            .collect()),
+        _ => Err("no hashes in the answer".to_owned()),
     }
 }
 

@@ -3,7 +3,8 @@
 //! No socket is opened here: the body goes out and the answer comes in by whatever HTTP client the person
 //! trusts. Source: <https://c2sp.org/tlog-witness>.
 
-use super::proof::{Tree, stored};
+use super::proof::{hashes, stored};
+use super::tree::Tree;
 use super::verify::read_note;
 use super::{Disk, Outcome, Place};
 use crate::json::Json;
@@ -12,7 +13,6 @@ use crate::proofs::folder::{Folder, WITNESSED};
 use clap::{Args, Subcommand};
 use ledger_core::checkpoint::{Checkpoint, hash_text};
 use ledger_core::note::{NOTE_BYTES_MAX, Note, Signature, VerifierKey};
-use ledger_core::proof::consistency;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -68,11 +68,7 @@ impl Words {
                             ("from", (*old).into()),
                             ("to", size.into()),
                         ]))?;
-                        let hashes = match answer.get("hashes") {
-                            Some(Json::List(all)) => all.iter().filter_map(Json::text),
-                            _ => return Err("no hashes in the answer".to_owned()),
-                        };
-                        (hashes.map(str::to_owned).collect(), note)
+                        (hashes(&answer)?, note)
                     }
                 };
                 println!("old {old}");
@@ -100,13 +96,15 @@ impl Words {
 
 fn offline(disk: &Disk, old: u64) -> Result<(Vec<String>, String), String> {
     let note = stored(disk)?;
-    let size = Checkpoint::parse(note.text())
-        .map_err(|e| e.to_string())?
-        .size;
-    let tree = Tree::read(disk, size, 0)?;
-    let path = consistency(old, size, &mut |node| tree.node(node).ok_or(()));
-    let path = path.map_err(|()| "the log does not hold what the checkpoint says")?;
-    let path = path.ok_or_else(|| format!("--old {old}: the checkpoint is of {size} events"))?;
+    let Checkpoint { size, root, .. } =
+        Checkpoint::parse(note.text()).map_err(|e| e.to_string())?;
+    if old > size {
+        return Err(format!("--old {old}: the checkpoint is of {size} events"));
+    }
+    let (path, _, new) = Tree::read(disk, size, 0)?.consistency(old, size)?;
+    if new != root {
+        return Err("the log is not the one that the checkpoint was signed for".to_owned());
+    }
     Ok((path.iter().map(hash_text).collect(), note.to_string()))
 }
 

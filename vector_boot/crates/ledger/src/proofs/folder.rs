@@ -4,10 +4,11 @@
 //! believed: `settled` says how many leaves' tiles are durable, and tiles behind that are made anew
 //! from the log.
 
-use ledger_core::Hash;
 use ledger_core::checkpoint::decimal;
 use ledger_core::note::{NOTE_BYTES_MAX, Note};
+use ledger_core::proof::Node;
 use ledger_core::tile::{self, TILE_BYTES, TILE_WIDTH, Tile};
+use ledger_core::{Hash, parent};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,41 @@ impl Folder {
     pub fn read(&self, tile: &Tile) -> io::Result<Option<Vec<Hash>>> {
         let bytes = read_at_most(&self.path(tile), TILE_BYTES)?;
         Ok(bytes.and_then(|bytes| tile::hashes(&bytes, tile.width)))
+    }
+
+    /// A tile's hashes, from whatever tile is there that begins with them: it got wider since, or full.
+    pub fn prefix(&self, tile: &Tile) -> Option<Vec<Hash>> {
+        let settled = Tile::of_size(tile.level, tile.index, self.settled());
+        let full = Tile::full(tile.level, tile.index);
+        [Some(*tile), settled, Some(full)]
+            .into_iter()
+            .flatten()
+            .filter(|there| there.width >= tile.width)
+            .find_map(|there| self.read(&there).ok().flatten())
+            .map(|mut hashes| {
+                hashes.truncate(usize::from(tile.width));
+                hashes
+            })
+    }
+
+    /// Hash of a perfect subtree, of its tile or, where that is not full yet and so not here, of those
+    /// below it.
+    pub fn node(&self, node: Node) -> Option<Hash> {
+        let (level, index, range) = Tile::of_node(node);
+        let width = u16::try_from(range.end).ok()?;
+        let tile = Tile {
+            level,
+            index,
+            width,
+        };
+        match self.prefix(&tile) {
+            Some(hashes) => tile::fold(hashes.get(range)?),
+            None if level == 0 => None,
+            None => {
+                let [left, right] = node.children()?;
+                Some(parent(&self.node(left)?, &self.node(right)?))
+            }
+        }
     }
 
     /// Writes a tile; durable with [`Self::settle`].

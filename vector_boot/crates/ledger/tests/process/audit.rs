@@ -20,14 +20,14 @@ const SWEEP_STEP: usize = 41;
 const SWEEP_ALL: &str = "VB_TEST_SWEEP_ALL";
 
 /// The command line over the log and folder of `data`.
-fn offline(data: &Path, words: &[&str]) -> (i32, String) {
+pub fn offline(data: &Path, words: &[&str]) -> (i32, String) {
     let (log, folder) = (data.join("ledger.log"), data.display().to_string());
     let log = log.display().to_string();
     let all = [&["--log", &log, "--data", &folder], words].concat();
     command(data, &all)
 }
 
-fn ok(data: &Path, words: &[&str]) -> String {
+pub fn ok(data: &Path, words: &[&str]) -> String {
     let (code, text) = offline(data, words);
     assert_eq!(code, 0, "{words:?}: {text}");
     text
@@ -58,8 +58,9 @@ impl TileReader for Directory<'_> {
     fn save_tiles(&self, _: &[Tile], _: &[Vec<u8>]) {}
 }
 
-/// Opens the checkpoint with the key, and gives back the first entry that is not under it.
-fn foreign(directory: &Path, vkey: &str) -> Result<u64, String> {
+/// Opens the checkpoint with the key, and gives back the first entry, from this one on, that is not under
+/// it.
+pub fn foreign(directory: &Path, vkey: &str, from: u64) -> Result<u64, String> {
     let note = fs::read(directory.join("checkpoint")).unwrap();
     let note = signed_note::Note::from_bytes(&note).map_err(|e| format!("{e:?}"))?;
     let key = StandardVerifier::new(vkey).map_err(|e| format!("{e:?}"))?;
@@ -70,7 +71,7 @@ fn foreign(directory: &Path, vkey: &str) -> Result<u64, String> {
     let (size, root) = (checkpoint.size(), *checkpoint.hash());
     let tiles = Directory(directory);
     let tree = TileHashReader::new(size, root, &tiles);
-    for first in (0..size).step_by(256) {
+    for first in (from..size).step_by(256) {
         let width = u16::try_from((size - first).min(256)).unwrap();
         let bundle = tile::Tile {
             level: 0,
@@ -98,13 +99,13 @@ pub fn a_tile_export_is_accepted_by_another_implementation() {
     let text = ok(data, &["export", "--tiles", into.to_str().unwrap()]);
     assert_eq!(text, "600 entries\n");
     let key = ok(data, &["key"]);
-    assert_eq!(foreign(&into, key.trim()), Ok(600));
+    assert_eq!(foreign(&into, key.trim(), 0), Ok(600));
     // Entry 299 is the 44th of the second bundle.
     let bundle = into.join("tile/entries/001");
     let mut bytes = fs::read(&bundle).unwrap();
     bytes[43 * 66 + 20] ^= 1;
     fs::write(&bundle, &bytes).unwrap();
-    assert_eq!(foreign(&into, key.trim()), Err("entry 299".to_owned()));
+    assert_eq!(foreign(&into, key.trim(), 0), Err("entry 299".to_owned()));
     let (code, text) = offline(data, &["export", "--tiles", into.to_str().unwrap()]);
     assert!(code == 1 && text.contains("not empty"), "{text}");
 }
