@@ -684,6 +684,12 @@ fn answer_ledger(request: &Value, machine: &Shared) -> Vec<Value> {
             json!({"ok": true, "from": request["from"]}),
             json!({"event": event(4)}),
         ],
+        "verify" if request["since"] == "silence" => vec![],
+        "verify" if request["since"] == "another" => vec![
+            json!({"ack": true}),
+            json!({"ok": true, "verified": false, "events": 3, "bytes": 4096, "chain": "aa", "root": request["key"], "stopped": null,
+                "bad": {"event_id": 2, "offset": 0, "place": "since", "what": "checkpoint has another root than the log"}}),
+        ],
         "verify" => {
             let report = if machine.lock().unwrap().ledger_holds {
                 json!({"ok": true, "verified": true, "events": 3, "groups": 2, "bytes": 4096, "chain": "aa", "root": "bb", "bad": null, "stopped": null})
@@ -966,6 +972,18 @@ fn a_ledger_that_does_not_hold_fails_the_command() {
         (code, &value["holds"], &value["bad"]["offset"]),
         (1, &json!(false), &json!(512))
     );
+}
+
+#[test]
+fn a_checkpoint_kept_elsewhere_goes_with_the_question_and_silence_is_not_waited_for() {
+    let fixture = Fixture::new();
+    let (code, value) = fixture.json("ledger verify --key 'a b' --since another --json");
+    let shown = (&value["bad"]["place"], &value["root"]);
+    assert_eq!((code, shown), (1, (&json!("since"), &json!("a b"))));
+    // Connected, but nobody is at work: the same short wait as for every other question.
+    let (code, text) = fixture.run("ledger verify --since silence");
+    assert_eq!(code, 1);
+    assert!(text.starts_with("ledger: ledger does not answer"), "{text}");
 }
 
 #[test]

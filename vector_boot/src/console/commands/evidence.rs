@@ -14,8 +14,9 @@ const TAIL_DEFAULT: u64 = 10;
 const EVENTS_MAX: u64 = 1000;
 /// Columns of the payload in a line for people.
 const PAYLOAD_CHARS: usize = 60;
-/// Longest silence of `ledger verify`: it reads the whole log, with a line of progress now and then.
-const VERIFY_SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Longest silence of `ledger verify` once it has begun: it reads the whole log, and says each second how far it is,
+/// but while a disk does not answer.
+const VERIFY_SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Wait for one event of a follower: two beats, so that a key press ends it at once.
 const FOLLOW_STEP: Duration = Duration::from_millis(200);
 /// Options of `ledger query` that are words, with the ledger's names for them.
@@ -32,11 +33,11 @@ pub const COMMANDS: &[Command] = &[Command {
     name: "ledger",
     alias: "",
     group: Group::Evidence,
-    usage: "[tail [-n N] [-f]|query [FILTERS]|verify|head|key|checkpoint|proof ID|doctor]",
+    usage: "[tail [-n N] [-f]|query [FILTERS]|verify [--key VKEY] [--since LINE]|head|key|checkpoint|proof ID|doctor]",
     help: "What was recorded, in order, and whether it was altered. tail shows the newest N events (10), \
            with -f also what follows. query takes --type --tenant --actor --ns --subject, --from ID and \
-           -n N. verify reads the whole log and fails with exit code 1 when it does not hold. head is the \
-           last durable event and its chain value. checkpoint is a signed line to keep elsewhere, key what \
+           -n N. verify reads the whole log and fails with exit code 1 when it does not hold, is not signed by \
+           VKEY, or does not continue LINE, a checkpoint that was kept elsewhere, in quotes. head is the last durable event and its chain value. checkpoint is a signed line to keep elsewhere, key what \
            checks it, proof the path of one event's leaf, doctor how full the log is.",
     completes: &[Completes::Words(&[
         "tail",
@@ -225,23 +226,32 @@ fn plain(value: &Value) -> String {
 }
 
 fn verify(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
-    Words::parse(words, &[], &[], 0)?;
+    let words = Words::parse(words, &[], &["--key", "--since"], 0)?;
+    let given = |option, field: &str| Some((field.to_owned(), json!(words.value(option)?)));
+    let asked = [given("--key", "key"), given("--since", "since")];
     let mut ledger = Ledger::open(context)?;
-    let id = ledger.send("verify", Map::new())?;
-    let begun = Instant::now();
+    let id = ledger.send("verify", asked.into_iter().flatten().collect())?;
+    // A ledger that is up says at once that it begins.
+    let mut answer = ledger.answer(&id)?;
+    let mut heard = Instant::now();
     let result = loop {
-        match ledger.next(&id, ANSWER_LIMIT)? {
-            Some(answer) if answer.contains_key("ok") => break answer,
-            // An acknowledgement or progress: it is at work.
-            Some(_) => {}
-            None if begun.elapsed() < VERIFY_SILENCE_MAX => {}
+        if answer.contains_key("ok") {
+            break answer;
+        }
+        // An acknowledgement or progress: it is at work.
+        answer = match ledger.next(&id, ANSWER_LIMIT)? {
+            Some(next) => {
+                heard = Instant::now();
+                next
+            }
+            None if heard.elapsed() < VERIFY_SILENCE_MAX => continue,
             None => {
                 let s = VERIFY_SILENCE_MAX.as_secs();
                 return Err(Failure::failed(format!(
-                    "ledger does not end its check within {s} s"
+                    "ledger says nothing of its check for {s} s"
                 )));
             }
-        }
+        };
     };
     let (holds, lines) = verdict(&result);
     let mut value = result;

@@ -8,6 +8,7 @@ use crate::query::hex;
 use crate::refusal::Refusal;
 use crate::{blobs, clock, doctor};
 use ledger_core::note::{Note, VerifierKey};
+use ledger_core::serial;
 use std::time::{Duration, Instant};
 
 /// Progress lines of a long call.
@@ -138,7 +139,9 @@ fn verify(call: &Call<'_>) -> Result<(), Refusal> {
         asked.key = Some(key);
     }
     if let Some(since) = call.optional_text("since")? {
-        let note = Note::parse(since).map_err(|e| Refusal::bad("since", &e.to_string()))?;
+        // A note, or the line of one on the serial console.
+        let note = serial::note(since).map_or_else(|| Note::parse(since), Ok);
+        let note = note.map_err(|e| Refusal::bad("since", &e.to_string()))?;
         asked.since = Some(("since".to_owned(), note));
     }
     call.ack();
