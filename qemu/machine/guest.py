@@ -24,6 +24,15 @@ KEPT_MEMORY = (
     "memmap=0x100000$0x8000000 ramoops.mem_address=0x8000000 ramoops.mem_size=0x100000 "
     "ramoops.record_size=0x20000 ramoops.max_reason=3 "
 )
+# Where QEMU is steered from outside, an interrupt that cannot be masked (`inject-nmi`, x86 alone) makes a kernel that
+# answers nobody say what each task and each processor is at, and end.
+TELLING = "unknown_nmi_panic panic_print=0x41 "
+# How QEMU emulates: one processor at a time. With a thread for each, one translates code that another is about to
+# change: QEMU throws translations of the old code away before the write and not after it, and what was translated in
+# between stays. A kernel that patches its own code then runs into a breakpoint for ever that is no longer there, on all
+# processors, with interrupts off. Linux does so at every boot, where the first control group gets a limit of processor
+# time; docs/qemu.md has the measurement.
+EMULATION = "tcg,thread=single"
 # PR_SET_PDEATHSIG of prctl(2).
 PDEATHSIG = 1
 
@@ -74,15 +83,17 @@ def check_port(port: int) -> int:
 def command(parts: Parts, accelerator: str) -> list[str]:
     """QEMU's words for these parts."""
     arch = parts.arch
-    words = [arch.qemu, "-name", "vector-boot", "-M", arch.machine, "-accel", accelerator]
+    words = [arch.qemu, "-name", "vector-boot", "-M", arch.machine]
+    words += ["-accel", EMULATION if accelerator == "tcg" else accelerator]
     words += ["-cpu", "host" if accelerator == "kvm" else arch.cpu]
     words += ["-smp", str(1 if parts.icount else min(2, os.cpu_count() or 1))]
     words += ["-icount", "shift=0,sleep=off"] if parts.icount else []
     words += ["-m", str(parts.memory_mib), "-nodefaults", "-no-user-config", "-display", "none"]
     words += [] if parts.resets else ["-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
-    kept = KEPT_MEMORY if parts.resets else ""
-    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {kept}{parts.append}".rstrip()]
+    # What is kept of a panic is its cause, so the two do not go together.
+    more = KEPT_MEMORY if parts.resets else TELLING if parts.qmp else ""
+    words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {more}{parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
     if parts.watchdog:
         words += ["-acpitable", f"sig=WDAT,data={parts.watchdog}", "-global", "ICH9-LPC.noreboot=false"]
@@ -127,7 +138,8 @@ def _logged(name: str, path: Path, log: Path) -> list[str]:
 
 
 def _device(name: str, source: str, kind: str = "raw") -> list[str]:
-    drive = f"if=none,id={name},format={kind},{source}"
+    # QEMU's own way with a full disk of the host is to stop the machine without a word; an error the guest can tell.
+    drive = f"if=none,id={name},format={kind},werror=report,rerror=report,{source}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 

@@ -11,6 +11,7 @@ mod fuzz;
 mod health;
 mod kills;
 mod library;
+mod patching;
 mod power_cuts;
 mod upgrades;
 mod watchdog;
@@ -48,6 +49,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "watchdog",
         "the chipset's watchdog bites a machine whose PID 1 hangs, and the next boot says so",
         watchdog::drill,
+    ),
+    (
+        "patching",
+        "a kernel patches its own code while both processors run it, and an emulated machine runs what it patched",
+        patching::drill,
     ),
     (
         "health",

@@ -127,7 +127,7 @@ class LifeTest(WithFakes):
         with mock.patch.object(guest, "SILENCE_SECONDS", 0.5):
             code, out, err = self.live("--exec", "status", chosen="kvm")
         self.assertEqual((code, out), (0, "did status\n"), err)
-        self.assertEqual([words[words.index("-accel") + 1] for words in self.starts()], ["kvm", "tcg"])
+        self.assertEqual([words[words.index("-accel") + 1] for words in self.starts()], ["kvm", "tcg,thread=single"])
         self.assertIn("accelerator: tcg (a machine was silent for 0.5 s under KVM)", err)
         # The next one is not made to wait again.
         self.assertEqual(accelerator.choose("auto", X86_64).name, "tcg")

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod nbd;
 pub mod package;
 pub mod peer;
+mod post_mortem;
 pub mod process;
 pub mod program;
 pub mod qmp;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::inputs::{Arch, inputs, repository};
+use crate::post_mortem;
+use crate::qmp::Qmp;
 use crate::screen::Screen;
 
 /// From power on to the machine console's first answer; about 6 s under emulation on an idle host.
@@ -20,6 +22,8 @@ pub const STEP_LIMIT: Duration = Duration::from_secs(90);
 /// Events of one answer, at about 500 bytes each: QEMU throws away what a guest's console writes while the host's
 /// end of the socket is full, which takes 200 KiB, and a test on a busy host may be late to read.
 const EVENTS_A_PAGE: u32 = 100;
+/// An answer is waited for in waits of this length.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// While nobody listens in the guest, an empty line is sent this often.
 const KNOCK: Duration = Duration::from_millis(500);
 
@@ -40,8 +44,6 @@ pub struct Options {
     pub append: String,
     /// Executables other than the tested ones, for the initramfs.
     pub bin: Option<PathBuf>,
-    /// QEMU's own control socket, to be made at this path.
-    pub qmp: Option<PathBuf>,
     /// A folder with the two ends of a wire, `guest` and `host`, to a first network card.
     pub wire: Option<PathBuf>,
     /// It starts again when it is reset, in the same memory; otherwise QEMU ends.
@@ -78,37 +80,51 @@ pub struct Reply {
 
 /// A running machine.
 pub struct Machine {
-    qemu: Child,
-    keyboard: ChildStdin,
-    serial: Screen,
-    host: Screen,
+    watched: Watched,
     console: BufReader<UnixStream>,
     http_port: u16,
     token: String,
-    // Removed with the value, after the machine has ended.
-    _folder: tempfile::TempDir,
 }
 
 /// A machine that nobody talks to: it is only watched.
 pub struct Watched {
     qemu: Child,
+    keyboard: ChildStdin,
     serial: Screen,
     host: Screen,
     // Removed with the value, after the machine has ended.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Watched {
     /// Boots; answers as soon as QEMU is started.
     pub fn boot(options: &Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (qemu, _keyboard, serial, host) = start(options, &folder.path().join("console"));
+        let mut command = command(options, folder.path());
+        let mut qemu = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start qemu/run");
         Self {
+            keyboard: qemu.stdin.take().expect("a pipe to the serial console"),
+            serial: Screen::of(qemu.stdout.take().expect("a pipe from the serial console")),
+            host: Screen::of(qemu.stderr.take().expect("a pipe from qemu/run")),
             qemu,
-            serial,
-            host,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// QEMU's own control socket.
+    fn control(&self) -> PathBuf {
+        self.folder.path().join("qmp")
+    }
+
+    /// Panics because the machine does not do what it must: with what QEMU, and in the end its kernel, say of it.
+    fn stands_still(&self, what: &str) -> ! {
+        let found = post_mortem::of(&self.control(), &self.serial);
+        panic!("{what}\n{}\n{found}", self.serial.tail());
     }
 
     /// What the serial console has shown.
@@ -126,14 +142,23 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        end(&mut self.qemu, &self.host, &self.serial);
+        terminate(&mut self.qemu);
+        if std::thread::panicking() {
+            eprintln!(
+                "--- qemu/run\n{}\n--- serial console\n{}\n---",
+                self.host.tail(),
+                self.serial.tail()
+            );
+        }
     }
 }
 
-/// Starts `qemu/run`: its process, the serial line's two ends, and what it says itself.
-fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen) {
+/// The words of `qemu/run`, which makes its sockets in `folder`.
+fn command(options: &Options, folder: &Path) -> Command {
     let mut command = Command::new(repository().join("qemu/run"));
-    command.args(["--http", "0"]).arg("--machine").arg(socket);
+    command.args(["--http", "0", "--machine"]);
+    command.arg(folder.join("console"));
+    command.arg("--qmp").arg(folder.join("qmp"));
     let bin = options.bin.as_deref();
     command
         .args(["--arch", options.arch.name(), "--bin"])
@@ -149,9 +174,6 @@ fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen
     };
     if let Some(share) = &options.share {
         command.arg("--share").arg(share);
-    }
-    if let Some(qmp) = &options.qmp {
-        command.arg("--qmp").arg(qmp);
     }
     if let Some(wire) = &options.wire {
         command.arg("--wire").arg(wire);
@@ -178,23 +200,13 @@ fn start(options: &Options, socket: &Path) -> (Child, ChildStdin, Screen, Screen
         command.arg("--append").arg(&options.append);
     }
     command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut qemu = command.spawn().expect("start qemu/run");
-    let keyboard = qemu.stdin.take().expect("a pipe to the serial console");
-    let serial = Screen::of(qemu.stdout.take().expect("a pipe from the serial console"));
-    let host = Screen::of(qemu.stderr.take().expect("a pipe from qemu/run"));
-    (qemu, keyboard, serial, host)
 }
 
 impl Machine {
     /// Boots and waits until the machine console answers; services may still be starting.
     pub fn boot(options: &Options) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let socket = folder.path().join("console");
-        let (qemu, keyboard, serial, host) = start(options, &socket);
-        let said = host.wait_for_line("machine: console=", BOOT_LIMIT);
+        let watched = Watched::boot(options);
+        let said = watched.host.wait_for_line("machine: console=", BOOT_LIMIT);
         let field = |name: &str| {
             let word = said
                 .split_whitespace()
@@ -204,16 +216,12 @@ impl Machine {
         };
         let token = std::fs::read_to_string(field("token=")).expect("the boot token's file");
         let http_port = field("http=").parse().expect("a port");
-        let console = knock(&socket, &serial);
+        let console = knock(&watched);
         Self {
-            qemu,
-            keyboard,
-            serial,
-            host,
+            watched,
             console,
             http_port,
             token,
-            _folder: folder,
         }
     }
 
@@ -228,7 +236,7 @@ impl Machine {
     /// Runs a console command, whatever its exit code.
     pub fn run(&mut self, command: &str) -> Answer {
         self.send(command);
-        answer(&mut self.console, &self.serial, command)
+        answer(&mut self.console, &self.watched, command)
     }
 
     /// Runs a console command that must succeed, and returns what it printed.
@@ -287,14 +295,14 @@ impl Machine {
     /// Sends a command that takes the console itself down, and waits until its successor answers.
     pub fn run_and_lose_the_console(&mut self, command: &str) {
         self.send(command);
-        synchronise(&mut self.console, &self.serial);
+        synchronise(&mut self.console, &self.watched);
     }
 
     /// Sends a command that takes PID 1 itself down, waits until the serial console shows that another one runs,
     /// and then until that one's console answers.
     pub fn run_and_lose_pid_1(&mut self, command: &str, shown: &str) {
         self.send(command);
-        self.serial.wait_for_line(shown, STEP_LIMIT);
+        self.watched.serial.wait_for_line(shown, STEP_LIMIT);
         self.meet_the_next_console();
     }
 
@@ -302,9 +310,10 @@ impl Machine {
     /// package, and waits for that and until the console that comes answers.
     pub fn run_and_be_greeted(&mut self, command: &str) {
         let greetings = |text: &str| text.matches("Vector Boot ").count();
-        let before = greetings(&self.serial.text());
+        let before = greetings(&self.watched.serial.text());
         self.send(command);
-        self.serial
+        self.watched
+            .serial
             .wait_for("another greeting", BOOT_LIMIT, |text| {
                 (greetings(text) > before).then_some(())
             });
@@ -326,7 +335,7 @@ impl Machine {
         set_patience(&self.console, KNOCK);
         let mut old = Vec::new();
         while self.console.read_until(0x1e, &mut old).is_ok_and(|n| n > 0) {}
-        synchronise(&mut self.console, &self.serial);
+        synchronise(&mut self.console, &self.watched);
     }
 
     /// Calls the gateway with the boot token.
@@ -356,20 +365,31 @@ impl Machine {
 
     /// What the serial console has shown.
     pub fn serial(&self) -> &Screen {
-        &self.serial
+        &self.watched.serial
+    }
+
+    /// Ends the machine as one that answers nobody, and says what was learnt of it.
+    pub fn post_mortem(self) -> String {
+        post_mortem::of(&self.watched.control(), &self.watched.serial)
+    }
+
+    /// QEMU's own control socket, which takes one at a time.
+    pub fn control(&self) -> Qmp {
+        Qmp::connect(&self.watched.control())
     }
 
     /// Types on the serial console, as a person does.
     pub fn type_line(&mut self, line: &str) {
-        self.keyboard
+        self.watched
+            .keyboard
             .write_all(format!("{line}\r").as_bytes())
             .expect("the serial console takes a line");
     }
 
     /// Stops the machine as a power cut does; what it had flushed is in the data disk's file.
     pub fn stop_cold(mut self) {
-        terminate(&mut self.qemu);
-        self.serial.wait_for_end(STEP_LIMIT);
+        terminate(&mut self.watched.qemu);
+        self.watched.serial.wait_for_end(STEP_LIMIT);
     }
 
     /// Powers the machine off in order and waits until QEMU has ended well.
@@ -377,15 +397,15 @@ impl Machine {
         self.send("poweroff");
         let deadline = Instant::now() + STEP_LIMIT;
         loop {
-            if let Some(status) = self.qemu.try_wait().expect("the state of qemu/run") {
+            if let Some(status) = self.watched.qemu.try_wait().expect("the state of qemu/run") {
                 assert!(status.success(), "qemu/run ended with {status}");
                 return;
             }
-            assert!(
-                Instant::now() < deadline,
-                "no power off; what it still says of itself:\n{}",
-                self.last_words()
-            );
+            if Instant::now() > deadline {
+                let said = self.last_words();
+                let what = format!("no power off; what it still says of itself:\n{said}");
+                self.watched.stands_still(&what);
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -409,12 +429,15 @@ impl Machine {
     pub fn wait_for_end(mut self) {
         let deadline = Instant::now() + STEP_LIMIT;
         while self
+            .watched
             .qemu
             .try_wait()
             .expect("the state of qemu/run")
             .is_none()
         {
-            assert!(Instant::now() < deadline, "it did not end");
+            if Instant::now() > deadline {
+                self.watched.stands_still("it did not end");
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -425,24 +448,6 @@ impl Machine {
             .get_mut()
             .write_all(line.as_bytes())
             .expect("the machine console takes a line");
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        end(&mut self.qemu, &self.host, &self.serial);
-    }
-}
-
-/// Ends a machine, and shows what it said if its test fails.
-fn end(qemu: &mut Child, host: &Screen, serial: &Screen) {
-    terminate(qemu);
-    if std::thread::panicking() {
-        eprintln!(
-            "--- qemu/run\n{}\n--- serial console\n{}\n---",
-            host.tail(),
-            serial.tail()
-        );
     }
 }
 
@@ -458,10 +463,10 @@ fn terminate(qemu: &mut Child) {
 }
 
 /// Connects, and waits until the guest's console answers.
-fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
+fn knock(watched: &Watched) -> BufReader<UnixStream> {
     let deadline = Instant::now() + BOOT_LIMIT;
     let stream = loop {
-        match UnixStream::connect(socket) {
+        match UnixStream::connect(watched.folder.path().join("console")) {
             Ok(stream) => break stream,
             Err(error) => assert!(
                 Instant::now() < deadline,
@@ -471,7 +476,7 @@ fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
         std::thread::sleep(Duration::from_millis(20));
     };
     let mut console = BufReader::new(stream);
-    synchronise(&mut console, serial);
+    synchronise(&mut console, watched);
     console
 }
 
@@ -479,7 +484,7 @@ fn knock(socket: &Path, serial: &Screen) -> BufReader<UnixStream> {
 ///
 /// Lines sent before the guest has opened its end are lost or echoed, so how many answers come is not known;
 /// `help` names `status`, and its answer is the first that does.
-fn synchronise(console: &mut BufReader<UnixStream>, serial: &Screen) {
+fn synchronise(console: &mut BufReader<UnixStream>, watched: &Watched) {
     let deadline = Instant::now() + BOOT_LIMIT;
     set_patience(console, KNOCK);
     loop {
@@ -491,28 +496,23 @@ fn synchronise(console: &mut BufReader<UnixStream>, serial: &Screen) {
         match console.read_until(0x1e, &mut bytes) {
             Ok(0) => panic!(
                 "the machine ended before its console answered\n{}",
-                serial.tail()
+                watched.serial.tail()
             ),
             Ok(_) if bytes.ends_with(&[0x1e]) => break,
             Ok(_) | Err(_) => {}
         }
-        assert!(
-            Instant::now() < deadline,
-            "the machine console never answered\n{}",
-            serial.tail()
-        );
+        if Instant::now() > deadline {
+            watched.stands_still("the machine console never answered");
+        }
     }
-    set_patience(console, STEP_LIMIT);
     console
         .get_mut()
         .write_all(b"help\n")
         .expect("the machine console takes a line");
     // The code and line end of the terminator that was just seen, then answers to the other empty lines.
     let mut rest = Vec::new();
-    console
-        .read_until(b'\n', &mut rest)
-        .expect("the terminator's end");
-    while !answer(console, serial, "help").text.contains("status") {}
+    read_patiently(console, b'\n', &mut rest).expect("the terminator's end");
+    while !answer(console, watched, "help").text.contains("status") {}
 }
 
 /// How long a read of the console waits.
@@ -523,17 +523,20 @@ fn set_patience(console: &BufReader<UnixStream>, limit: Duration) {
         .expect("a read timeout");
 }
 
-fn answer(console: &mut BufReader<UnixStream>, serial: &Screen, command: &str) -> Answer {
+fn answer(console: &mut BufReader<UnixStream>, watched: &Watched, command: &str) -> Answer {
     let mut text = Vec::new();
     let mut code = Vec::new();
-    let read = console
-        .read_until(0x1e, &mut text)
-        .and_then(|_| console.read_until(b'\n', &mut code));
+    let read = read_patiently(console, 0x1e, &mut text)
+        .and_then(|()| read_patiently(console, b'\n', &mut code));
     if let Err(error) = read {
-        panic!("{command}: no answer: {error}\n{}", serial.tail());
+        watched.stands_still(&format!("{command}: no answer: {error}"));
     }
     let whole = text.pop() == Some(0x1e) && code.pop() == Some(b'\n');
-    assert!(whole, "{command}: the machine ended\n{}", serial.tail());
+    assert!(
+        whole,
+        "{command}: the machine ended\n{}",
+        watched.serial.tail()
+    );
     let code = String::from_utf8_lossy(&code);
     Answer {
         text: String::from_utf8_lossy(&text).into_owned(),
@@ -542,6 +545,30 @@ fn answer(console: &mut BufReader<UnixStream>, serial: &Screen, command: &str) -
             .parse()
             .unwrap_or_else(|error| panic!("{command}: exit code {code:?}: {error}")),
     }
+}
+
+/// Reads up to `end`, or to the end of all, in short waits.
+///
+/// A host that stands still itself, as one does that is a machine too, and is woken later, finds every long wait over
+/// before the machine has had a moment: so its waits are counted and not its clock.
+fn read_patiently(
+    console: &mut BufReader<UnixStream>,
+    end: u8,
+    read: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    set_patience(console, SHORT_WAIT);
+    let mut longest = Duration::ZERO;
+    for _ in 0..STEP_LIMIT.as_millis() / SHORT_WAIT.as_millis() {
+        let begun = Instant::now();
+        match console.read_until(end, read) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            other => return other.map(drop),
+        }
+        longest = longest.max(begun.elapsed());
+    }
+    let waits =
+        format!("nothing in waits of {SHORT_WAIT:?}, the longest of which took {longest:?}");
+    Err(std::io::Error::new(std::io::ErrorKind::TimedOut, waits))
 }
 
 /// One call by the program curl: a client that is not ours.

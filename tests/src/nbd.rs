@@ -18,9 +18,10 @@ const INFO: u32 = 3;
 const UNSUPPORTED: u32 = 0x8000_0001;
 /// HAS_FLAGS and SEND_FLUSH.
 const EXPORT_FLAGS: u16 = 0b101;
-/// As the protocol numbers it.
+/// As the protocol numbers them.
 const EIO: u32 = 5;
 const EINVAL: u32 = 22;
+const ENOSPC: u32 = 28;
 /// No range breaks.
 const NOWHERE: u64 = u64::MAX;
 
@@ -48,7 +49,8 @@ impl Disk {
         Self { broken_from }
     }
 
-    /// From now on writes at and behind this byte fail.
+    /// From now on writes at and behind this byte fail, as where the host's own disk is full: of all errors that is
+    /// the one for which QEMU stops a machine without a word, unless it is told to pass it on.
     pub fn break_from(&self, byte: u64) {
         self.broken_from.store(byte, Ordering::SeqCst);
     }
@@ -76,7 +78,7 @@ fn answer(mut peer: UnixStream, file: &File, broken_from: &AtomicU64) -> io::Res
                 peer.read_exact(&mut data)?;
                 let broken = offset + u64::from(length) > broken_from.load(Ordering::SeqCst);
                 if broken {
-                    EIO
+                    ENOSPC
                 } else {
                     errno(file.write_all_at(&data, offset))
                 }

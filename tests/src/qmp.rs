@@ -1,39 +1,59 @@
-//! QEMU's own control socket: what a person does to a machine's buttons, keys and cables.
+//! QEMU's own control socket: what a person does to a machine's buttons, keys and cables, and what QEMU says of it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+/// For one answer: QEMU's main loop gives it, and one that does not is stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection to one machine.
 pub struct Qmp(BufReader<UnixStream>);
 
 impl Qmp {
-    /// Connects; the machine must have been booted with this path in its options.
+    /// Connects, once whoever was connected before has gone.
     pub fn connect(path: &Path) -> Self {
-        let mut this = Self(BufReader::new(
-            UnixStream::connect(path).expect("QEMU's socket"),
-        ));
-        this.say(&json!({"execute": "qmp_capabilities"}));
-        this
+        Self::try_connect(path).expect("QEMU's socket")
+    }
+
+    /// The same, for who must not fail.
+    ///
+    /// # Errors
+    /// As `connect(2)` and `read(2)`; `WouldBlock` when QEMU does not answer, or somebody else is connected.
+    pub fn try_connect(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        let mut this = Self(BufReader::new(stream));
+        this.ask(&json!({"execute": "qmp_capabilities"}))?;
+        Ok(this)
+    }
+
+    /// Sends one command and waits for its answer; what QEMU tells meanwhile is passed over.
+    ///
+    /// # Errors
+    /// As [`Qmp::try_connect`]; `Other` with QEMU's words when it refuses, `InvalidData` for what is no JSON.
+    pub fn ask(&mut self, command: &Value) -> io::Result<Value> {
+        writeln!(self.0.get_mut(), "{command}")?;
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut answer: Value = serde_json::from_str(&line)?;
+            if let Some(refused) = answer.get("error") {
+                return Err(io::Error::other(format!("{command}: {refused}")));
+            }
+            if let Some(given) = answer.get_mut("return") {
+                return Ok(given.take());
+            }
+        }
     }
 
     fn say(&mut self, command: &Value) {
-        let line = format!("{command}\n");
-        self.0
-            .get_mut()
-            .write_all(line.as_bytes())
-            .expect("QEMU takes a command");
-        loop {
-            let mut answer = String::new();
-            self.0.read_line(&mut answer).expect("QEMU answers");
-            let answer: Value = serde_json::from_str(&answer).expect("JSON of QEMU");
-            assert!(answer.get("error").is_none(), "{command}: {answer}");
-            if answer.get("return").is_some() {
-                return;
-            }
-        }
+        self.ask(command).expect("QEMU takes a command");
     }
 
     /// Plugs a network cable in, or pulls it.

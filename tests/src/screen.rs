@@ -92,17 +92,18 @@ impl Screen {
 
     /// Waits until the process has closed its output; panics when `limit` passes.
     pub fn wait_for_end(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
+        assert!(
+            self.ends_within(limit),
+            "the output did not end in {limit:?}"
+        );
+    }
+
+    /// Waits until the process has closed its output; false when `limit` passes before.
+    pub fn ends_within(&self, limit: Duration) -> bool {
         let (state, changed) = &*self.shared;
-        let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !guard.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the output did not end in {limit:?}");
-            guard = changed
-                .wait_timeout(guard, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = changed.wait_timeout_while(guard, limit, |state| !state.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
     /// Waits for a line that contains `part` and returns it.

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use system_tests::lan::{Asked, Lan, Manner};
 use system_tests::machine::{Machine, Options};
 use system_tests::package;
-use system_tests::qmp::Qmp;
 
 use crate::{call, options};
 
@@ -71,12 +70,11 @@ fn liars_are_refused_links_change_and_the_clock_keeps_its_floor() {
     let boot = Options {
         package: Some(package::pack_default(folder, "small.rts", &[])),
         wire: Some(wire.clone()),
-        qmp: Some(folder.join("qmp")),
         append: format!("vb.ntp=10.0.2.2:{port}"),
         ..options(folder)
     };
     let mut machine = Machine::ready(&boot);
-    let mut qmp = Qmp::connect(&folder.join("qmp"));
+    let mut qmp = machine.control();
 
     // The first card's network lies; the second is QEMU's own, and is found in the end.
     let all = settled(&mut machine, "eth1", "10.0.2.15/24");
@@ -190,7 +188,6 @@ fn liars_are_refused_links_change_and_the_clock_keeps_its_floor() {
     // The host's clock is five years behind what the log has recorded; the floor is not.
     let mut machine = Machine::ready(&Options {
         wire: None,
-        qmp: None,
         append: "vb.net=off".to_owned(),
         ..boot
     });

@@ -1,6 +1,7 @@
 //! Supervision as the outside sees it: a user's program lives as ours do.
 
 use serde_json::Value;
+use system_tests::inputs::Arch;
 use system_tests::machine::{Machine, Options};
 use system_tests::{package, program};
 
@@ -114,5 +115,14 @@ fn a_person_at_the_serial_line_gets_a_prompt_and_answers() {
         !machine.serial().text().contains(machine.token().trim()),
         "the token is on the serial line"
     );
-    machine.power_off();
+
+    // As if it had answered nobody: what a failing test would show.
+    let found = machine.post_mortem();
+    let mut named = vec!["state: \"running\"", "processor 0: ", "thread "];
+    if Arch::HOST == Arch::X86_64 {
+        named.extend(["Kernel panic", "task:console "]);
+    }
+    for part in named {
+        assert!(found.contains(part), "no {part} in {found}");
+    }
 }

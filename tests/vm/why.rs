@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use system_tests::inputs::Arch;
 use system_tests::machine::{Machine, Options, STEP_LIMIT};
 use system_tests::nbd::Disk;
-use system_tests::qmp::Qmp;
 use system_tests::{package, program};
 
 use crate::disk::verify_on_host;
@@ -108,7 +107,6 @@ fn every_end_is_explained_and_a_failing_disk_takes_nothing_along() {
         data: image.clone(),
         package: Some(package::pack_default(folder, "app.rts", &words)),
         append: "vb.watchdog=8".to_owned(),
-        qmp: Some(folder.join("qmp")),
         nbd: Some(folder.join("nbd")),
         resets: Arch::HOST == Arch::X86_64,
         ..Options::default()
@@ -214,7 +212,7 @@ fn every_end_is_explained_and_a_failing_disk_takes_nothing_along() {
 
     // The power button ends it; an Arm machine without firmware has neither that nor a keyboard, and signals do the same.
     let asked = if options.arch == Arch::X86_64 {
-        Qmp::connect(&folder.join("qmp")).power_button();
+        machine.control().power_button();
         "power_button"
     } else {
         machine.ok("signal init USR2");
@@ -257,7 +255,7 @@ fn every_end_is_explained_and_a_failing_disk_takes_nothing_along() {
 
     // Ctrl-Alt-Del ends it; the log on the host says so.
     let asked = if options.arch == Arch::X86_64 {
-        Qmp::connect(&folder.join("qmp")).ctrl_alt_del();
+        machine.control().ctrl_alt_del();
         "ctrl_alt_del"
     } else {
         machine.ok("signal init INT");
