@@ -27,6 +27,9 @@ class Architecture:
     cpu: str
     # The serial line of that machine, for `console=`.
     serial: str
+    # Words by which a kernel that answers nobody says what each task and each processor is at, and ends, when QEMU is
+    # steered from outside and told to `inject-nmi`; where it has such an interrupt.
+    telling: str
     # What the kernel takes as a command line, less what we add ourselves.
     append_bytes_max: int
     # Where a kernel image says what it is, and with which bytes.
@@ -67,6 +70,7 @@ X86_64 = Architecture(
     machine="q35",
     cpu="max",
     serial="ttyS0",
+    telling="unknown_nmi_panic panic_print=0x41 ",
     # COMMAND_LINE_SIZE is 2048.
     append_bytes_max=1800,
     # Documentation/x86/boot.rst: the header of a bzImage.
@@ -84,6 +88,7 @@ AARCH64 = Architecture(
     # (docs/benchmarks.md).
     cpu="max,pauth-impdef=on",
     serial="ttyAMA0",
+    telling="",
     # COMMAND_LINE_SIZE is 2048, as on x86.
     append_bytes_max=1800,
     # Documentation/arm64/booting.rst: the header of an Image.

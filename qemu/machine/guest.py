@@ -24,9 +24,6 @@ KEPT_MEMORY = (
     "memmap=0x100000$0x8000000 ramoops.mem_address=0x8000000 ramoops.mem_size=0x100000 "
     "ramoops.record_size=0x20000 ramoops.max_reason=3 "
 )
-# Where QEMU is steered from outside, an interrupt that cannot be masked (`inject-nmi`, x86 alone) makes a kernel that
-# answers nobody say what each task and each processor is at, and end.
-TELLING = "unknown_nmi_panic panic_print=0x41 "
 # How QEMU emulates: one processor at a time. With a thread for each, one translates code that another is about to
 # change: QEMU throws translations of the old code away before the write and not after it, and what was translated in
 # between stays. A kernel that patches its own code then runs into a breakpoint for ever that is no longer there, on all
@@ -92,7 +89,7 @@ def command(parts: Parts, accelerator: str) -> list[str]:
     words += [] if parts.resets else ["-no-reboot"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs)]
     # What is kept of a panic is its cause, so the two do not go together.
-    more = KEPT_MEMORY if parts.resets else TELLING if parts.qmp else ""
+    more = KEPT_MEMORY if parts.resets else arch.telling if parts.qmp else ""
     words += ["-append", f"console={arch.serial} panic=-1 loglevel=4 {more}{parts.append}".rstrip()]
     words += ["-fw_cfg", f"name=opt/vb/token,file={parts.token}", "-device", "virtio-rng-pci"]
     if parts.watchdog:

@@ -190,7 +190,7 @@ class HostTest(WithFolder):
             memory_mib=512, append="", on_terminal=False,
         )
         words = guest.command(parts, "tcg")
-        self.assertIn("if=none,id=package,format=raw,file=a,,readonly=off,readonly=on", words)
+        self.assertIn("if=none,id=package,format=raw,werror=report,rerror=report,file=a,,readonly=off,readonly=on", words)
 
     def test_a_watchdog_of_the_chipset_is_shown_by_its_table(self) -> None:
         # ACPI's header is QEMU's; behind it 32 bytes, then 24 for each action.

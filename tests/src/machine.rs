@@ -142,6 +142,10 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        // Whoever panicked may have waited for something else than an answer.
+        if std::thread::panicking() && matches!(self.qemu.try_wait(), Ok(None)) {
+            eprintln!("{}", post_mortem::looks(&self.control()));
+        }
         terminate(&mut self.qemu);
         if std::thread::panicking() {
             eprintln!(

@@ -2,7 +2,8 @@
 //!
 //! Three are asked, since each can be the one that stands still: QEMU whether the processors run at all and where, the
 //! host what QEMU's threads do, and the kernel, by an interrupt that it cannot mask, what its processors and tasks are at.
-//! The last ends the machine, and says nothing where a processor hangs with the scheduler's locks. Never fails: what cannot be had is said. Start with [`of`].
+//! The last ends the machine, and says nothing where a processor hangs with the scheduler's locks.
+//! Never fails: what cannot be had is said. Start with [`of`].
 
 use std::fmt::Write;
 use std::fs;
@@ -23,22 +24,7 @@ const KERNEL_BYTES_MAX: usize = 96 * 1024;
 
 /// Everything, for the text of a failure; the machine has ended behind it if its kernel still takes interrupts.
 pub fn of(control: &Path, serial: &Screen) -> String {
-    let mut text = String::from("--- post-mortem\n");
-    let mut looks = Vec::new();
-    for look in 0..2 {
-        if look > 0 {
-            std::thread::sleep(BETWEEN);
-        }
-        let processors = Qmp::try_connect(control).and_then(|mut qmp| processors(&mut qmp));
-        looks.push((processors, threads(control)));
-    }
-    for (processors, threads) in looks {
-        match processors {
-            Ok(said) => text.push_str(&said),
-            Err(error) => _ = writeln!(text, "QEMU does not answer: {error}"),
-        }
-        text.push_str(&threads);
-    }
+    let mut text = looks(control);
     let seen = serial.text().len();
     let interrupted = Qmp::try_connect(control).and_then(|mut qmp| {
         text.push_str(&monitor(&mut qmp, "info lapic", 0)?);
@@ -56,6 +42,22 @@ pub fn of(control: &Path, serial: &Screen) -> String {
     let said = serial.text();
     let said = of_weight(said.get(seen..).unwrap_or_default());
     _ = writeln!(text, "the kernel, interrupted, says and {ended}:\n{said}");
+    text
+}
+
+/// What QEMU and the host say, twice; the machine goes on.
+pub fn looks(control: &Path) -> String {
+    let mut text = String::from("--- post-mortem\n");
+    for look in 0..2 {
+        if look > 0 {
+            std::thread::sleep(BETWEEN);
+        }
+        match Qmp::try_connect(control).and_then(|mut qmp| processors(&mut qmp)) {
+            Ok(said) => text.push_str(&said),
+            Err(error) => _ = writeln!(text, "QEMU does not answer: {error}"),
+        }
+        text.push_str(&threads(control));
+    }
     text
 }
 
