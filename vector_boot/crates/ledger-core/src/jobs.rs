@@ -4,10 +4,11 @@
 //! token with which its holder renews, releases or finishes: who lost the job cannot finish it. Leases
 //! end by the wall clock of the log. Runs nothing.
 //!
-//! Bounded by [`OPEN_MAX`] and [`REMEMBERED_MAX`]. Start with [`Jobs::apply`], then [`Jobs::claim`].
+//! Bounded by [`OPEN`] and [`REMEMBERED_MAX`]. Start with [`Jobs::apply`], then [`Jobs::claim`].
 
 use crate::bus::No;
 use crate::meta::Meta;
+use crate::share::Share;
 use crate::{Body, Hash, hex};
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,16 @@ use alloc::vec::Vec;
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-/// Jobs of one tenant that are not finished, some 200 bytes each.
-pub const OPEN_MAX: usize = 8 * 1024;
+/// Jobs that are not finished, some 200 bytes each: 32,768 with 64 tenants.
+pub const OPEN: Share = Share {
+    own: 128,
+    each: 8 * 1024,
+    pool: 24 * 1024,
+};
 /// Jobs of all tenants; who has most finished ones forgets first.
 pub const REMEMBERED_MAX: usize = 32 * 1024;
+/// Finished jobs that a tenant never forgets to make room for others'.
+const FINISHED_OWN: usize = 128;
 /// Longest name of a queue.
 pub const QUEUE_BYTES_MAX: usize = 64;
 /// First line of what a worker signs.
@@ -175,7 +182,7 @@ impl Jobs {
         let queue = meta.text("queue").filter(|q| is_queue(q));
         let Some(queue) = queue else { return };
         let tenant = self.tenants.entry(tenant.to_owned()).or_default();
-        if tenant.jobs.contains_key(&id) || tenant.open() >= OPEN_MAX {
+        if tenant.jobs.contains_key(&id) || tenant.open() >= OPEN.each {
             return;
         }
         let job = Job {
@@ -207,6 +214,7 @@ impl Jobs {
     fn forget(&mut self) {
         while self.remembered > REMEMBERED_MAX {
             let most = self.tenants.values_mut().max_by_key(|t| t.finished.len());
+            let most = most.filter(|t| t.finished.len() > FINISHED_OWN);
             let oldest = most.and_then(|t| Some((t.finished.pop_first()?, t)));
             let Some(((_, id), tenant)) = oldest else {
                 return;
@@ -237,9 +245,8 @@ impl Jobs {
             return Err(No::new("BAD_REQUEST", "queue", queue, limit));
         }
         let open = self.tenants.get(tenant).map_or(0, Tenant::open);
-        let forgettable = self.tenants.values().any(|t| !t.finished.is_empty());
-        if open >= OPEN_MAX || (self.remembered >= REMEMBERED_MAX && !forgettable) {
-            let limit = format!("at most {OPEN_MAX} of a tenant wait");
+        if !OPEN.admits(open, self.tenants.values().map(Tenant::open)) {
+            let limit = format!("{} of jobs that are not finished", OPEN.limit(open));
             return Err(No::new("QUOTA", "jobs", &open.to_string(), &limit));
         }
         Ok(Fate::New)
@@ -533,7 +540,7 @@ mod tests {
     fn open_jobs_are_bounded_and_finished_ones_are_forgotten() {
         let mut jobs = Jobs::default();
         let id = |n: usize| id_of(&n.to_string());
-        for n in 0..OPEN_MAX {
+        for n in 0..OPEN.each {
             enqueue(&mut jobs, n as u64 + 1, &id(n));
         }
         assert_eq!(jobs.enqueue("a", &[0; 32], "q").unwrap_err().code, "QUOTA");
@@ -541,12 +548,12 @@ mod tests {
             let meta = format!("\"id\":\"{}\"", hex(&id(n)));
             apply(
                 &mut jobs,
-                (OPEN_MAX + n) as u64,
+                (OPEN.each + n) as u64,
                 "job.result",
                 "user:x",
                 &meta,
             );
-            enqueue(&mut jobs, (OPEN_MAX + n) as u64, &id(OPEN_MAX + n));
+            enqueue(&mut jobs, (OPEN.each + n) as u64, &id(OPEN.each + n));
         }
         assert_eq!(jobs.remembered, REMEMBERED_MAX);
         assert_eq!(jobs.finished("a", &id(0)), None);

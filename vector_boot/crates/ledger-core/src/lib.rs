@@ -42,6 +42,7 @@ pub mod proof;
 pub mod rules;
 pub mod sealed;
 pub mod serial;
+pub mod share;
 pub mod store;
 pub mod tile;
 pub mod time;

@@ -1,11 +1,21 @@
-//! The policy before every call of a tenant, and what is said of those that are refused.
+//! Rights: what is judged before every call and again when it is its events' turn, and the one place
+//! where a refusal by a rule becomes an event.
+//!
+//! A refusal is by a rule where it has one ([`Refusal::rule`]): of the policy, of the caller's identity, of
+//! the types that calls alone write. Whoever answers with it has it recorded, once: the connection by
+//! [`Ledger::refused`], the committer by [`Ledger::decide_for`].
 
 use crate::clock;
-use crate::committer::{Draft, Ledger};
-use crate::planes::{Moment, Planes};
+use crate::committer::{Draft, Ledger, Receipt};
+use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use ledger_core::json::Json;
 use ledger_core::policy::{self, Ask, Denial, Verdict};
+
+/// What the event of a refusal takes at most.
+const DENIAL_BYTES: usize = 4096;
+/// Whose the record is of a refusal that its own tenant must not see.
+const HIDDEN_TENANT: &str = "system";
 
 impl From<&Verdict> for Refusal {
     fn from(verdict: &Verdict) -> Self {
@@ -14,42 +24,127 @@ impl From<&Verdict> for Refusal {
     }
 }
 
-/// Asks the policy again, when it is the events' turn: a revocation may have been placed in between.
-///
-/// # Errors
-/// `POLICY_DENY`.
-pub fn still(ask: Option<&Ask>, planes: &Planes, moment: &Moment) -> Result<(), Refusal> {
-    let verdict = ask.map(|ask| planes.policy.judge(ask, moment.wall_ns));
-    match verdict.filter(|verdict| !verdict.allowed) {
-        Some(verdict) => Err((&verdict).into()),
-        None => Ok(()),
+/// Who asks for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plea {
+    ask: Ask,
+    /// What it does beside the call itself: an effect appends, whatever carries it.
+    also: Vec<Ask>,
+    /// Whether the policy is about the asker: a tenant's caller.
+    judged: bool,
+}
+
+impl Plea {
+    /// A call, of one whom the policy is about or not.
+    #[must_use]
+    pub fn new(ask: Ask, judged: bool) -> Self {
+        let also = Vec::new();
+        Self { ask, also, judged }
+    }
+
+    /// The same plea for something more.
+    #[must_use]
+    pub fn and(mut self, call: &str, on: &str) -> Self {
+        let (call, on) = (call.to_owned(), on.to_owned());
+        let more = Ask {
+            call,
+            on,
+            ..self.ask.clone()
+        };
+        if more != self.ask && !self.also.contains(&more) {
+            self.also.push(more);
+        }
+        self
+    }
+
+    /// Whether the policy is about the asker.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// Asks the policy again, when it is the events' turn: a revocation may have been placed in between.
+    ///
+    /// # Errors
+    /// `POLICY_DENY`.
+    pub fn still(&self, planes: &Planes, moment: &Moment) -> Result<(), Refusal> {
+        let judge = |ask| match planes.policy.judge(ask, moment.wall_ns) {
+            verdict if verdict.allowed => Ok(()),
+            verdict => Err(Refusal::from(&verdict)),
+        };
+        let asks = std::iter::once(&self.ask).chain(&self.also);
+        asks.filter(|_| self.judged).try_for_each(judge)
     }
 }
 
 impl Ledger {
-    /// Asks the policy, and records a refusal. Not for the committer's thread.
+    /// Asks the policy. Not for the committer's thread.
     ///
     /// It does not wait until what it saw is durable: a grant or revocation that never becomes so
     /// leaves the log read-only, and nothing that rests on it is written either.
     ///
     /// # Errors
     /// `POLICY_DENY`.
-    pub fn allow(&self, ask: &Ask) -> Result<(), Refusal> {
-        let verdict = self.peek(|planes| planes.policy.judge(ask, clock::wall_ns()));
-        if verdict.allowed {
-            return Ok(());
-        }
-        if let Some(event) = self.denied(ask, &verdict) {
-            // Nobody waits for it.
-            self.append(vec![event], Box::new(drop));
-        }
-        Err((&verdict).into())
+    pub fn allow(&self, plea: &Plea) -> Result<(), Refusal> {
+        let moment = Moment {
+            wall_ns: clock::wall_ns(),
+            monotonic_ns: 0,
+            next_id: 0,
+        };
+        self.peek(|planes| plea.still(planes, &moment))
     }
 
-    /// Counts a refusal; gives the event that is to be appended for it, if it is one's turn.
-    pub fn denied(&self, ask: &Ask, verdict: &Verdict) -> Option<Draft> {
+    /// As [`Ledger::decide`], for an asker whose rights are judged again when it is its turn; a refusal by a
+    /// rule is recorded in the same group.
+    pub fn decide_for<T: Send + 'static>(
+        &self,
+        plea: Plea,
+        bytes: usize,
+        decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
+        reply: impl FnOnce(Result<(T, Vec<Receipt>), Refusal>) + Send + 'static,
+    ) {
+        let ledger = self.clone();
+        let judged = move |planes: &Planes, moment: &Moment| {
+            let outcome = plea
+                .still(planes, moment)
+                .and_then(|()| decide(planes, moment));
+            match outcome {
+                Ok(Decision { events, answer }) => Ok(Decision {
+                    events,
+                    answer: Ok(answer),
+                }),
+                Err(refusal) => Ok(Decision {
+                    events: ledger.record(&plea, &refusal).into_iter().collect(),
+                    answer: Err(refusal),
+                }),
+            }
+        };
+        self.decide(bytes.saturating_add(DENIAL_BYTES), judged, move |outcome| {
+            reply(outcome.and_then(|(answer, receipts)| Ok((answer?, receipts))));
+        });
+    }
+
+    /// Records a refusal that is answered outside the committer's thread; nobody waits for it.
+    pub fn refused(&self, plea: &Plea, refusal: &Refusal) {
+        if let Some(event) = self.record(plea, refusal) {
+            self.append(vec![event], Box::new(drop));
+        }
+    }
+
+    /// Counts a refusal, if it is by a rule; gives the event that is to be appended for it, if it is one's
+    /// turn.
+    fn record(&self, plea: &Plea, refusal: &Refusal) -> Option<Draft> {
+        let verdict = Verdict {
+            allowed: false,
+            rule: refusal.rule.clone()?,
+            reason: refusal.reason(),
+        };
+        let mut ask = plea.ask.clone();
+        if refusal.hidden {
+            ask.tenant = HIDDEN_TENANT.to_owned();
+        }
         let now = clock::monotonic_ns();
-        let said = self.denials().denied(now, ask, verdict);
+        let said = self.denials().denied(now, &ask, &verdict);
         said.map(|denial| event(&denial))
     }
 

@@ -1,9 +1,10 @@
 //! Who may write what: the peer's role, as the kernel attests it, against namespace and actor.
 
 use crate::committer::{Ledger, Refusal};
+use crate::enforce::Plea;
 use crate::json::Json;
 use ledger_core::kinds::Needs;
-use ledger_core::policy::Ask;
+use ledger_core::policy::{Ask, Policy, Verdict};
 use ledger_core::{kinds, rules};
 use wire::Role;
 
@@ -19,6 +20,41 @@ const OWN_NAMESPACES: [&str; 13] = [
 ];
 /// The person at the terminal, whom the console answers for.
 const CONSOLE_PERSON: &str = "user:console";
+
+/// Whether a call is the machine's owner's, and that of the person at its terminal.
+fn is_owners(call: &str) -> bool {
+    matches!(
+        call,
+        "policy.set" | "epoch.new" | "compact" | "cache.rebuild" | "audit_key"
+    )
+}
+
+/// Whether a call tells of everybody: then it is for the machine's own roles.
+fn is_machines(call: &str) -> bool {
+    matches!(call, "doctor" | "verify" | "metrics")
+}
+
+/// Whether a call is over rights: of the owner, and within a tenant.
+fn is_over_rights(call: &str) -> bool {
+    matches!(call, "grant" | "revoke")
+}
+
+/// The machine's roles that have a name.
+const ROLES: [Role; 9] = [
+    Role::Ledger,
+    Role::Capacity,
+    Role::Gateway,
+    Role::Zygote,
+    Role::Console,
+    Role::Model,
+    Role::Net,
+    Role::Cortex,
+    Role::Operator,
+];
+/// Rules of who somebody is: under which names it writes, of which tenant.
+pub const RULE_ACTOR: &str = "identity:actor";
+const RULE_NS: &str = "identity:ns";
+pub const RULE_TENANT: &str = "identity:tenant";
 
 /// Who asks, and whose rights count: the peer, or the holder of a token for whom the gateway asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +83,7 @@ impl Caller {
         // As an ordinary process the gateway is the operator's own; it can only narrow what he may do.
         if role != Role::Gateway && role != Role::Operator {
             let limit = "sent by the gateway alone";
-            return Err(Refusal::new("BAD_ACTOR", "as", "", limit));
+            return Err(Refusal::new("BAD_ACTOR", "as", "", limit).by("identity:as"));
         }
         let member = |key, holds: fn(&str) -> bool| {
             let text = on_behalf.get(key).and_then(Json::text);
@@ -79,15 +115,93 @@ impl Caller {
         self.holder.is_none() && matches!(self.role, Role::Operator | Role::Console)
     }
 
-    /// What the policy is asked before a call; nothing for the machine's own roles.
+    /// Somebody by name, as a call of its own would be judged.
     #[must_use]
-    pub fn ask(&self, call: &str, on: &str) -> Option<Ask> {
-        self.is_tenant().then(|| Ask {
+    pub fn named(actor: &str, tenant: Option<&str>) -> Self {
+        let role = match (actor, actor.strip_prefix("service:")) {
+            _ if tenant.is_some_and(|t| t != NS_SYSTEM) => None,
+            ("user:operator", _) => Some(Role::Operator),
+            (CONSOLE_PERSON, _) => Some(Role::Console),
+            (_, Some(name)) => ROLES.into_iter().find(|role| role.name() == name),
+            _ => None,
+        };
+        let uid = actor
+            .strip_prefix("service:uid-")
+            .and_then(|n| n.parse().ok());
+        match (role, uid) {
+            (Some(role), _) => Self { role, holder: None },
+            (None, Some(uid)) if tenant.is_none_or(|t| t == format!("uid-{uid}")) => Self {
+                role: Role::User(uid),
+                holder: None,
+            },
+            _ => Self {
+                role: Role::Gateway,
+                holder: Some(Holder {
+                    actor: actor.to_owned(),
+                    tenant: tenant.unwrap_or(NS_SYSTEM).to_owned(),
+                }),
+            },
+        }
+    }
+
+    /// Who asks for what.
+    #[must_use]
+    pub fn plea(&self, call: &str, on: &str) -> Plea {
+        Plea::new(self.ask(call, on), self.is_tenant())
+    }
+
+    fn ask(&self, call: &str, on: &str) -> Ask {
+        Ask {
             actor: self.actor(),
             tenant: self.tenant(),
             call: call.to_owned(),
             on: on.to_owned(),
-        })
+        }
+    }
+
+    /// Whether a call on an object may be made at all: by what the caller is, then by the policy. The one
+    /// place that judges, and what `policy.explain` tells.
+    ///
+    /// # Errors
+    /// The refusal, with its rule.
+    pub fn judge(
+        &self,
+        policy: &Policy,
+        call: &str,
+        on: &str,
+        wall_ns: u64,
+    ) -> Result<Verdict, Refusal> {
+        if self.reads() == Reads::Nothing && call != "ping" {
+            let limit = "uids that the machine does not know may only ping";
+            let uid = self.role.uid().to_string();
+            return Err(Refusal::new("BAD_ACTOR", "uid", &uid, limit).by("identity:stranger"));
+        }
+        let own = is_owners(call) && !self.is_owner();
+        if own || (is_machines(call) && self.is_tenant()) {
+            let limit = "a call of the machine's owner alone";
+            let refusal = Refusal::new("POLICY_DENY", "", "", limit);
+            return Err(refusal.by(&format!("owner:{call}")));
+        }
+        if !self.is_tenant() {
+            let name = self.role.name();
+            if is_over_rights(call) && !self.is_owner() {
+                let limit = "for the machine's owner, and within a tenant";
+                let refusal = Refusal::new("POLICY_DENY", "caller", name, limit);
+                return Err(refusal.by(&format!("identity:{name}")));
+            }
+            return Ok(Verdict {
+                allowed: true,
+                rule: format!("identity:{name}"),
+                reason: "one of the machine's own roles".to_owned(),
+            });
+        }
+        if call == "append_event" && !on.is_empty() {
+            self.may_append(on, &self.actor())?;
+        }
+        match policy.judge(&self.ask(call, on), wall_ns) {
+            verdict if verdict.allowed => Ok(verdict),
+            verdict => Err(Refusal::from(&verdict)),
+        }
     }
 
     /// The name under which it acts.
@@ -131,11 +245,11 @@ impl Caller {
         };
         if holder.actor != actor {
             let limit = format!("{} for this caller", holder.actor);
-            return Err(Refusal::new("BAD_ACTOR", "actor", actor, &limit));
+            return Err(Refusal::new("BAD_ACTOR", "actor", actor, &limit).by(RULE_ACTOR));
         }
         if OWN_NAMESPACES.contains(&ns) {
             let limit = "no namespace of the machine's own";
-            return Err(Refusal::new("BAD_NS", "ns", ns, limit));
+            return Err(Refusal::new("BAD_NS", "ns", ns, limit).by(RULE_NS));
         }
         Ok(())
     }
@@ -166,7 +280,8 @@ pub fn may_append(role: Role, ns: &str, actor: &str) -> Result<(), Refusal> {
         Role::Operator => return Ok(()),
         Role::Stranger(uid) => {
             let limit = "uids that the machine does not know may not write";
-            return Err(Refusal::new("BAD_ACTOR", "uid", &uid.to_string(), limit));
+            let refusal = Refusal::new("BAD_ACTOR", "uid", &uid.to_string(), limit);
+            return Err(refusal.by("identity:stranger"));
         }
         Role::User(uid) => format!("service:uid-{uid}"),
         named => format!("service:{}", named.name()),
@@ -195,11 +310,11 @@ pub fn may_append(role: Role, ns: &str, actor: &str) -> Result<(), Refusal> {
         Some((_, true, ..)) => Ok(()),
         Some((_, false, who, wanted)) => {
             let limit = format!("{wanted} for {who}");
-            Err(Refusal::new("BAD_NS", "ns", ns, &limit))
+            Err(Refusal::new("BAD_NS", "ns", ns, &limit).by(RULE_NS))
         }
         None => {
             let limit = format!("{own} for this peer");
-            Err(Refusal::new("BAD_ACTOR", "actor", actor, &limit))
+            Err(Refusal::new("BAD_ACTOR", "actor", actor, &limit).by(RULE_ACTOR))
         }
     }
 }
@@ -238,7 +353,7 @@ fn tenant_is_of(reads: &Reads, tenant: &str) -> Result<(), Refusal> {
     match reads {
         Reads::Tenant(own) if own != tenant => {
             let limit = format!("{own} for this peer");
-            Err(Refusal::new("POLICY_DENY", "tenant_id", tenant, &limit))
+            Err(Refusal::new("POLICY_DENY", "tenant_id", tenant, &limit).by(RULE_TENANT))
         }
         _ => Ok(()),
     }

@@ -1,12 +1,11 @@
 //! What may be asked about jobs, whichever socket asks: checked here, decided by the committer.
 
 use crate::committer::{Draft, Ledger, Receipt};
-use crate::enforce::still;
+use crate::enforce::Plea;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use ledger_core::jobs::{Claimable, Fate, Wanted, id_of, proof_holds};
-use ledger_core::policy::Ask;
 use ledger_core::{Hash, hex};
 
 /// Longest manifest, result and attestation, in canonical JSON: each fits a frame of the wire.
@@ -26,7 +25,7 @@ pub struct Asker {
     /// Who.
     pub actor: String,
     /// What the policy is asked again when it is the events' turn.
-    pub ask: Option<Ask>,
+    pub plea: Plea,
     /// The queue that the policy was asked about: jobs of others are not there.
     pub queue: Option<String>,
 }
@@ -199,7 +198,7 @@ impl Claim {
         let (jobs, tenant) = (&planes.jobs, &self.asker.tenant);
         let now_ms = moment.wall_ns / 1_000_000;
         let until_ms = now_ms.saturating_add(self.lease_ms);
-        still(self.asker.ask.as_ref(), planes, moment)?;
+        self.asker.plea.still(planes, moment)?;
         if let ClaimOf::Job(id) | ClaimOf::Renew(id, _) = &self.of {
             self.asker.may_touch(planes, id)?;
         }

@@ -141,7 +141,10 @@ impl Filter {
     /// # Errors
     /// `POLICY_DENY` if it asks for what it may not.
     pub fn restrict(&mut self, reads: &Reads) -> Result<(), Refusal> {
-        let deny = |limit: &str| Err(Refusal::new("POLICY_DENY", "tenant_id", "", limit));
+        let deny = |limit: &str| {
+            let refusal = Refusal::new("POLICY_DENY", "tenant_id", "", limit);
+            Err(refusal.by(crate::identity::RULE_TENANT))
+        };
         match (reads, &self.tenant_id) {
             (Reads::Everything, _) => Ok(()),
             (Reads::Nothing, _) => deny("this peer may not read"),

@@ -52,6 +52,8 @@ pub struct Refusal {
     pub limit: String,
     /// The rule that decided, where one did: `name:line`.
     pub rule: Option<String>,
+    /// Whether that it decided is kept from who asked: it is told as if there were nothing.
+    pub hidden: bool,
 }
 
 impl Refusal {
@@ -67,6 +69,7 @@ impl Refusal {
             value: cut(value),
             limit: cut(limit),
             rule: None,
+            hidden: false,
         }
     }
 
@@ -94,6 +97,15 @@ impl Refusal {
         Self {
             rule: Some(rule.to_owned()),
             ..self
+        }
+    }
+
+    /// The same, by a rule that who asked is not told of.
+    #[must_use]
+    pub fn by_hidden(self, rule: &str) -> Self {
+        Self {
+            hidden: true,
+            ..self.by(rule)
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::bus::{Message, Parts};
 use crate::committer::{Ledger, Receipt};
-use crate::enforce::still;
+use crate::enforce::Plea;
 use crate::identity::Caller;
 use crate::jobs::{Asker, Claim, ClaimOf, Claimed, Enqueue, Finish, Release, object};
 use crate::json::Json;
@@ -10,7 +10,6 @@ use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use ledger_core::Hash;
 use ledger_core::bus::Qos;
-use ledger_core::policy::Ask;
 use wire::ledger::{Appended, PAYLOAD_BYTES_MAX};
 use wire::work::{
     self, JobClaim, JobClaimed, JobEnqueue, JobEnqueued, JobRelease, JobResult, JobWanted, Publish,
@@ -56,8 +55,23 @@ impl Asked<'_> {
         };
         match outcome {
             Ok(work) => work(self.ledger, reply),
-            Err(refusal) => reply(Err(refusal)),
+            Err(refusal) => {
+                self.ledger.refused(&self.plea(), &refusal);
+                reply(Err(refusal));
+            }
         }
+    }
+
+    /// What is asked for, before it is known on what.
+    fn plea(&self) -> Plea {
+        let call = match self.frame.kind {
+            Kind::BusPublish => "bus.publish",
+            Kind::JobEnqueue => "job.enqueue",
+            Kind::JobClaim => "job.claim",
+            Kind::JobRelease => "job.release",
+            _ => "job.result",
+        };
+        self.caller.plea(call, "")
     }
 
     fn body<'p, M>(&'p self) -> Result<M, Refusal>
@@ -70,10 +84,8 @@ impl Asked<'_> {
 
     /// Who asks, once the policy allowed the call on this object.
     fn asker(&self, tenant_id: &str, call: &str, on: &str) -> Result<Asker, Refusal> {
-        let ask = self.caller.ask(call, on);
-        if let Some(ask) = &ask {
-            self.ledger.allow(ask)?;
-        }
+        let plea = self.caller.plea(call, on);
+        self.ledger.allow(&plea)?;
         let tenant = match tenant_id {
             "" => self.caller.tenant(),
             named => {
@@ -84,7 +96,7 @@ impl Asked<'_> {
         Ok(Asker {
             tenant,
             actor: self.caller.actor(),
-            ask,
+            plea,
             queue: Some(on.to_owned()),
         })
     }
@@ -108,7 +120,7 @@ impl Asked<'_> {
         let asked: Publish<'_> = self.body()?;
         self.caller.may_fill(self.ledger)?;
         let asker = self.asker(asked.tenant_id, "bus.publish", asked.topic)?;
-        let ask = asker.ask;
+        let plea = asker.plea;
         let message = Message::of(Parts {
             tenant: asker.tenant,
             actor: asker.actor,
@@ -125,11 +137,8 @@ impl Asked<'_> {
         })?;
         let (id, ulid) = (self.frame.id, message.ulid());
         Ok(Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, moment: &Moment| {
-                still(ask.as_ref(), planes, moment)?;
-                message.decide(planes, moment)
-            };
-            ledger.decide(PAYLOAD_BYTES_MAX, decide, move |outcome| {
+            let decide = move |planes: &Planes, moment: &Moment| message.decide(planes, moment);
+            ledger.decide_for(plea, PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|((there, shard), receipts)| {
                     let published = Published {
                         event_id: there.or_else(|| Some(receipts.first()?.id)).unwrap_or(0),
@@ -153,11 +162,9 @@ impl Asked<'_> {
         };
         let (id, job) = (self.frame.id, enqueue.id());
         Ok(Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, moment: &Moment| {
-                still(enqueue.asker.ask.as_ref(), planes, moment)?;
-                enqueue.decide(planes)
-            };
-            ledger.decide(PAYLOAD_BYTES_MAX, decide, move |outcome| {
+            let plea = enqueue.asker.plea.clone();
+            let decide = move |planes: &Planes, _: &Moment| enqueue.decide(planes);
+            ledger.decide_for(plea, PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|(there, receipts)| {
                     let enqueued = JobEnqueued {
                         job,
@@ -189,9 +196,13 @@ impl Asked<'_> {
             lease_ms: asked.lease_ms,
             key: asked.key,
         };
-        let id = self.frame.id;
+        let (id, plea) = (self.frame.id, claim.asker.plea.clone());
         Ok(Box::new(move |ledger, reply| {
-            reply(claim.run(ledger).and_then(|claimed| {
+            let claimed = claim.run(ledger);
+            if let Err(refusal) = &claimed {
+                ledger.refused(&plea, refusal);
+            }
+            reply(claimed.and_then(|claimed| {
                 let Claimed {
                     job,
                     claim,
@@ -218,8 +229,8 @@ impl Asked<'_> {
             job: asked.job,
             claim: asked.claim,
         };
-        let ask = release.asker.ask.clone();
-        Ok(self.appended(ask, move |planes| release.decide(planes)))
+        let plea = release.asker.plea.clone();
+        Ok(self.appended(plea, move |planes| release.decide(planes)))
     }
 
     fn result(&self) -> Result<Work, Refusal> {
@@ -241,23 +252,20 @@ impl Asked<'_> {
             sig,
         };
         finish.check()?;
-        let ask = finish.asker.ask.clone();
-        Ok(self.appended(ask, move |planes| finish.decide(planes)))
+        let plea = finish.asker.plea.clone();
+        Ok(self.appended(plea, move |planes| finish.decide(planes)))
     }
 
     /// What is answered by its event.
     fn appended(
         &self,
-        ask: Option<Ask>,
+        plea: Plea,
         decide: impl FnOnce(&Planes) -> Result<Decision<()>, Refusal> + Send + 'static,
     ) -> Work {
         let id = self.frame.id;
         Box::new(move |ledger, reply| {
-            let decide = move |planes: &Planes, moment: &Moment| {
-                still(ask.as_ref(), planes, moment)?;
-                decide(planes)
-            };
-            ledger.decide(2 * PAYLOAD_BYTES_MAX, decide, move |outcome| {
+            let decide = move |planes: &Planes, _: &Moment| decide(planes);
+            ledger.decide_for(plea, 2 * PAYLOAD_BYTES_MAX, decide, move |outcome| {
                 reply(outcome.and_then(|((), receipts)| {
                     let receipt = receipts.first().ok_or_else(none)?;
                     packet(id, &of_receipt(receipt))

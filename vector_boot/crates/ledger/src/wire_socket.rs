@@ -5,7 +5,6 @@
 
 use crate::boots::Ended;
 use crate::committer::{Draft, Ledger, Receipt, Refusal};
-use crate::enforce::still;
 use crate::gate::{Gate, Permit};
 use crate::identity;
 use crate::identity::Caller;
@@ -17,7 +16,6 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use ipc::door::{BAD_FRAMES_MAX, HELLO_LIMIT};
 use ipc::{Served, serve_hello};
 use ledger_core::Origin;
-use ledger_core::policy::Ask;
 use std::sync::Arc;
 use std::time::Duration;
 use sys::packet::PacketSocket;
@@ -27,6 +25,8 @@ use wire::ledger::{
 };
 use wire::{Frame, Kind, Message, PACKET_BYTES_MAX, Refused, Role};
 
+/// What a frame is called of which no more is known than that its sender may not send it.
+const FRAME: &str = "frame";
 /// What an append is to the policy, over either socket.
 const APPEND: &str = "append_event";
 /// Questions of one connection whose answers are not sent yet.
@@ -112,6 +112,7 @@ pub fn serve(socket: PacketSocket, visit: &Visit, ledger: &Ledger) {
             Err(refusal) => {
                 bad_frames += 1;
                 visit.complain(&refusal.reason());
+                ledger.refused(&caller.plea(FRAME, ""), &refusal);
                 answer(&answers, Answer::Refused(id, refusal), permit);
             }
         }
@@ -183,9 +184,13 @@ enum Question {
 
 /// Reads a packet; an error is a frame that is none, or not the peer's to send.
 fn question(packet: &[u8], served: &Served) -> Result<Question, Refusal> {
-    let frame = served
-        .open(packet)
-        .map_err(|no| Refusal::new(code_of(no.code), no.field, no.value, no.limit))?;
+    let frame = served.open(packet).map_err(|no| {
+        let refusal = Refusal::new(code_of(no.code), no.field, no.value, no.limit);
+        match refusal.code {
+            "POLICY_DENY" => refusal.by("identity:kind"),
+            _ => refusal,
+        }
+    })?;
     match frame.kind {
         Kind::LedgerAppend => {
             let append = body(&frame)?;
@@ -236,10 +241,9 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
     };
     let allowed = Caller::of(role, None).and_then(|caller| {
         caller.may_fill(ledger)?;
-        drafts.iter().try_for_each(|draft| {
-            let ask = caller.ask(APPEND, &draft.ns);
-            ask.map_or(Ok(()), |ask| ledger.allow(&ask))
-        })
+        drafts
+            .iter()
+            .try_for_each(|draft| ledger.allow(&caller.plea(APPEND, &draft.ns)))
     });
     match allowed {
         Ok(()) => question,
@@ -249,20 +253,18 @@ fn within_quota(question: Question, role: Role, ledger: &Ledger) -> Question {
 
 /// Appends, if the policy still allows it when it is the events' turn.
 fn append(caller: &Caller, ledger: &Ledger, events: Vec<Draft>, reply: crate::committer::Reply) {
-    let asks: Vec<Ask> = events
+    let first = events.first().map_or("", |draft| &draft.ns);
+    let plea = events
         .iter()
-        .filter_map(|draft| caller.ask(APPEND, &draft.ns))
-        .collect();
-    if asks.is_empty() {
+        .fold(caller.plea(APPEND, first), |plea, draft| {
+            plea.and(APPEND, &draft.ns)
+        });
+    if !plea.is_judged() {
         return ledger.append(events, reply);
     }
     let bytes = events.iter().map(Draft::bytes).sum();
-    let decide = move |planes: &Planes, moment: &Moment| {
-        asks.iter()
-            .try_for_each(|ask| still(Some(ask), planes, moment))?;
-        Ok(Decision { events, answer: () })
-    };
-    ledger.decide(bytes, decide, move |outcome| {
+    let decide = move |_: &Planes, _: &Moment| Ok(Decision { events, answer: () });
+    ledger.decide_for(plea, bytes, decide, move |outcome| {
         reply(outcome.map(|((), receipts)| receipts));
     });
 }
@@ -338,7 +340,10 @@ fn handle(
             let ended = Box::new(ended.unwrap_or_default());
             answer(answers, Answer::LastBoot(id, ended), permit);
         }
-        Question::Refused(refusal) => answer(answers, Answer::Refused(id, refusal), permit),
+        Question::Refused(refusal) => {
+            ledger.refused(&caller.plea(APPEND, ""), &refusal);
+            answer(answers, Answer::Refused(id, refusal), permit);
+        }
     }
 }
 
@@ -377,7 +382,8 @@ fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
     {
         let limit = format!("{} for this peer", served.role.uid());
         let value = origin.producer.to_string();
-        return Err(Refusal::new("BAD_ACTOR", "origin.producer", &value, &limit));
+        let refusal = Refusal::new("BAD_ACTOR", "origin.producer", &value, &limit);
+        return Err(refusal.by(identity::RULE_ACTOR));
     }
     let payload = Json::parse(append.payload)?;
     identity::may_write(append.event_type, &payload)?;

@@ -2,8 +2,8 @@
 //! nothing. The events that follow from the answers do, in [`Bus::apply`].
 
 use super::{
-    Bus, CONSUMERS_MAX, Consumer, Done, OPEN_MAX, Open, Qos, REMEMBERED_MAX, ShardMap, TOPICS_MAX,
-    Topic, is_consumer, is_shards, is_topic, lane_of,
+    Bus, Consumer, Done, OPEN, Open, Qos, ShardMap, Topic, VOTERS_MAX, VOTES_MAX, is_consumer,
+    is_shards, is_topic, lane_of,
 };
 use crate::ulid;
 use alloc::format;
@@ -129,57 +129,55 @@ impl Bus {
             let limit = "a time of at most five minutes ahead";
             return Err(No::new("BAD_REQUEST", "ulid", &ulid_text(), limit));
         }
-        let Some(topic) = self.topic(publish.tenant, publish.topic) else {
-            self.room_for_topic(publish.tenant, publish.topic)?;
-            self.room_for_message(publish)?;
-            return Ok(Published::New(u64::from(publish.qos != Qos::AtMostOnce)));
-        };
-        if let Some(Known { id, .. }) = topic.known(&publish.ulid) {
+        let now_ms = wall_ns / 1_000_000;
+        let topic = self.topic_at(publish.tenant, publish.topic, now_ms);
+        if let Some(Known { id, .. }) = topic.and_then(|t| t.known(&publish.ulid)) {
             return Ok(Published::There(id));
         }
         if publish.qos == Qos::AtMostOnce {
+            named(publish.topic)?;
             return Ok(Published::New(0));
         }
-        if publish.qos == Qos::ExactlyOnce && publish.ulid <= topic.forgotten {
+        let blank = || {
+            let tenant = self.tenants.get(publish.tenant);
+            tenant.map(|t| t.blank_at(now_ms)).unwrap_or_default()
+        };
+        let (forgotten, count) = match topic {
+            Some(topic) => (topic.forgotten, topic.count(lane_of(&publish.ulid))),
+            None => {
+                let blank = blank();
+                (blank.forgotten, blank.base)
+            }
+        };
+        if publish.qos == Qos::ExactlyOnce && forgotten != [0; 16] && publish.ulid <= forgotten {
             let limit = "newer than those forgotten: whether it was published is not known";
             return Err(No::new("DUPLICATE", "ulid", &ulid_text(), limit));
         }
+        if topic.is_none() {
+            self.room_for_topic(publish.tenant, publish.topic, wall_ns)?;
+        }
         self.room_for_message(publish)?;
-        let count = topic.counts.get(&lane_of(&publish.ulid));
-        Ok(Published::New(count.map_or(1, |n| n + 1)))
+        Ok(Published::New(count + 1))
     }
 
-    fn room_for_topic(&self, tenant: &str, topic: &str) -> Result<(), No> {
-        if !is_topic(topic) {
-            let limit = "1 to 128 of A-Z a-z 0-9 . _ / -";
-            return Err(No::new("BAD_REQUEST", "topic", topic, limit));
-        }
-        if !self.has_room_for_topic(tenant) {
-            let limit = format!("at most {TOPICS_MAX} of a tenant");
-            return Err(No::new("QUOTA", "topics", "", &limit));
-        }
-        Ok(())
+    fn room_for_topic(&self, tenant: &str, topic: &str, wall_ns: u64) -> Result<(), No> {
+        named(topic)?;
+        self.has_room_for_topic(tenant, wall_ns / 1_000_000)
+            .map_err(|limit| No::new("QUOTA", "topics", "", limit))
     }
 
     fn room_for_message(&self, publish: &Publish<'_>) -> Result<(), No> {
-        let (open, done) = match self.tenants.get(publish.tenant) {
-            Some(tenant) => (tenant.open, tenant.done),
-            None => (0, 0),
-        };
-        if publish.qos != Qos::ExactlyOnce {
+        let open = self.tenants.get(publish.tenant).map_or(0, |t| t.open);
+        // Beyond it somebody's open messages would have to be forgotten, whose duplicates then passed.
+        let admits = || OPEN.admits(open, self.tenants.values().map(|t| t.open));
+        if publish.qos != Qos::ExactlyOnce || admits() {
             return Ok(());
         }
-        // Beyond it somebody's open messages would have to be forgotten, whose duplicates then passed.
-        let full = self.remembered >= REMEMBERED_MAX && self.nothing_is_done();
-        if open >= OPEN_MAX || (full && done == 0) {
-            let limit = format!("at most {OPEN_MAX} exactly_once messages wait for their commit");
-            return Err(No::new("QUOTA", "messages", &open.to_string(), &limit));
-        }
-        Ok(())
-    }
-
-    fn nothing_is_done(&self) -> bool {
-        self.tenants.values().all(|t| t.done == 0)
+        let limit = format!(
+            "{} of exactly_once that wait for a commit",
+            OPEN.limit(open)
+        );
+        Err(No::new("QUOTA", "messages", &open.to_string(), &limit))
     }
 
     /// Finds a message by its ULID among those remembered.
@@ -214,7 +212,7 @@ impl Bus {
         };
         let mut new = Vec::new();
         for target in targets {
-            let count = topic.counts.get(&target.lane).copied().unwrap_or(0);
+            let count = topic.count(target.lane);
             if target.seq == 0 || target.seq > count {
                 let limit = "a message of the topic";
                 return Err(No::new("NOT_FOUND", "ulid", "", limit));
@@ -237,18 +235,27 @@ impl Bus {
     /// Whether the acknowledgement of a consumer without a name is new: it counts for a quorum.
     ///
     /// # Errors
-    /// NOT_FOUND for a message that is not among those remembered.
+    /// NOT_FOUND for a message that is not among those remembered, QUOTA for more than are counted.
     pub fn vote(
         &self,
         tenant: &str,
         topic: &str,
         actor: &str,
         ulid: &[u8; 16],
+        wall_ns: u64,
     ) -> Result<bool, No> {
-        let topic = self.topic(tenant, topic);
+        let votes = self.tenants.get(tenant).map_or(0, |t| t.votes);
+        let topic = self.topic_at(tenant, topic, wall_ns / 1_000_000);
         let open = topic.and_then(|t| t.open.get(ulid));
         match open {
-            Some(open) => Ok(!open.voters.contains(actor)),
+            Some(open) if open.voters.contains(actor) => Ok(false),
+            Some(open) if open.voters.len() >= VOTERS_MAX || votes >= VOTES_MAX => {
+                let limit = format!(
+                    "at most {VOTERS_MAX} without a name of a message, and {VOTES_MAX} that wait for a commit"
+                );
+                Err(No::new("QUOTA", "consumer", "", &limit))
+            }
+            Some(_) => Ok(true),
             None if topic.is_some_and(|t| t.done.contains_key(ulid)) => Ok(false),
             None => Err(unknown(ulid)),
         }
@@ -266,8 +273,10 @@ impl Bus {
         ulid: &[u8; 16],
         of: Option<&[String]>,
         quorum: usize,
+        wall_ns: u64,
     ) -> Result<Committed, No> {
-        let topic = self.topic(tenant, topic).ok_or_else(|| unknown(ulid))?;
+        let topic = self.topic_at(tenant, topic, wall_ns / 1_000_000);
+        let topic = topic.ok_or_else(|| unknown(ulid))?;
         let open = match (topic.open.get(ulid), topic.done.get(ulid)) {
             (Some(open), _) => open,
             (None, Some(Done { committed: 0, .. })) => {
@@ -299,20 +308,24 @@ impl Bus {
     ///
     /// # Errors
     /// BAD_REQUEST for what is no topic or name, QUOTA.
-    pub fn subscribe(&self, tenant: &str, topic: &str, consumer: &str) -> Result<bool, No> {
+    pub fn subscribe(
+        &self,
+        tenant: &str,
+        topic: &str,
+        consumer: &str,
+        wall_ns: u64,
+    ) -> Result<bool, No> {
         if !is_consumer(consumer) {
             let limit = "1 to 64 of A-Z a-z 0-9 . _ -";
             return Err(No::new("BAD_REQUEST", "consumer", consumer, limit));
         }
-        match self.topic(tenant, topic) {
+        match self.topic_at(tenant, topic, wall_ns / 1_000_000) {
             Some(t) if t.consumers.contains_key(consumer) => return Ok(false),
             Some(_) => {}
-            None => self.room_for_topic(tenant, topic)?,
+            None => self.room_for_topic(tenant, topic, wall_ns)?,
         }
-        if !self.has_room_for_consumer(tenant) {
-            let limit = format!("at most {CONSUMERS_MAX} of a tenant");
-            return Err(No::new("QUOTA", "consumers", "", &limit));
-        }
+        let room = self.has_room_for_consumer(tenant);
+        room.map_err(|limit| No::new("QUOTA", "consumers", "", limit))?;
         Ok(true)
     }
 
@@ -320,11 +333,17 @@ impl Bus {
     ///
     /// # Errors
     /// BAD_REQUEST for what is no topic or number of shards, QUOTA.
-    pub fn shard(&self, tenant: &str, topic: &str, shards: u64) -> Result<Option<ShardMap>, No> {
-        let map = match self.topic(tenant, topic) {
+    pub fn shard(
+        &self,
+        tenant: &str,
+        topic: &str,
+        shards: u64,
+        wall_ns: u64,
+    ) -> Result<Option<ShardMap>, No> {
+        let map = match self.topic_at(tenant, topic, wall_ns / 1_000_000) {
             Some(topic) => topic.map,
             None => {
-                self.room_for_topic(tenant, topic)?;
+                self.room_for_topic(tenant, topic, wall_ns)?;
                 ShardMap::default()
             }
         };
@@ -336,6 +355,18 @@ impl Bus {
         let version = map.version + 1;
         Ok((shards != map.shards).then_some(ShardMap { version, shards }))
     }
+}
+
+/// Whether the text may be a topic.
+///
+/// # Errors
+/// BAD_REQUEST.
+pub fn named(topic: &str) -> Result<(), No> {
+    if is_topic(topic) {
+        return Ok(());
+    }
+    let limit = "1 to 128 of A-Z a-z 0-9 . _ / -";
+    Err(No::new("BAD_REQUEST", "topic", topic, limit))
 }
 
 fn unknown(ulid: &[u8; 16]) -> No {

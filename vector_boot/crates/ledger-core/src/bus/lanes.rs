@@ -111,6 +111,17 @@ impl Lane {
         }
     }
 
+    /// Everything up to here is owed no more.
+    pub fn raise(&mut self, floor: u64) {
+        if floor > self.floor {
+            let beyond: alloc::vec::Vec<u64> = (floor + 1..=self.floor.saturating_add(LANE_SPAN))
+                .filter(|seq| self.has(*seq))
+                .collect();
+            *self = Self::from(floor);
+            beyond.into_iter().for_each(|seq| self.add(seq));
+        }
+    }
+
     fn word_of(&self, seq: u64) -> Option<u64> {
         let at = (seq / 64).checked_sub(self.floor / 64)?;
         self.words.get(usize::try_from(at).ok()?).copied()
@@ -154,6 +165,7 @@ mod tests {
         fn a_lane_is_the_set_of_what_it_was_given(
             from in 0..200u64,
             seqs in proptest::collection::vec(1..1500u64, 0..400),
+            raised in 0..1500u64,
         ) {
             let mut lane = Lane::from(from);
             let mut model: BTreeSet<u64> = (1..=from).collect();
@@ -164,6 +176,8 @@ mod tests {
                 lane.add(seq);
                 prop_assert!(lane.words.len() as u64 <= LANE_SPAN / 64 + 1);
             }
+            lane.raise(raised);
+            model.extend(1..=raised);
             for seq in 1..1600 {
                 prop_assert_eq!(lane.has(seq), model.contains(&seq), "{}", seq);
             }

@@ -6,16 +6,22 @@
 //! those are read from the log when they are delivered. Leases are no part of it: after a restart what
 //! was under way is delivered again.
 //!
+//! A topic goes once nobody consumes it, no message waits for its commit and nothing was published for
+//! [`TOPIC_KEPT_MS`] by the log's own clock: when the next one is made. What it remembered is kept as two
+//! numbers of its tenant: up to which ULID nothing is known to be new, and up to which number messages of
+//! a lane are of topics gone, so that one of the same name begins behind them.
+//!
 //! Bounded by the constants below. Start with [`Bus::apply`], then `decide`.
 
 mod decide;
 mod lanes;
 
-pub use decide::{Acked, Committed, No, Publish, Published, Target};
+pub use decide::{Acked, Committed, No, Publish, Published, Target, named};
 pub use lanes::{LANE_SPAN, LANES, Lane, counts_of, counts_text, hash_of, lane_of, shard_of};
 
 use crate::Body;
 use crate::meta::Meta;
+use crate::share::Share;
 use crate::ulid;
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -28,21 +34,35 @@ pub const SHARDS_DEFAULT: u16 = 64;
 pub const TOPIC_BYTES_MAX: usize = 128;
 /// Longest consumer.
 pub const CONSUMER_BYTES_MAX: usize = 64;
-/// Topics of one tenant, each of at most 10 KiB of counts.
-pub const TOPICS_MAX: usize = 256;
-/// Topics of all tenants.
-pub const TOPICS_ALL_MAX: usize = 1024;
-/// Consumers of one tenant, each of at most 40 KiB of acknowledgements.
-pub const CONSUMERS_MAX: usize = 32;
-/// Consumers of all tenants.
-pub const CONSUMERS_ALL_MAX: usize = 256;
-/// Messages of one tenant that want a commit and have none yet.
-pub const OPEN_MAX: usize = 32 * 1024;
+/// Topics, each of at most 10 KiB of counts: 1,024 with 128 tenants.
+pub const TOPICS: Share = Share {
+    own: 4,
+    each: 256,
+    pool: 512,
+};
+/// How long a topic is kept that nobody consumes and nobody writes to: a day.
+pub const TOPIC_KEPT_MS: u64 = 24 * 3600 * 1000;
+/// Consumers with a name, each of at most 40 KiB of acknowledgements: 256 with 128 tenants.
+pub const CONSUMERS: Share = Share {
+    own: 1,
+    each: 32,
+    pool: 128,
+};
+/// Messages that want a commit and have none yet: 196,608 with 128 tenants.
+pub const OPEN: Share = Share {
+    own: 512,
+    each: 32 * 1024,
+    pool: 128 * 1024,
+};
 /// Messages of all tenants that are remembered by their ULID, some 64 bytes each: who has most of
 /// them forgets first.
 pub const REMEMBERED_MAX: usize = 192 * 1024;
-/// Consumers without a name that are counted for one message.
-const VOTERS_MAX: usize = 8;
+/// Messages without a pending commit of which a tenant never forgets the ULID to make room for others'.
+const REMEMBERED_OWN: usize = 512;
+/// Consumers without a name that are counted for one message: as many as a commit may ask for.
+pub const VOTERS_MAX: usize = 64;
+/// Acknowledgements without a name of one tenant that wait for their message's commit, some 100 bytes each.
+pub const VOTES_MAX: usize = 16 * 1024;
 
 /// How often a message may have its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +168,10 @@ pub struct Topic {
     /// No ULID up to here is known to be new.
     forgotten: [u8; 16],
     consumers: BTreeMap<String, Consumer>,
+    /// Where each lane begins to count: what lies before is of a topic of the same name that is gone.
+    base: u64,
+    /// When something was last published or set here, milliseconds since 1970.
+    active_ms: u64,
 }
 
 /// A consumer with a name: one or more connections that share what they are given.
@@ -156,6 +180,8 @@ pub struct Consumer {
     /// The first event that it may be given.
     from: u64,
     lanes: BTreeMap<u8, Lane>,
+    /// Of a lane without an acknowledgement, nothing is owed up to here.
+    base: u64,
 }
 
 impl Consumer {
@@ -168,7 +194,14 @@ impl Consumer {
     /// Whether it has acknowledged this message.
     #[must_use]
     pub fn has(&self, lane: u8, seq: u64) -> bool {
-        self.lanes.get(&lane).is_some_and(|l| l.has(seq))
+        let lane = self.lanes.get(&lane);
+        lane.map_or(seq <= self.base, |l| l.has(seq))
+    }
+
+    /// Whether it owes anything of a lane up to this number.
+    #[must_use]
+    pub fn owes_up_to(&self, lane: u8, seq: u64) -> bool {
+        self.lanes.get(&lane).map_or(self.base, Lane::floor) < seq
     }
 
     /// Whether an acknowledgement of this message could be remembered now.
@@ -176,7 +209,7 @@ impl Consumer {
     pub fn reaches(&self, lane: u8, seq: u64) -> bool {
         match self.lanes.get(&lane) {
             Some(lane) => lane.reaches(seq),
-            None => Lane::default().reaches(seq),
+            None => Lane::from(self.base).reaches(seq),
         }
     }
 }
@@ -188,10 +221,61 @@ impl Topic {
         self.map
     }
 
-    /// Messages so far that are to be acknowledged, by lane.
+    /// The last message of each lane that is to be acknowledged; without those that have none.
     #[must_use]
     pub fn counts(&self) -> &BTreeMap<u8, u64> {
         &self.counts
+    }
+
+    /// The last message of a lane.
+    fn count(&self, lane: u8) -> u64 {
+        self.counts.get(&lane).copied().unwrap_or(self.base)
+    }
+
+    /// Messages that are to be acknowledged, those of all time.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.counts.values().map(|n| n - self.base.min(*n)).sum()
+    }
+
+    /// Messages that wait for their commit.
+    #[must_use]
+    pub fn uncommitted(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Its consumers with a name.
+    pub fn consumers(&self) -> impl Iterator<Item = (&str, &Consumer)> {
+        self.consumers.iter().map(|(name, c)| (name.as_str(), c))
+    }
+
+    /// Whether nobody would miss it.
+    fn is_idle(&self, now_ms: u64) -> bool {
+        let expired = |o: &Open| o.expires_ms != 0 && o.expires_ms <= now_ms;
+        self.consumers.is_empty()
+            && self.active_ms.saturating_add(TOPIC_KEPT_MS) <= now_ms
+            && self.open.values().all(expired)
+    }
+
+    /// The greatest ULID of which it knows that it is not new.
+    fn newest(&self) -> [u8; 16] {
+        let all = [self.open.keys().next_back(), self.done.keys().next_back()];
+        let newest = all.into_iter().flatten().copied().max();
+        newest.map_or(self.forgotten, |newest| newest.max(self.forgotten))
+    }
+
+    /// The greatest number of a message in its lane.
+    fn greatest(&self) -> u64 {
+        let greatest = self.counts.values().copied().max();
+        greatest.map_or(self.base, |n| n.max(self.base))
+    }
+
+    /// Whether it is as if it had never been.
+    fn is_blank(&self) -> bool {
+        self.consumers.is_empty()
+            && self.counts.is_empty()
+            && self.map == ShardMap::default()
+            && self.forgotten == [0; 16]
     }
 
     /// A consumer by its name.
@@ -201,12 +285,13 @@ impl Topic {
     }
 
     /// How many messages the consumer has not acknowledged.
-    fn lag(&self, consumer: &Consumer) -> u64 {
+    #[must_use]
+    pub fn lag(&self, consumer: &Consumer) -> u64 {
         let of_lane = |(lane, count): (&u8, &u64)| {
             let acked = consumer
                 .lanes
                 .get(lane)
-                .map_or(0, |l| l.floor() + l.beyond());
+                .map_or(consumer.base, |l| l.floor() + l.beyond());
             count.saturating_sub(acked)
         };
         self.counts.iter().map(of_lane).sum()
@@ -232,14 +317,61 @@ struct Tenant {
     open: usize,
     done: usize,
     consumers: usize,
+    votes: usize,
+    /// Of topics that are gone: no ULID up to here is known to be new.
+    forgotten: [u8; 16],
+    /// Of topics that are gone: the greatest number of a message in its lane.
+    retired: u64,
+}
+
+impl Tenant {
+    /// Topics that there are, since somebody would miss them.
+    fn topics_at(&self, now_ms: u64) -> usize {
+        self.topics.values().filter(|t| !t.is_idle(now_ms)).count()
+    }
+
+    /// A topic that begins then.
+    fn blank_at(&self, now_ms: u64) -> Topic {
+        let blank = Topic {
+            forgotten: self.forgotten,
+            base: self.retired,
+            ..Topic::default()
+        };
+        let idle = self.topics.values().filter(|t| t.is_idle(now_ms));
+        idle.fold(blank, |blank, gone| Topic {
+            forgotten: blank.forgotten.max(gone.newest()),
+            base: blank.base.max(gone.greatest()),
+            ..blank
+        })
+    }
+
+    /// Lets idle topics go; how many messages are remembered no more.
+    fn sweep(&mut self, now_ms: u64) -> usize {
+        let Topic {
+            forgotten, base, ..
+        } = self.blank_at(now_ms);
+        (self.forgotten, self.retired) = (forgotten, base);
+        let (mut open, mut done, mut votes) = (0, 0, 0);
+        self.topics.retain(|_, topic| {
+            let idle = topic.is_idle(now_ms);
+            if idle {
+                open += topic.open.len();
+                done += topic.done.len();
+                votes += topic.open.values().map(|o| o.voters.len()).sum::<usize>();
+            }
+            !idle
+        });
+        self.open -= open;
+        self.done -= done;
+        self.votes -= votes;
+        open + done
+    }
 }
 
 /// The bus.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bus {
     tenants: BTreeMap<String, Tenant>,
-    topics: usize,
-    consumers: usize,
     remembered: usize,
 }
 
@@ -272,6 +404,12 @@ impl Bus {
         self.tenants.get(tenant)?.topics.get(topic)
     }
 
+    /// The same, if it is not gone by then. Idle topics leave memory when some tenant makes one, so nobody
+    /// may learn from them that one did.
+    fn topic_at(&self, tenant: &str, topic: &str, now_ms: u64) -> Option<&Topic> {
+        self.topic(tenant, topic).filter(|t| !t.is_idle(now_ms))
+    }
+
     /// What every consumer owes.
     pub fn lags(&self) -> impl Iterator<Item = Lag<'_>> {
         self.tenants.iter().flat_map(|(tenant, t)| {
@@ -286,34 +424,59 @@ impl Bus {
         })
     }
 
-    /// The topic, made if there is room for one more.
-    fn topic_mut(&mut self, tenant: &str, topic: &str) -> Option<&mut Topic> {
-        let there = self.topic(tenant, topic).is_some();
-        if !there && !self.has_room_for_topic(tenant) {
-            return None;
-        }
-        self.topics += usize::from(!there);
-        let tenant = self.tenants.entry(tenant.to_owned()).or_default();
-        Some(tenant.topics.entry(topic.to_owned()).or_default())
+    /// Every topic that is not gone by then.
+    pub fn topics(&self, wall_ns: u64) -> impl Iterator<Item = (&str, &str, &Topic)> {
+        let now_ms = wall_ns / 1_000_000;
+        self.tenants.iter().flat_map(move |(tenant, t)| {
+            let topics = t.topics.iter().filter(move |(_, t)| !t.is_idle(now_ms));
+            topics.map(move |(name, topic)| (tenant.as_str(), name.as_str(), topic))
+        })
     }
 
-    fn has_room_for_topic(&self, tenant: &str) -> bool {
-        let own = self.tenants.get(tenant).map_or(0, |t| t.topics.len());
-        own < TOPICS_MAX && self.topics < TOPICS_ALL_MAX
+    /// The event's topic, made if there is none; room among all tenants was the decision's to look for.
+    fn topic_mut(&mut self, body: &Body<'_>) -> Option<&mut Topic> {
+        let (tenant, topic, now_ms) = (body.tenant_id, body.subject, body.wall_ns / 1_000_000);
+        if self.topic_at(tenant, topic, now_ms).is_none() {
+            for tenant in self.tenants.values_mut() {
+                self.remembered -= tenant.sweep(now_ms);
+            }
+            let tenant = self.tenants.entry(tenant.to_owned()).or_default();
+            if tenant.topics.len() >= TOPICS.each {
+                return None;
+            }
+            let blank = tenant.blank_at(now_ms);
+            tenant.topics.insert(topic.to_owned(), blank);
+        }
+        let topic = self.tenants.get_mut(tenant)?.topics.get_mut(topic)?;
+        topic.active_ms = topic.active_ms.max(now_ms);
+        Some(topic)
+    }
+
+    fn has_room_for_topic(&self, tenant: &str, now_ms: u64) -> Result<(), &'static str> {
+        let used = |t: &Tenant| t.topics_at(now_ms);
+        let own = self.tenants.get(tenant).map_or(0, used);
+        match TOPICS.admits(own, self.tenants.values().map(used)) {
+            true => Ok(()),
+            false => Err(TOPICS.limit(own)),
+        }
     }
 
     fn published(&mut self, id: u64, body: &Body<'_>, meta: &Meta<'_>) {
         let Some(qos) = meta.text("qos").and_then(Qos::parse) else {
             return;
         };
-        let Some(topic) = self.topic_mut(body.tenant_id, body.subject) else {
-            return;
-        };
-        let there = topic.open.contains_key(&body.ulid) || topic.done.contains_key(&body.ulid);
-        if qos == Qos::AtMostOnce || there {
+        // What is given once leaves nothing to remember.
+        if qos == Qos::AtMostOnce {
             return;
         }
-        let count = topic.counts.entry(lane_of(&body.ulid)).or_default();
+        let Some(topic) = self.topic_mut(body) else {
+            return;
+        };
+        if topic.open.contains_key(&body.ulid) || topic.done.contains_key(&body.ulid) {
+            return;
+        }
+        let (lane, base) = (lane_of(&body.ulid), topic.base);
+        let count = topic.counts.entry(lane).or_insert(base);
         *count += 1;
         let seq = *count;
         if qos == Qos::ExactlyOnce {
@@ -348,7 +511,7 @@ impl Bus {
         let Some(tenant) = self.tenants.get_mut(body.tenant_id) else {
             return;
         };
-        if tenant.open < OPEN_MAX / 2 || !tenant.open.is_multiple_of(EVERY) {
+        if tenant.open < OPEN.each / 2 || !tenant.open.is_multiple_of(EVERY) {
             return;
         }
         for topic in tenant.topics.values_mut() {
@@ -360,8 +523,12 @@ impl Bus {
                 .map(|(ulid, _)| *ulid)
                 .collect();
             for ulid in expired {
-                if let Some(Open { id, seq, .. }) = topic.open.remove(&ulid) {
+                if let Some(Open {
+                    id, seq, voters, ..
+                }) = topic.open.remove(&ulid)
+                {
                     let committed = 0;
+                    tenant.votes -= voters.len();
                     topic.done.insert(ulid, Done { id, seq, committed });
                     tenant.open -= 1;
                     tenant.done += 1;
@@ -374,7 +541,7 @@ impl Bus {
     fn forget(&mut self) {
         while self.remembered > REMEMBERED_MAX {
             let most = self.tenants.values_mut().max_by_key(|t| t.done);
-            let Some(tenant) = most.filter(|t| t.done > 0) else {
+            let Some(tenant) = most.filter(|t| t.done > REMEMBERED_OWN) else {
                 return;
             };
             let most = tenant.topics.values_mut().max_by_key(|t| t.done.len());
@@ -392,21 +559,26 @@ impl Bus {
         let Some(name) = meta.text("consumer").filter(|name| is_consumer(name)) else {
             return;
         };
-        let Some(topic) = self.topic_mut(body.tenant_id, body.subject) else {
+        let Some(topic) = self.topic_mut(body) else {
             return;
         };
         if topic.consumers.contains_key(name) {
             return;
         }
-        let lanes = counts_of(meta.text("lanes").unwrap_or_default());
+        let (lanes, base) = (
+            counts_of(meta.text("lanes").unwrap_or_default()),
+            topic.base,
+        );
         let consumer = Consumer {
             from: meta.number("from").unwrap_or(0),
             lanes: lanes
                 .into_iter()
-                .map(|(l, floor)| (l, Lane::from(floor)))
+                .map(|(l, floor)| (l, Lane::from(floor.max(base))))
                 .collect(),
+            base,
         };
-        if !self.has_room_for_consumer(body.tenant_id) {
+        let tenant = self.tenants.get(body.tenant_id);
+        if tenant.is_none_or(|t| t.consumers >= CONSUMERS.each) {
             return;
         }
         let Some(tenant) = self.tenants.get_mut(body.tenant_id) else {
@@ -415,13 +587,15 @@ impl Bus {
         if let Some(topic) = tenant.topics.get_mut(body.subject) {
             topic.consumers.insert(name.to_owned(), consumer);
             tenant.consumers += 1;
-            self.consumers += 1;
         }
     }
 
-    fn has_room_for_consumer(&self, tenant: &str) -> bool {
+    fn has_room_for_consumer(&self, tenant: &str) -> Result<(), &'static str> {
         let own = self.tenants.get(tenant).map_or(0, |t| t.consumers);
-        own < CONSUMERS_MAX && self.consumers < CONSUMERS_ALL_MAX
+        match CONSUMERS.admits(own, self.tenants.values().map(|t| t.consumers)) {
+            true => Ok(()),
+            false => Err(CONSUMERS.limit(own)),
+        }
     }
 
     fn unsubscribed(&mut self, body: &Body<'_>, meta: &Meta<'_>) {
@@ -429,31 +603,47 @@ impl Bus {
         let Some(tenant) = self.tenants.get_mut(body.tenant_id) else {
             return;
         };
-        let topic = tenant.topics.get_mut(body.subject);
-        if topic.and_then(|t| t.consumers.remove(name)).is_some() {
+        let Some(topic) = tenant.topics.get_mut(body.subject) else {
+            return;
+        };
+        if topic.consumers.remove(name).is_some() {
             tenant.consumers -= 1;
-            self.consumers -= 1;
+            topic.active_ms = topic.active_ms.max(body.wall_ns / 1_000_000);
+        }
+        if topic.is_blank() {
+            tenant.topics.remove(body.subject);
         }
     }
 
     fn acked(&mut self, body: &Body<'_>, meta: &Meta<'_>) {
         let name = meta.text("consumer").unwrap_or_default();
-        let tenant = self.tenants.get_mut(body.tenant_id);
-        let Some(topic) = tenant.and_then(|t| t.topics.get_mut(body.subject)) else {
+        let Some(tenant) = self.tenants.get_mut(body.tenant_id) else {
+            return;
+        };
+        let Some(topic) = tenant.topics.get_mut(body.subject) else {
             return;
         };
         if let Some(consumer) = topic.consumers.get_mut(name) {
+            let blank = Lane::from(consumer.base);
             consumer.from = consumer.from.max(meta.number("resume").unwrap_or(0));
+            let lanes = &mut consumer.lanes;
             for (lane, seq) in Target::list_of(meta.text("messages").unwrap_or_default()) {
-                consumer.lanes.entry(lane).or_default().add(seq);
+                lanes.entry(lane).or_insert_with(|| blank.clone()).add(seq);
+            }
+            for (lane, seq) in counts_of(meta.text("lanes").unwrap_or_default()) {
+                lanes
+                    .entry(lane)
+                    .or_insert_with(|| blank.clone())
+                    .raise(seq);
             }
         } else if name.contains(':') {
             // Without a name: counted for a quorum alone.
             let ulid = meta.text("ulid").and_then(ulid::parse);
             if let Some(open) = ulid.and_then(|ulid| topic.open.get_mut(&ulid))
                 && open.voters.len() < VOTERS_MAX
+                && open.voters.insert(name.to_owned())
             {
-                open.voters.insert(name.to_owned());
+                tenant.votes += 1;
             }
         }
     }
@@ -465,9 +655,12 @@ impl Bus {
         let ulid = meta.text("ulid").and_then(ulid::parse);
         if let Some(topic) = tenant.topics.get_mut(body.subject)
             && let Some(ulid) = ulid
-            && let Some(Open { id, seq, .. }) = topic.open.remove(&ulid)
+            && let Some(Open {
+                id, seq, voters, ..
+            }) = topic.open.remove(&ulid)
         {
             let committed = event;
+            tenant.votes -= voters.len();
             topic.done.insert(ulid, Done { id, seq, committed });
             tenant.open -= 1;
             tenant.done += 1;
@@ -481,7 +674,7 @@ impl Bus {
         if !is_shards(shards) {
             return;
         }
-        if let Some(topic) = self.topic_mut(body.tenant_id, body.subject)
+        if let Some(topic) = self.topic_mut(body)
             && let Ok(shards) = u16::try_from(shards)
         {
             topic.map = ShardMap { version, shards };

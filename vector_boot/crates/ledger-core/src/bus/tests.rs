@@ -3,6 +3,7 @@
 use super::*;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -61,7 +62,7 @@ impl Log {
     }
 
     fn subscribe(&mut self, topic: &str, consumer: &str) {
-        if self.bus.subscribe(TENANT, topic, consumer).unwrap() {
+        if self.bus.subscribe(TENANT, topic, consumer, WALL).unwrap() {
             let meta = format!("\"consumer\":\"{consumer}\",\"from\":1");
             self.push("bus.subscribed", TENANT, topic, [0; 16], &meta);
         }
@@ -84,7 +85,7 @@ impl Log {
     }
 
     fn commit(&mut self, topic: &str, ulid: [u8; 16], quorum: usize) -> Result<u64, No> {
-        match self.bus.commit(TENANT, topic, &ulid, None, quorum)? {
+        match self.bus.commit(TENANT, topic, &ulid, None, quorum, WALL)? {
             Committed::There(event) => Ok(event),
             Committed::New { .. } => {
                 let meta = format!("\"ulid\":\"{}\"", ulid::text(&ulid));
@@ -207,7 +208,7 @@ fn tenants_share_nothing() {
     assert_eq!(log.bus.publish(&publish, WALL), Ok(Published::New(1)));
     assert_eq!(
         log.bus
-            .commit("b", "t", &ulid_of(1), None, 1)
+            .commit("b", "t", &ulid_of(1), None, 1, WALL)
             .unwrap_err()
             .code,
         "NOT_FOUND"
@@ -279,24 +280,24 @@ fn open_messages_are_bounded_and_expired_ones_leave_room() {
         );
         Ok::<_, No>(())
     };
-    for n in 0..OPEN_MAX as u16 {
+    for n in 0..OPEN.each as u16 {
         publish(&mut log, n, 0).unwrap();
     }
     assert_eq!(
-        publish(&mut log, OPEN_MAX as u16, 0).unwrap_err().code,
+        publish(&mut log, OPEN.each as u16, 0).unwrap_err().code,
         "QUOTA"
     );
     let mut log = Log::default();
     for n in 0..=u16::MAX {
         publish(&mut log, n, 1).unwrap();
     }
-    assert!(log.bus.tenants[TENANT].open < OPEN_MAX);
+    assert!(log.bus.tenants[TENANT].open < OPEN.each);
 }
 
 #[test]
 fn topics_and_consumers_are_bounded_by_tenant() {
     let mut log = Log::default();
-    for n in 0..TOPICS_MAX {
+    for n in 0..TOPICS.each {
         log.publish(&format!("t{n}"), Qos::AtLeastOnce, ulid_of(1))
             .unwrap();
     }
@@ -306,11 +307,11 @@ fn topics_and_consumers_are_bounded_by_tenant() {
             .code,
         "QUOTA"
     );
-    for n in 0..CONSUMERS_MAX {
+    for n in 0..CONSUMERS.each {
         log.subscribe("t1", &format!("c{n}"));
     }
     assert_eq!(
-        log.bus.subscribe(TENANT, "t2", "c").unwrap_err().code,
+        log.bus.subscribe(TENANT, "t2", "c", WALL).unwrap_err().code,
         "QUOTA"
     );
     log.push(
@@ -320,8 +321,8 @@ fn topics_and_consumers_are_bounded_by_tenant() {
         [0; 16],
         "\"consumer\":\"c3\"",
     );
-    assert_eq!(log.bus.subscribe(TENANT, "t2", "c"), Ok(true));
-    assert_eq!(log.bus.subscribe("b", "t2", "c"), Ok(true));
+    assert_eq!(log.bus.subscribe(TENANT, "t2", "c", WALL), Ok(true));
+    assert_eq!(log.bus.subscribe("b", "t2", "c", WALL), Ok(true));
 }
 
 #[test]
@@ -332,7 +333,7 @@ fn another_number_of_shards_keeps_what_was_acknowledged() {
         log.publish("t", Qos::AtLeastOnce, ulid_of(n)).unwrap();
         log.ack("t", "c", ulid_of(n)).unwrap();
     }
-    let map = log.bus.shard(TENANT, "t", 16).unwrap().unwrap();
+    let map = log.bus.shard(TENANT, "t", 16, WALL).unwrap().unwrap();
     log.push(
         "bus.sharded",
         TENANT,
@@ -348,10 +349,10 @@ fn another_number_of_shards_keeps_what_was_acknowledged() {
         }
     );
     assert_eq!(log.bus.lags().next().unwrap().messages, 0);
-    assert_eq!(log.bus.shard(TENANT, "t", 16), Ok(None));
+    assert_eq!(log.bus.shard(TENANT, "t", 16, WALL), Ok(None));
     for bad in [0, 3, 512] {
         assert_eq!(
-            log.bus.shard(TENANT, "t", bad).unwrap_err().code,
+            log.bus.shard(TENANT, "t", bad, WALL).unwrap_err().code,
             "BAD_REQUEST"
         );
     }
@@ -363,7 +364,7 @@ fn consumers_without_a_name_count_for_a_quorum() {
     log.publish("t", Qos::ExactlyOnce, ulid_of(1)).unwrap();
     let text = ulid::text(&ulid_of(1));
     for actor in ["user:a", "user:a", "agent:b"] {
-        let new = log.bus.vote(TENANT, "t", actor, &ulid_of(1)).unwrap();
+        let new = log.bus.vote(TENANT, "t", actor, &ulid_of(1), WALL).unwrap();
         if new {
             log.push(
                 "bus.acked",
@@ -376,7 +377,7 @@ fn consumers_without_a_name_count_for_a_quorum() {
     }
     assert_eq!(
         log.bus
-            .commit(TENANT, "t", &ulid_of(1), None, 3)
+            .commit(TENANT, "t", &ulid_of(1), None, 3, WALL)
             .unwrap_err()
             .code,
         "NOT_QUORATE"
@@ -384,11 +385,362 @@ fn consumers_without_a_name_count_for_a_quorum() {
     let one = ["user:a".into()];
     assert_eq!(
         log.bus
-            .commit(TENANT, "t", &ulid_of(1), Some(&one), 2)
+            .commit(TENANT, "t", &ulid_of(1), Some(&one), 2, WALL)
             .unwrap_err()
             .code,
         "NOT_QUORATE"
     );
     assert!(log.commit("t", ulid_of(1), 2).is_ok());
-    assert_eq!(log.bus.vote(TENANT, "t", "user:c", &ulid_of(1)), Ok(false));
+    assert_eq!(
+        log.bus.vote(TENANT, "t", "user:c", &ulid_of(1), WALL),
+        Ok(false)
+    );
+}
+
+/// An event of some tenant at some time.
+fn at(
+    bus: &mut Bus,
+    id: u64,
+    tenant: &str,
+    topic: &str,
+    wall_ns: u64,
+    event: (&str, [u8; 16], &str),
+) {
+    let (event_type, ulid, meta) = event;
+    let payload = format!("{{\"bus\":{{{meta}}}}}");
+    let body = Body {
+        timestamp_ns: 0,
+        wall_ns,
+        ulid,
+        tenant_tag: [0; 8],
+        ns: "bus",
+        actor: "service:ledger",
+        tenant_id: tenant,
+        event_type,
+        subject: topic,
+        payload: &payload,
+        causation_id: None,
+        origin: None,
+        sig: None,
+    };
+    bus.apply(id, &body);
+}
+
+const DAY_NS: u64 = TOPIC_KEPT_MS * 1_000_000;
+const ONCE: &str = "\"qos\":\"exactly_once\"";
+const LEAST: &str = "\"qos\":\"at_least_once\"";
+
+#[test]
+fn whatever_tenants_use_up_another_has_its_own_share_of_everything() {
+    let mut bus = Bus::default();
+    let mut id = 0;
+    for tenant in ["b", "c", "d", "e", "f", "g"] {
+        for n in 0..TOPICS.each as u64 {
+            let (topic, ulid) = (format!("t{n}"), ulid::compose(WALL + n, [1; 10]));
+            let publish = Publish {
+                tenant,
+                topic: &topic,
+                qos: Qos::ExactlyOnce,
+                ulid,
+                chosen: true,
+            };
+            if bus.publish(&publish, WALL).is_ok() {
+                id += 1;
+                at(
+                    &mut bus,
+                    id,
+                    tenant,
+                    &topic,
+                    WALL,
+                    ("bus.published", ulid, ONCE),
+                );
+            }
+            if n < CONSUMERS.each as u64 && bus.subscribe(tenant, "t1", &topic, WALL) == Ok(true) {
+                id += 1;
+                let meta = format!("\"consumer\":\"{topic}\"");
+                at(
+                    &mut bus,
+                    id,
+                    tenant,
+                    "t1",
+                    WALL,
+                    ("bus.subscribed", [0; 16], &meta),
+                );
+            }
+        }
+    }
+    let all: usize = bus.tenants.values().map(|t| t.topics.len()).sum();
+    assert_eq!(all, TOPICS.pool + 6 * TOPICS.own, "the pool is used up");
+    let no = bus.publish(
+        &Publish {
+            tenant: "g",
+            topic: "more",
+            qos: Qos::AtLeastOnce,
+            ulid: [9; 16],
+            chosen: false,
+        },
+        WALL,
+    );
+    let no = no.unwrap_err();
+    assert_eq!(
+        (no.code, &*no.limit),
+        ("QUOTA", "no room beyond what is each tenant's own")
+    );
+    for n in 0..TOPICS.own as u64 {
+        let (topic, ulid) = (format!("t{n}"), ulid::compose(WALL + n, [1; 10]));
+        let publish = Publish {
+            tenant: "a",
+            topic: &topic,
+            qos: Qos::ExactlyOnce,
+            ulid,
+            chosen: true,
+        };
+        assert_eq!(bus.publish(&publish, WALL), Ok(Published::New(1)));
+        id += 1;
+        at(
+            &mut bus,
+            id,
+            "a",
+            &topic,
+            WALL,
+            ("bus.published", ulid, ONCE),
+        );
+    }
+    assert_eq!(bus.subscribe("a", "t1", "w", WALL), Ok(true));
+}
+
+#[test]
+fn a_topic_that_nobody_misses_goes_after_a_day_and_nothing_of_it_is_taken_for_new() {
+    let mut bus = Bus::default();
+    let ulid = |n: u8| ulid::compose(WALL, [n; 10]);
+    at(
+        &mut bus,
+        1,
+        TENANT,
+        "old",
+        WALL,
+        ("bus.published", ulid(1), LEAST),
+    );
+    at(
+        &mut bus,
+        2,
+        TENANT,
+        "old",
+        WALL,
+        ("bus.published", ulid(9), LEAST),
+    );
+    at(
+        &mut bus,
+        3,
+        TENANT,
+        "open",
+        WALL,
+        ("bus.published", ulid(2), ONCE),
+    );
+    at(
+        &mut bus,
+        4,
+        TENANT,
+        "held",
+        WALL,
+        ("bus.published", ulid(3), LEAST),
+    );
+    at(
+        &mut bus,
+        5,
+        TENANT,
+        "held",
+        WALL,
+        ("bus.subscribed", [0; 16], "\"consumer\":\"c\""),
+    );
+    at(
+        &mut bus,
+        6,
+        TENANT,
+        "once",
+        WALL,
+        ("bus.published", ulid(4), "\"qos\":\"at_most_once\""),
+    );
+    assert!(bus.topic(TENANT, "once").is_none(), "nothing to remember");
+    // One that nobody ever published to goes with its last consumer.
+    at(
+        &mut bus,
+        7,
+        TENANT,
+        "empty",
+        WALL,
+        ("bus.subscribed", [0; 16], "\"consumer\":\"c\""),
+    );
+    at(
+        &mut bus,
+        8,
+        TENANT,
+        "empty",
+        WALL,
+        ("bus.unsubscribed", [0; 16], "\"consumer\":\"c\""),
+    );
+    assert!(bus.topic(TENANT, "empty").is_none());
+    at(
+        &mut bus,
+        9,
+        "b",
+        "new",
+        WALL + DAY_NS - 1_000_000,
+        ("bus.published", ulid(5), LEAST),
+    );
+    assert!(bus.topic(TENANT, "old").is_some(), "not before its time");
+    at(
+        &mut bus,
+        10,
+        "b",
+        "next",
+        WALL + DAY_NS,
+        ("bus.published", ulid(6), LEAST),
+    );
+    assert!(bus.topic(TENANT, "old").is_none());
+    assert!(bus.topic(TENANT, "open").is_some() && bus.topic(TENANT, "held").is_some());
+    assert_eq!(bus.remembered, 4);
+    let shown: Vec<_> = bus.topics(WALL + DAY_NS).map(|(_, name, _)| name).collect();
+    assert_eq!(shown, ["held", "open", "new", "next"]);
+    // What was published there is not known to be new, and one of another name is as little.
+    let publish = |topic, ulid, qos| Publish {
+        tenant: TENANT,
+        topic,
+        qos,
+        ulid,
+        chosen: true,
+    };
+    let wall = WALL + DAY_NS;
+    for topic in ["old", "other"] {
+        let no = bus.publish(&publish(topic, ulid(9), Qos::ExactlyOnce), wall);
+        assert_eq!(no.unwrap_err().code, "DUPLICATE");
+    }
+    let later = ulid::compose(wall, [1; 10]);
+    // It begins again behind what was; who comes now owes nothing of before.
+    let (lane, again) = (lane_of(&ulid(1)), publish("old", later, Qos::ExactlyOnce));
+    let Ok(Published::New(seq)) = bus.publish(&again, wall) else {
+        panic!("it may be published");
+    };
+    assert!(seq > 1);
+    at(
+        &mut bus,
+        11,
+        TENANT,
+        "old",
+        wall,
+        ("bus.published", later, ONCE),
+    );
+    at(
+        &mut bus,
+        12,
+        TENANT,
+        "old",
+        wall,
+        (
+            "bus.subscribed",
+            [0; 16],
+            &format!("\"consumer\":\"c\",\"from\":1,\"lanes\":\"{lane}:0\""),
+        ),
+    );
+    let topic = bus.topic(TENANT, "old").unwrap();
+    let consumer = topic.consumer("c").unwrap();
+    assert!(consumer.has(lane, 1) && !consumer.has(lane_of(&later), seq));
+    assert_eq!((topic.lag(consumer), topic.messages()), (1, 1));
+    let target = bus.resolve(TENANT, "old", &later).unwrap();
+    assert_eq!(
+        bus.ack(TENANT, "old", "c", &[target]),
+        Ok(Acked::New(vec![target]))
+    );
+    at(
+        &mut bus,
+        13,
+        TENANT,
+        "old",
+        wall,
+        (
+            "bus.acked",
+            [0; 16],
+            &format!(
+                "\"consumer\":\"c\",\"messages\":\"{}\"",
+                Target::list_text(&[target])
+            ),
+        ),
+    );
+    let topic = bus.topic(TENANT, "old").unwrap();
+    assert_eq!(topic.lag(topic.consumer("c").unwrap()), 0);
+    // What expired without a commit holds nothing up.
+    let mut bus = Bus::default();
+    at(
+        &mut bus,
+        1,
+        TENANT,
+        "ttl",
+        WALL,
+        (
+            "bus.published",
+            ulid(1),
+            &format!("\"expires_ms\":{},{ONCE}", WALL / 1_000_000),
+        ),
+    );
+    at(
+        &mut bus,
+        2,
+        TENANT,
+        "next",
+        wall,
+        ("bus.published", ulid(2), LEAST),
+    );
+    assert!(bus.topic(TENANT, "ttl").is_none());
+    assert_eq!((bus.tenants[TENANT].open, bus.remembered), (0, 1));
+}
+
+#[test]
+fn what_was_dropped_before_it_was_read_is_owed_no_more() {
+    let mut log = Log::default();
+    log.subscribe("t", "c");
+    for n in 0..200 {
+        log.publish("t", Qos::AtLeastOnce, ulid_of(n)).unwrap();
+    }
+    let topic = log.bus.topic(TENANT, "t").unwrap();
+    let lanes = counts_text(topic.counts());
+    log.push(
+        "bus.acked",
+        TENANT,
+        "t",
+        [0; 16],
+        &format!("\"consumer\":\"c\",\"lanes\":\"{lanes}\""),
+    );
+    let topic = log.bus.topic(TENANT, "t").unwrap();
+    assert_eq!(topic.lag(topic.consumer("c").unwrap()), 0);
+}
+
+#[test]
+fn as_many_without_a_name_count_as_a_commit_may_ask_for_and_the_next_is_told() {
+    let mut log = Log::default();
+    log.publish("t", Qos::ExactlyOnce, ulid_of(1)).unwrap();
+    let text = ulid::text(&ulid_of(1));
+    for n in 0..VOTERS_MAX {
+        let actor = format!("user:{n}");
+        assert_eq!(
+            log.bus.vote(TENANT, "t", &actor, &ulid_of(1), WALL),
+            Ok(true)
+        );
+        log.push(
+            "bus.acked",
+            TENANT,
+            "t",
+            [0; 16],
+            &format!("\"consumer\":\"{actor}\",\"ulid\":\"{text}\""),
+        );
+    }
+    let no = log
+        .bus
+        .vote(TENANT, "t", "user:one-more", &ulid_of(1), WALL);
+    assert_eq!(no.unwrap_err().code, "QUOTA");
+    assert_eq!(
+        log.bus.vote(TENANT, "t", "user:0", &ulid_of(1), WALL),
+        Ok(false)
+    );
+    assert!(log.commit("t", ulid_of(1), VOTERS_MAX).is_ok());
+    assert_eq!(log.bus.tenants[TENANT].votes, 0);
 }

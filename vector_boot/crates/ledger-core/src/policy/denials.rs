@@ -1,7 +1,8 @@
 //! Which refusals become events of their own, and which are summed: a stranger cannot fill the log.
 //!
 //! A pure state machine: the first refusal of an actor is said at once, then sums follow, each actor's
-//! at most once a minute and all together at most [`SAID_A_MINUTE_MAX`] of them.
+//! at most once a minute and a tenant's at most [`SAID_A_MINUTE_MAX`] of them. Tenants are counted apart, so
+//! that none learns from its own how many others have.
 
 use super::{Ask, Verdict};
 use alloc::collections::BTreeMap;
@@ -9,10 +10,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 const MINUTE_NS: u64 = 60_000_000_000;
-/// Events a minute of everybody together: at 400 bytes 12 MB a day.
-pub const SAID_A_MINUTE_MAX: u32 = 20;
+/// Events a minute of a tenant: at 400 bytes 6 MB a day.
+pub const SAID_A_MINUTE_MAX: u32 = 10;
 /// Pairs of actor and rule that are counted apart; refusals beyond are counted as `other`.
 const COUNTED_MAX: usize = 256;
+/// Of those, what each tenant has whatever the others use.
+const COUNTED_OWN: usize = 16;
 /// Characters of an object and of a reason that are kept: what was asked for is the stranger's to choose.
 const CHARS_MAX: usize = 256;
 
@@ -45,7 +48,8 @@ struct Track {
 pub struct Denials {
     tracks: BTreeMap<(String, String, String), Track>,
     minute: u64,
-    said: u32,
+    /// In this minute, by tenant.
+    said: BTreeMap<String, u32>,
 }
 
 impl Denials {
@@ -66,7 +70,10 @@ impl Denials {
             reason: cut(&verdict.reason),
             count: 1,
         };
-        if !self.tracks.contains_key(&key) && self.tracks.len() >= COUNTED_MAX {
+        let of_tenant = |(tenant, ..): &&(String, String, String)| *tenant == ask.tenant;
+        let own = self.tracks.keys().filter(of_tenant).count();
+        let full = self.tracks.len() >= COUNTED_MAX && own >= COUNTED_OWN;
+        if !self.tracks.contains_key(&key) && full {
             // Of nobody's tenant, so that no tenant sees another's.
             denial = Denial {
                 ask: Ask {
@@ -81,7 +88,8 @@ impl Denials {
             };
             key = ("system".into(), "user:other".into(), "default:deny".into());
         }
-        let may = self.may_say(now_ns);
+        let tenant = key.0.clone();
+        let may = self.may_say(&tenant, now_ns);
         let track = self.tracks.entry(key).or_insert(Track {
             said_ns: 0,
             waiting: None,
@@ -94,7 +102,7 @@ impl Denials {
         if may && rested {
             track.said_ns = now_ns.max(1);
             track.waiting = None;
-            self.said = self.said.saturating_add(1);
+            *self.said.entry(tenant).or_default() += 1;
             return Some(denial);
         }
         track.waiting = Some(denial);
@@ -112,26 +120,26 @@ impl Denials {
             .collect();
         keys.sort();
         for (_, key) in keys {
-            let may = end || self.may_say(now_ns);
+            let may = end || self.may_say(&key.0, now_ns);
             let Some(track) = self.tracks.get_mut(&key).filter(|_| may) else {
-                break;
+                continue;
             };
             if (end || now_ns.saturating_sub(track.said_ns) >= MINUTE_NS)
                 && let Some(waiting) = track.waiting.take()
             {
                 track.said_ns = now_ns.max(1);
-                self.said = self.said.saturating_add(1);
+                *self.said.entry(key.0).or_default() += 1;
                 due.push(waiting);
             }
         }
         due
     }
 
-    fn may_say(&mut self, now_ns: u64) -> bool {
+    fn may_say(&mut self, tenant: &str, now_ns: u64) -> bool {
         if now_ns / MINUTE_NS != self.minute {
-            (self.minute, self.said) = (now_ns / MINUTE_NS, 0);
+            (self.minute, self.said) = (now_ns / MINUTE_NS, BTreeMap::new());
         }
-        self.said < SAID_A_MINUTE_MAX
+        self.said.get(tenant).copied().unwrap_or(0) < SAID_A_MINUTE_MAX
     }
 
     /// Drops those of whom nothing waits and who were silent for a minute.

@@ -7,6 +7,7 @@
 use super::{Ask, No, covers, is_pattern};
 use crate::Body;
 use crate::json::Json;
+use crate::share::Share;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -14,10 +15,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// Grants in force; each is about a kilobyte.
-pub const GRANTS_MAX: usize = 4096;
-/// Of those, what one tenant may hold.
-pub const GRANTS_OF_TENANT_MAX: usize = 256;
+/// Grants in force, each about a kilobyte: 4,096 with 128 tenants.
+pub const GRANTS: Share = Share {
+    own: 16,
+    each: 256,
+    pool: 2048,
+};
 /// Capabilities of one grant.
 pub const CAPS_MAX: usize = 32;
 /// Grants from the owner's to the last of a chain.
@@ -130,7 +133,8 @@ impl Grants {
         let Some((to, caps)) = read(payload) else {
             return;
         };
-        if self.0.len() >= GRANTS_MAX {
+        let of_tenant = self.0.values().filter(|g| g.tenant == body.tenant_id);
+        if of_tenant.count() >= GRANTS.each {
             return;
         }
         let grant = Grant {
@@ -190,14 +194,14 @@ impl Grants {
             return Err(No::new("BAD_REQUEST", "expires", "in the future"));
         }
         let alive = || self.0.values().filter(|grant| grant.in_force(now_wall_ns));
-        let of_tenant = alive().filter(|grant| grant.tenant == wish.tenant).count();
-        if of_tenant >= GRANTS_OF_TENANT_MAX {
-            let limit = format!("at most {GRANTS_OF_TENANT_MAX} in force in a tenant");
-            return Err(No::new("QUOTA", "grants", limit));
+        let mut by_tenant: BTreeMap<&str, usize> = BTreeMap::new();
+        for grant in alive() {
+            *by_tenant.entry(&grant.tenant).or_default() += 1;
         }
-        if alive().count() >= GRANTS_MAX {
-            // Not how many: those are others'.
-            return Err(No::new("QUOTA", "grants", "no room for another"));
+        let own = by_tenant.get(wish.tenant).copied().unwrap_or(0);
+        if !GRANTS.admits(own, by_tenant.into_values()) {
+            let limit = format!("{} in force", GRANTS.limit(own));
+            return Err(No::new("QUOTA", "grants", limit));
         }
         let parent = wish
             .by

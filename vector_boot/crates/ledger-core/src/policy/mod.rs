@@ -12,7 +12,7 @@ mod grants;
 mod rules;
 
 pub use denials::{Denial, Denials};
-pub use grants::{CAPS_MAX, Cap, GRANTS_MAX, GRANTS_OF_TENANT_MAX, Grant, Wish};
+pub use grants::{CAPS_MAX, Cap, GRANTS, Grant, Wish};
 pub use rules::{Document, RULES_MAX, Rule, TEXT_BYTES_MAX};
 
 use crate::Body;
@@ -55,6 +55,8 @@ pub const OWNERS: &[&str] = &[
     "epoch.new",
     "compact",
     "cache.rebuild",
+    "audit_key",
+    "metrics",
     "doctor",
     "verify",
 ];

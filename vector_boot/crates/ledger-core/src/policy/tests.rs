@@ -281,7 +281,7 @@ fn a_capability_without_object_is_not_one_for_every_object() {
 #[test]
 fn grants_are_bounded_and_the_bound_says_nothing_of_other_tenants() {
     let mut policy = Policy::default();
-    for id in 1..=GRANTS_OF_TENANT_MAX as u64 {
+    for id in 1..=GRANTS.each as u64 {
         grant(&mut policy, id, None, "agent:a", &["x"], Some(5)).unwrap();
     }
     assert_eq!(
@@ -333,7 +333,13 @@ fn refusals_are_said_once_a_minute_each_and_summed() {
             sum += told.count;
         }
     }
-    assert!(said <= 30 * 20, "{said}");
+    assert!(said <= 30 * 10 * 2, "of two tenants: {said}");
+    let other = Ask {
+        tenant: "u".into(),
+        ..ask("agent:a", "exec", "run")
+    };
+    let told = denials.denied(39 * 60 * S + 2000, &other, &verdict);
+    assert!(told.is_some(), "one tenant's crowd silences no other");
     sum += denials
         .due(41 * 60 * S, true)
         .iter()

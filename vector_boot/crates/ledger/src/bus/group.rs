@@ -69,8 +69,14 @@ struct State {
     joined: u64,
     /// Somebody reads the log for all.
     scanning: bool,
+    /// From where.
+    began: u64,
+    /// What it finds is not all that is wanted by now.
+    stale: bool,
     /// Lanes that wait for older messages to be acknowledged.
     late: BTreeSet<u8>,
+    /// The consumer was taken off the topic.
+    ended: bool,
 }
 
 /// A consumer with its connections.
@@ -133,7 +139,10 @@ impl Group {
             members: BTreeMap::new(),
             joined: 0,
             scanning: false,
+            began: 0,
+            stale: false,
             late: BTreeSet::new(),
+            ended: false,
         };
         Self {
             address,
@@ -158,6 +167,7 @@ impl Group {
         let number = state.joined;
         state.members.insert(number, member);
         state.late.clear();
+        state.look_again();
         drop(state);
         Membership {
             group: self,
@@ -183,8 +193,25 @@ impl Group {
             return None;
         }
         let from = state.scan_from().filter(|from| *from <= head)?;
-        state.scanning = true;
+        (state.scanning, state.began) = (true, from);
         Some((from, WAITING_MAX - known))
+    }
+
+    /// Ends it for all its connections.
+    pub fn end(&self) {
+        self.state().ended = true;
+    }
+
+    /// Whether the consumer was taken off the topic.
+    pub fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+
+    /// Its connections, and how many messages they hold.
+    pub fn present(&self) -> (usize, usize) {
+        let state = self.state();
+        let held = state.leased.values().filter(|l| l.holder != NOBODY);
+        (state.members.len(), held.count())
     }
 
     /// Whether one is under way.
@@ -196,7 +223,8 @@ impl Group {
     pub fn found(&self, found: Option<Found>) {
         let mut state = self.state();
         state.scanning = false;
-        if let Some(found) = found {
+        let stale = std::mem::take(&mut state.stale);
+        if let Some(found) = found.filter(|_| !stale) {
             state.take_in(found, self.head);
         }
     }
@@ -275,6 +303,20 @@ impl State {
         let wanted = |lane: u8| self.covers(lane) && !self.late.contains(&lane);
         let covered = lanes.filter(|(lane, _)| wanted(*lane));
         covered.map(|(_, next)| *next).min()
+    }
+
+    /// Lanes that somebody new wants may not have been looked at where others were: what is known from there
+    /// on is found again, so that nothing is passed over and each shard keeps its order.
+    fn look_again(&mut self) {
+        let Some(from) = self.scan_from() else { return };
+        self.stale |= self.scanning && from < self.began;
+        for (id, item) in std::mem::take(&mut self.waiting) {
+            if id < from || item.attempts > 0 {
+                self.waiting.insert(id, item);
+            } else if let Some(next) = self.next.get_mut(usize::from(item.target.lane)) {
+                *next = id.min(*next);
+            }
+        }
     }
 
     fn take_in(&mut self, found: Found, head: u64) {
@@ -459,6 +501,37 @@ mod tests {
         let new_map = group.clone().enter(member(Some((&[1, 3], 4))));
         scan(&group);
         assert!(new_map.take(now).is_some_and(|i| !is_even(&i)));
+    }
+
+    #[test]
+    fn who_joins_amid_a_scan_misses_nothing_and_gets_its_shard_in_order() {
+        let address = Address {
+            tenant: "a".into(),
+            topic: "t".into(),
+            consumer: Name::Named("c".into()),
+        };
+        let group = Arc::new(Group::new(address, 1, 0));
+        let even = group.clone().enter(member(Some((&[0], 2))));
+        let scan = |group: &Group, through: u64| {
+            let (from, _) = group.begin_scan(through).unwrap();
+            let items = (from..=through).map(|id| (item(id), Owed::Yes)).collect();
+            Found { items, through }
+        };
+        group.found(Some(scan(&group, 20)));
+        // One that wants all comes while the log is read from 21 on: of the odd ones nothing was looked at.
+        let found = scan(&group, 40);
+        let all = group.clone().enter(Member {
+            in_flight: 64,
+            ..member(None)
+        });
+        group.found(Some(found));
+        assert_eq!(group.begin_scan(40).unwrap().0, 1);
+        let items = (1..=40).map(|id| (item(id), Owed::Yes)).collect();
+        group.found(Some(Found { items, through: 40 }));
+        let now = Instant::now();
+        let got: Vec<u64> = std::iter::from_fn(|| all.take(now)).map(|i| i.id).collect();
+        assert_eq!(got, (1..=40).collect::<Vec<u64>>());
+        drop(even);
     }
 
     #[test]

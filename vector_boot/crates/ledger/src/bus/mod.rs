@@ -56,6 +56,14 @@ impl Deliveries {
         group
     }
 
+    /// Ends the group at this address: its consumer was taken off the topic.
+    pub fn end(&self, address: &Address) {
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(group) = groups.remove(address).and_then(|group| group.upgrade()) {
+            group.end();
+        }
+    }
+
     /// The group at this address, if it has connections.
     pub fn find(&self, address: &Address) -> Option<Arc<Group>> {
         let groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use crate::committer::Draft;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
-use ledger_core::bus::{Publish, Published, Qos, ShardMap, lane_of, shard_of};
+use ledger_core::bus::{Publish, Published, Qos, ShardMap, Topic, lane_of, shard_of};
 use ledger_core::ulid;
 
 /// Headers and payload of a message: its line of delivery is at most as long as any.
@@ -114,7 +114,7 @@ impl Message {
             chosen: self.chosen,
         };
         let topic = bus.topic(&self.tenant, &self.topic);
-        let map = topic.map_or_else(ShardMap::default, |t| t.map());
+        let map = topic.map_or_else(ShardMap::default, Topic::map);
         let shard = shard_of(lane_of(&self.ulid), map.shards);
         let seq = match bus.publish(&publish, moment.wall_ns)? {
             Published::There(id) => return Ok(Decision::only((Some(id), shard))),

@@ -11,7 +11,7 @@ use crate::planes::{Decision, Planes};
 use crate::query::{self, Filter, Order, Query};
 use crate::reader::Reader;
 use crate::refusal::Refusal;
-use ledger_core::bus::{Acked, Qos, ShardMap, Target, lane_of, shard_of};
+use ledger_core::bus::{Acked, Qos, ShardMap, Target, counts_text, lane_of, shard_of};
 use ledger_core::{Body, Hash, time, ulid};
 use std::collections::BTreeMap;
 use std::io;
@@ -38,8 +38,19 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
     let (ledger, membership) = (&stream.ledger, &subscription.membership);
     let group = membership.group();
     let mut reader = ledger.reader();
+    // Up to where what a compaction dropped is known to be owed no more.
+    let mut settled = 1;
     loop {
         let standing = ledger.standing();
+        if group.has_ended() {
+            let limit = "it was taken off the topic";
+            stream.refuse(&Refusal::new("NOT_FOUND", "consumer", "", limit));
+            return;
+        }
+        if standing.first_id > settled {
+            settled = standing.first_id;
+            settle(ledger, group, settled);
+        }
         let now = Instant::now();
         let expired = group.tick(now, clock::wall_ns() / 1_000_000);
         if !expired.is_empty() {
@@ -225,6 +236,59 @@ fn message_members(id: u64, body: &Body<'_>, item: &Item, map: ShardMap, topic: 
     )
 }
 
+/// Acknowledges for the consumer all that lay before the first event that is kept: nobody can have it any
+/// more, and what stands behind it in its lanes must not wait for it.
+fn settle(ledger: &Ledger, group: &Arc<Group>, first_id: u64) {
+    let address = group.address().clone();
+    let Name::Named(name) = address.consumer else {
+        return;
+    };
+    let owes = |planes: &Planes| {
+        let topic = planes.bus.topic(&address.tenant, &address.topic);
+        let consumer = topic.and_then(|t| t.consumer(&name));
+        consumer.is_some_and(|c| c.from() < first_id)
+    };
+    if !ledger.planes(owes).unwrap_or(false) {
+        return;
+    }
+    let floors = match floors(
+        ledger,
+        &address.tenant,
+        &address.topic,
+        first_id,
+        &mut || {},
+    ) {
+        Ok(floors) => floors,
+        Err(refusal) => {
+            ::log::warn!("dropped messages stay owed: reason={:?}", refusal.reason());
+            return;
+        }
+    };
+    let decide = move |planes: &Planes, _: &crate::planes::Moment| {
+        let topic = planes.bus.topic(&address.tenant, &address.topic);
+        let consumer = topic.and_then(|t| t.consumer(&name));
+        // It was taken off the topic, or another connection was first.
+        let Some(consumer) = consumer.filter(|c| c.from() < first_id) else {
+            return Ok(Decision::only(()));
+        };
+        let owed = floors
+            .into_iter()
+            .filter(|(lane, floor)| consumer.owes_up_to(*lane, *floor))
+            .collect();
+        let payload = format!(
+            "{{\"bus\":{{\"consumer\":\"{name}\",\"lanes\":\"{}\",\"resume\":{first_id},\"why\":\"dropped\"}}}}",
+            counts_text(&owed)
+        );
+        let draft = acked_by_ledger(address.tenant, address.topic, payload);
+        Ok(Decision {
+            events: vec![draft],
+            answer: (),
+        })
+    };
+    // What is refused is tried again behind the next compaction, or by the next connection.
+    ledger.decide(16 * 1024, decide, |_| {});
+}
+
 /// Acknowledges for the consumer what expired or was dropped, so that nobody waits for it.
 fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
     let address = group.address().clone();
@@ -249,15 +313,7 @@ fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
             "{{\"bus\":{{\"consumer\":\"{name}\",\"messages\":\"{}\",\"resume\":{resume},\"why\":\"expired\"}}}}",
             Target::list_text(&new)
         );
-        let draft = Draft {
-            ns: "bus".to_owned(),
-            actor: "service:ledger".to_owned(),
-            tenant_id: address.tenant,
-            event_type: "bus.acked".to_owned(),
-            subject: address.topic,
-            payload,
-            ..Draft::default()
-        };
+        let draft = acked_by_ledger(address.tenant, address.topic, payload);
         Ok(Decision {
             events: vec![draft],
             answer: (),
@@ -272,6 +328,18 @@ fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
     });
 }
 
+fn acked_by_ledger(tenant: String, topic: String, payload: String) -> Draft {
+    Draft {
+        ns: "bus".to_owned(),
+        actor: "service:ledger".to_owned(),
+        tenant_id: tenant,
+        event_type: "bus.acked".to_owned(),
+        subject: topic,
+        payload,
+        ..Draft::default()
+    }
+}
+
 /// Where a new consumer begins in each lane so that it gets the messages from event `from` on: those
 /// before it are not owed. `idle` is called now and then while it looks.
 ///
@@ -284,6 +352,8 @@ pub fn floors(
     from: u64,
     idle: &mut dyn FnMut(),
 ) -> Result<BTreeMap<u8, u64>, Refusal> {
+    // What a compaction dropped is owed to nobody.
+    let from = from.max(ledger.standing().first_id);
     if from <= 1 {
         return Ok(BTreeMap::new());
     }
@@ -295,7 +365,7 @@ pub fn floors(
         )
     };
     let (mut floors, head) = ledger.planes(look)?;
-    let mut seen = [false; 256];
+    let (mut seen, mut unseen) = ([false; 256], 256);
     let mut emit = |id, _: &Hash, body: &Body<'_>| {
         let owed = item_of(id, body).filter(|item| item.qos != Qos::AtMostOnce);
         if let Some(Target { lane, seq }) = owed.map(|item| item.target)
@@ -303,8 +373,9 @@ pub fn floors(
             && !std::mem::replace(seen, true)
         {
             floors.insert(lane, seq.saturating_sub(1));
+            unseen -= 1;
         }
-        true
+        unseen > 0
     };
     let query = messages(tenant, topic, from, u64::MAX);
     let (mut reader, index) = (ledger.reader(), ledger.index());

@@ -3,13 +3,13 @@
 use super::calls::Coming;
 use super::{Connection, Out, refused};
 use crate::committer::{Draft, Ledger, Receipt};
+use crate::enforce::Plea;
 use crate::gate::Permit;
 use crate::identity::Caller;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use crossbeam::channel::Sender;
-use ledger_core::policy::Ask;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub struct Call<'c> {
     pub request: &'c Json,
     /// Who asks, and whose rights count.
     pub caller: &'c Caller,
-    /// What the policy is asked, of a tenant's caller.
-    pub(super) ask: Option<Ask>,
+    /// Who asks for what.
+    pub(super) plea: Plea,
     pub(super) connection: &'c Connection<'c>,
 }
 
@@ -122,7 +122,7 @@ impl Call<'_> {
         events: Vec<Draft>,
         members: impl FnOnce(&[Receipt]) -> String + Send + 'static,
     ) {
-        if self.ask.is_none() {
+        if !self.plea.is_judged() {
             let later = self.later();
             let reply = move |outcome: Result<Vec<Receipt>, Refusal>| {
                 later.end(outcome.map(|receipts| members(&receipts)));
@@ -138,7 +138,7 @@ impl Call<'_> {
         });
     }
 
-    /// Has the committer decide ([`Ledger::decide`]); `members` makes the answer's members of what was
+    /// Has the committer decide ([`Ledger::decide_for`]); `members` makes the answer's members of what was
     /// decided and appended, once that is durable.
     pub fn decide<T: Send + 'static>(
         &self,
@@ -146,25 +146,22 @@ impl Call<'_> {
         decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
         members: impl FnOnce(T, &[Receipt]) -> Result<String, Refusal> + Send + 'static,
     ) {
+        self.decide_for(self.plea.clone(), bytes, decide, members);
+    }
+
+    /// The same, of a call that does more than its name says.
+    pub fn decide_for<T: Send + 'static>(
+        &self,
+        plea: Plea,
+        bytes: usize,
+        decide: impl FnOnce(&Planes, &Moment) -> Result<Decision<T>, Refusal> + Send + 'static,
+        members: impl FnOnce(T, &[Receipt]) -> Result<String, Refusal> + Send + 'static,
+    ) {
         let later = self.later();
-        let (ask, ledger) = (self.ask.clone(), self.ledger().clone());
-        let decide = move |planes: &Planes, moment: &Moment| {
-            // Again, since a revocation may have been placed in between.
-            let verdict = ask.map(|ask| (planes.policy.judge(&ask, moment.wall_ns), ask));
-            match verdict.filter(|(verdict, _)| !verdict.allowed) {
-                Some((verdict, ask)) => Ok(Decision {
-                    events: ledger.denied(&ask, &verdict).into_iter().collect(),
-                    answer: Err(Refusal::from(&verdict)),
-                }),
-                None => decide(planes, moment).map(|Decision { events, answer }| Decision {
-                    events,
-                    answer: Ok(answer),
-                }),
-            }
-        };
-        self.ledger().decide(bytes, decide, move |outcome| {
-            later.end(outcome.and_then(|(answer, receipts)| members(answer?, &receipts)));
-        });
+        self.ledger()
+            .decide_for(plea, bytes, decide, move |outcome| {
+                later.end(outcome.and_then(|(answer, receipts)| members(answer, &receipts)));
+            });
     }
 
     /// Tells this connection from all others that there are.
@@ -183,7 +180,7 @@ impl Call<'_> {
             id: self.id.clone(),
             ledger: self.ledger().clone(),
             out: self.connection.out.clone(),
-            ask: self.ask.clone(),
+            plea: self.plea.clone(),
             judged: Cell::new(Instant::now()),
             _permit: permit,
         })
@@ -215,7 +212,7 @@ pub struct Stream {
     /// The ledger.
     pub ledger: Ledger,
     out: Arc<Out>,
-    ask: Option<Ask>,
+    plea: Plea,
     judged: Cell<Instant>,
     _permit: Permit,
 }
@@ -234,12 +231,13 @@ impl Stream {
     /// Whether the policy still allows the subscription, which is asked now and then; the peer is told if not.
     pub fn is_allowed(&self) -> bool {
         let due = self.judged.get().elapsed() >= JUDGE_PERIOD;
-        let Some(ask) = self.ask.as_ref().filter(|_| due) else {
+        if !due || !self.plea.is_judged() {
             return true;
-        };
+        }
         self.judged.set(Instant::now());
-        let allowed = self.ledger.allow(ask);
+        let allowed = self.ledger.allow(&self.plea);
         if let Err(refusal) = &allowed {
+            self.ledger.refused(&self.plea, refusal);
             self.refuse(refusal);
         }
         allowed.is_ok()

@@ -8,10 +8,12 @@
 mod call;
 mod calls;
 
+use crate::clock;
 use crate::committer::Ledger;
 use crate::gate::{Gate, Permit};
-use crate::identity::{Caller, Reads};
+use crate::identity::Caller;
 use crate::json::{Json, LINE_BYTES_MAX};
+use crate::planes::Planes;
 use crate::refusal::Refusal;
 use crate::visitors::Visit;
 use call::Call;
@@ -141,7 +143,8 @@ fn write_answers(out: &Out, answers: &Receiver<(String, Permit)>) {
 /// The answer that refuses.
 fn refused(id: &Json, refusal: &Refusal) -> String {
     let mut error = vec![("code", Json::from(refusal.code))];
-    error.extend(refusal.rule.as_deref().map(|rule| ("rule", rule.into())));
+    let rule = refusal.rule.as_deref().filter(|_| !refusal.hidden);
+    error.extend(rule.map(|rule| ("rule", rule.into())));
     error.push(("reason", refusal.reason().as_str().into()));
     // By hand, so that `ok` comes first for whoever reads along.
     let members: Vec<String> = error
@@ -196,37 +199,38 @@ impl Connection<'_> {
         self.out.line(&refused(id, refusal));
     }
 
+    /// Answers a request; a refusal by a rule is recorded.
     fn dispatch(&self, request: &Json, id: &Json) -> Result<(), Refusal> {
         let role = self.visit.served().role;
-        let caller = Caller::of(role, request.get("as"))?;
-        let kind = request
-            .get("type")
-            .and_then(Json::text)
-            .ok_or_else(|| Refusal::bad("type", "text, the call's name"))?;
-        if caller.reads() == Reads::Nothing && kind != "ping" {
-            let uid = role.uid().to_string();
-            let limit = "uids that the machine does not know may only ping";
-            return Err(Refusal::new("BAD_ACTOR", "uid", &uid, limit));
-        }
+        let kind = request.get("type").and_then(Json::text);
+        let caller = Caller::of(role, request.get("as")).inspect_err(|refusal| {
+            // Then it is the peer itself who was refused.
+            if let Ok(peer) = Caller::of(role, None) {
+                let plea = peer.plea(kind.unwrap_or_default(), "");
+                self.ledger.refused(&plea, refusal);
+            }
+        })?;
+        let kind = kind.ok_or_else(|| Refusal::bad("type", "text, the call's name"))?;
         let Some(handler) = calls::find(kind) else {
             return Err(Refusal::new("BAD_REQUEST", "type", kind, "no such call"));
         };
-        let ask = caller.ask(kind, calls::object(kind, request));
-        if let Some(ask) = &ask {
-            self.ledger.allow(ask)?;
-        }
+        let on = calls::object(kind, request);
+        let plea = caller.plea(kind, on);
+        let now = clock::wall_ns();
+        let judge = |planes: &Planes| caller.judge(&planes.policy, kind, on, now);
         let began = Instant::now();
-        let handled = handler(&Call {
+        let call = Call {
             id,
             request,
             caller: &caller,
-            ask,
+            plea,
             connection: self,
-        });
+        };
+        let handled = self.ledger.peek(judge).and_then(|_| handler(&call));
         if kind == "fold_state" && handled.is_ok() {
             self.ledger.metrics().fold.add(began.elapsed());
         }
-        handled
+        handled.inspect_err(|refusal| self.ledger.refused(&call.plea, refusal))
     }
 }
 

@@ -8,7 +8,6 @@ use super::Handler;
 use super::append::receipt_members;
 use crate::blobs::{Blobs, Sealed, Upload};
 use crate::committer::{Draft, Receipt};
-use crate::enforce::still;
 use crate::json::Json;
 use crate::planes::Decision;
 use crate::query::hex;
@@ -220,12 +219,12 @@ fn append(
 ) -> Result<Result<Receipt, No>, Refusal> {
     let bytes = draft.payload.len();
     let (sender, receiver) = crossbeam::channel::bounded(1);
-    let ask = call.ask.clone();
+    let plea = call.plea.clone();
     call.ledger().decide(
         bytes,
         move |planes, moment| {
             // Sending or sealing it took its time: a revocation may have been placed in between.
-            still(ask.as_ref(), planes, moment)?;
+            plea.still(planes, moment)?;
             Ok(match may(&planes.blobs) {
                 Ok(()) => Decision {
                     events: vec![draft],
@@ -299,6 +298,8 @@ pub fn text(
 ) -> Result<String, Refusal> {
     let pointer = ObjectId::parse(pointer);
     let pointer = pointer.ok_or_else(|| Refusal::bad(field, "64 digits of 0-9 a-f"))?;
+    // It reads a blob, whatever it is called.
+    call.ledger().allow(&call.caller.plea("blob.get", ""))?;
     let entry = look(call, &tenant(call)?, &pointer)?;
     if entry.bytes > bytes_max as u64 {
         let limit = format!("a blob of at most {bytes_max} bytes");

@@ -3,14 +3,16 @@
 use super::append::{draft, receipt_members};
 use super::query::from;
 use super::{Call, Handler};
-use crate::bus::{Address, Member, Message, Name, Parts, Subscription, floors, run};
+use crate::bus::{Address, Deliveries, Member, Message, Name, Parts, Subscription, floors, run};
+use crate::clock;
 use crate::committer::{Draft, Receipt};
-use crate::enforce::still;
 use crate::identity::Reads;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
-use ledger_core::bus::{Acked, Committed, Lag, No, Qos, ShardMap, Target, counts_text};
+use ledger_core::bus::{
+    Acked, Committed, Consumer, No, Qos, ShardMap, Target, Topic, counts_text, named,
+};
 use ledger_core::ulid;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -122,16 +124,9 @@ fn publish(call: &Call<'_>) -> Result<(), Refusal> {
 
 fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let (tenant, topic) = (tenant(call)?, call.text("topic")?);
-    let look = |planes: &Planes| {
-        // A name that can be none tells whether the topic can be one.
-        let no = planes.bus.shard(&tenant, topic, 1).err();
-        (planes.bus.topic(&tenant, topic).map(|t| t.map()), no)
-    };
-    let (map, no) = call.ledger().planes(look)?;
-    if let Some(no) = no.filter(|no| map.is_none() && no.field == "topic") {
-        return Err(no.into());
-    }
-    let map = map.unwrap_or_default();
+    named(topic)?;
+    let look = |planes: &Planes| planes.bus.topic(&tenant, topic).map(Topic::map);
+    let map = call.ledger().planes(look)?.unwrap_or_default();
     let member = Member {
         shards: shards_of(call, map)?.map(|shards| (shards, map.shards)),
         in_flight: usize::try_from(ranged(
@@ -210,9 +205,12 @@ fn registered(
     name: &str,
     from: u64,
 ) -> Result<u64, Refusal> {
-    let look = |planes: &Planes| planes.bus.subscribe(tenant, topic, name);
+    let now = clock::wall_ns();
+    let look = |planes: &Planes| planes.bus.subscribe(tenant, topic, name, now);
     if call.ledger().planes(look)?? {
         call.caller.may_fill(call.ledger())?;
+        // What a compaction dropped is owed to nobody.
+        let from = from.max(call.ledger().standing().first_id);
         let (began, mut acked) = (Instant::now(), false);
         let mut idle = || {
             if !acked && began.elapsed() > ACK_AFTER {
@@ -226,12 +224,13 @@ fn registered(
             "{{\"bus\":{{\"consumer\":\"{name}\",\"from\":{from},\"lanes\":\"{lanes}\"}}}}"
         );
         let (tenant, topic, name) = (tenant.to_owned(), topic.to_owned(), name.to_owned());
-        let ask = call.ask.clone();
+        let plea = call.plea.clone();
         call.ledger()
             .decide_wait(draft.payload.len() + 1024, move |planes, moment| {
-                still(ask.as_ref(), planes, moment)?;
+                plea.still(planes, moment)?;
                 // Another connection may have been first.
-                let new = planes.bus.subscribe(&tenant, &topic, &name)?;
+                let bus = &planes.bus;
+                let new = bus.subscribe(&tenant, &topic, &name, moment.wall_ns)?;
                 let events = if new { vec![draft] } else { Vec::new() };
                 Ok(Decision { events, answer: () })
             })?;
@@ -250,6 +249,14 @@ fn unsubscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let (tenant, topic) = (tenant(call)?, call.text("topic")?.to_owned());
     let name = call.text("consumer")?.to_owned();
     let mut draft = event(call, &tenant, "bus.unsubscribed", &topic);
+    let (ledger, address) = (
+        call.ledger().clone(),
+        Address {
+            tenant: tenant.clone(),
+            topic: topic.clone(),
+            consumer: Name::Named(name.clone()),
+        },
+    );
     let decide = move |planes: &Planes, _: &Moment| {
         let there = planes
             .bus
@@ -264,7 +271,11 @@ fn unsubscribe(call: &Call<'_>) -> Result<(), Refusal> {
             answer: true,
         })
     };
-    call.decide(1024, decide, |was, _| Ok(format!("\"was\":{was}")));
+    call.decide(1024, decide, move |was, _| {
+        // Whoever subscribes under the name from now on begins anew.
+        ledger.deliveries().end(&address);
+        Ok(format!("\"was\":{was}"))
+    });
     Ok(())
 }
 
@@ -302,9 +313,7 @@ fn effects(call: &Call<'_>, ulids: usize) -> Result<Vec<Draft>, Refusal> {
     let (ns, actor) = (call.text("ns")?, call.actor("actor")?);
     call.caller.may_append(ns, &actor)?;
     // It appends, whatever it is called.
-    if let Some(ask) = call.caller.ask("append_event", ns) {
-        call.ledger().allow(&ask)?;
-    }
+    call.ledger().allow(&call.caller.plea("append_event", ns))?;
     list.iter()
         .map(|event| draft(call, event, ns, &actor))
         .collect()
@@ -318,6 +327,10 @@ fn ack_named(
     ulids: Vec<[u8; 16]>,
 ) -> Result<(), Refusal> {
     let effects = effects(call, ulids.len())?;
+    let plea = match effects.first() {
+        Some(effect) => call.plea.clone().and("append_event", &effect.ns),
+        None => call.plea.clone(),
+    };
     let group = call.ledger().deliveries().find(&Address {
         tenant: tenant.clone(),
         topic: topic.clone(),
@@ -370,7 +383,7 @@ fn ack_named(
         }
         Ok(acked_members(receipts))
     };
-    call.decide(bytes, decide, members);
+    call.decide_for(plea, bytes, decide, members);
     Ok(())
 }
 
@@ -412,12 +425,15 @@ fn ack_nameless(
     let held = targets.len() == ulids.len();
     let actor = call.caller.actor();
     let draft = event(call, &tenant, "bus.acked", &topic);
-    let decide = move |planes: &Planes, _: &Moment| {
+    let decide = move |planes: &Planes, moment: &Moment| {
         let mut events = Vec::new();
         for ulid in &ulids {
-            let new = match planes.bus.vote(&tenant, &topic, &actor, ulid) {
+            let new = match planes
+                .bus
+                .vote(&tenant, &topic, &actor, ulid, moment.wall_ns)
+            {
                 // It was delivered here, and is no message that anybody commits.
-                Err(_) if held => false,
+                Err(no) if held && no.code == "NOT_FOUND" => false,
                 vote => vote?,
             };
             if new {
@@ -467,12 +483,16 @@ fn commit(call: &Call<'_>) -> Result<(), Refusal> {
     let quorum = ranged(call, "quorum", 1, &(1..=COMMIT_ACKS_MAX as u64))?;
     call.caller.may_fill(call.ledger())?;
     let mut draft = event(call, &tenant, "bus.committed", &topic);
-    let decide = move |planes: &Planes, _: &Moment| {
+    let decide = move |planes: &Planes, moment: &Moment| {
         let needed = usize::try_from(quorum).unwrap_or(usize::MAX);
-        match planes
-            .bus
-            .commit(&tenant, &topic, &ulid, of.as_deref(), needed)?
-        {
+        match planes.bus.commit(
+            &tenant,
+            &topic,
+            &ulid,
+            of.as_deref(),
+            needed,
+            moment.wall_ns,
+        )? {
             Committed::There(event) => Ok(Decision::only(Some(event))),
             Committed::New { id, acks } => {
                 draft.causation_id = Some(id);
@@ -503,22 +523,25 @@ fn shards(call: &Call<'_>) -> Result<(), Refusal> {
     let wanted = wanted.ok_or_else(|| Refusal::bad("shards", "a number"))?;
     call.caller.may_fill(call.ledger())?;
     let mut draft = event(call, &tenant, "bus.sharded", &topic);
-    let decide =
-        move |planes: &Planes, _: &Moment| match planes.bus.shard(&tenant, &topic, wanted)? {
-            None => {
-                let map = planes.bus.topic(&tenant, &topic).map(|t| t.map());
-                Ok(Decision::only(map.unwrap_or_default()))
-            }
-            Some(map) => {
-                let ShardMap { version, shards } = map;
-                draft.payload =
-                    format!("{{\"bus\":{{\"shards\":{shards},\"version\":{version}}}}}");
-                Ok(Decision {
-                    events: vec![draft],
-                    answer: map,
-                })
-            }
-        };
+    let decide = move |planes: &Planes, moment: &Moment| match planes.bus.shard(
+        &tenant,
+        &topic,
+        wanted,
+        moment.wall_ns,
+    )? {
+        None => {
+            let map = planes.bus.topic(&tenant, &topic).map(|t| t.map());
+            Ok(Decision::only(map.unwrap_or_default()))
+        }
+        Some(map) => {
+            let ShardMap { version, shards } = map;
+            draft.payload = format!("{{\"bus\":{{\"shards\":{shards},\"version\":{version}}}}}");
+            Ok(Decision {
+                events: vec![draft],
+                answer: map,
+            })
+        }
+    };
     call.decide(1024, decide, |map, _| {
         Ok(format!(
             "\"shards\":{},\"shard_map\":{}",
@@ -528,7 +551,7 @@ fn shards(call: &Call<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// How many messages each consumer has not acknowledged. A tenant is told of its own alone.
+/// Each topic, and how many messages each consumer has not acknowledged. A tenant is told of its own alone.
 fn lag(call: &Call<'_>) -> Result<(), Refusal> {
     let reads = call.caller.reads();
     let topic = call.optional_text("topic")?;
@@ -537,20 +560,101 @@ fn lag(call: &Call<'_>) -> Result<(), Refusal> {
         Reads::Tenant(own) => own == tenant,
         Reads::Nothing => false,
     };
-    let lags = call.ledger().planes(|planes| {
-        let lags = planes.bus.lags().filter(|lag| mine(lag.tenant));
-        let lags = lags.filter(|lag| topic.is_none_or(|t| t == lag.topic));
-        let lag = |lag: Lag<'_>| {
+    let now = clock::wall_ns();
+    let mut rows = call.ledger().planes(|planes| {
+        let topics = planes.bus.topics(now);
+        let asked = topics
+            .filter(|(tenant, name, _)| mine(tenant) && topic.is_none_or(|topic| topic == *name));
+        asked.map(Row::of).collect::<Vec<_>>()
+    })?;
+    for row in &mut rows {
+        row.look_at(call.ledger().deliveries());
+    }
+    let topics: Vec<String> = rows.iter().map(Row::topic_json).collect();
+    let lags: Vec<String> = rows.iter().flat_map(Row::lags_json).collect();
+    call.ok(&format!(
+        "\"lags\":[{}],\"topics\":[{}]",
+        lags.join(","),
+        topics.join(",")
+    ));
+    Ok(())
+}
+
+/// What `bus.lag` says of a topic.
+struct Row {
+    tenant: String,
+    topic: String,
+    map: ShardMap,
+    messages: u64,
+    uncommitted: usize,
+    consumers: Vec<Behind>,
+}
+
+/// What it says of a consumer.
+struct Behind {
+    name: String,
+    from: u64,
+    messages: u64,
+    /// Connections, and messages that they hold.
+    present: (usize, usize),
+}
+
+impl Row {
+    fn of((tenant, topic, state): (&str, &str, &Topic)) -> Self {
+        let behind = |(name, consumer): (&str, &Consumer)| Behind {
+            name: name.to_owned(),
+            from: consumer.from(),
+            messages: state.lag(consumer),
+            present: (0, 0),
+        };
+        Self {
+            tenant: tenant.to_owned(),
+            topic: topic.to_owned(),
+            map: state.map(),
+            messages: state.messages(),
+            uncommitted: state.uncommitted(),
+            consumers: state.consumers().map(behind).collect(),
+        }
+    }
+
+    /// Adds who is connected.
+    fn look_at(&mut self, deliveries: &Deliveries) {
+        for behind in &mut self.consumers {
+            let group = deliveries.find(&Address {
+                tenant: self.tenant.clone(),
+                topic: self.topic.clone(),
+                consumer: Name::Named(behind.name.clone()),
+            });
+            behind.present = group.map_or((0, 0), |group| group.present());
+        }
+    }
+
+    fn topic_json(&self) -> String {
+        Json::object([
+            ("tenant_id", self.tenant.as_str().into()),
+            ("topic", self.topic.as_str().into()),
+            ("consumers", (self.consumers.len() as u64).into()),
+            ("messages", self.messages.into()),
+            ("shard_map", self.map.version.into()),
+            ("shards", u64::from(self.map.shards).into()),
+            ("uncommitted", (self.uncommitted as u64).into()),
+        ])
+        .to_string()
+    }
+
+    fn lags_json(&self) -> impl Iterator<Item = String> {
+        self.consumers.iter().map(|behind| {
+            let (connections, held) = behind.present;
             Json::object([
-                ("tenant_id", lag.tenant.into()),
-                ("topic", lag.topic.into()),
-                ("consumer", lag.consumer.into()),
-                ("messages", lag.messages.into()),
+                ("tenant_id", self.tenant.as_str().into()),
+                ("topic", self.topic.as_str().into()),
+                ("consumer", behind.name.as_str().into()),
+                ("connections", (connections as u64).into()),
+                ("from", behind.from.into()),
+                ("held", (held as u64).into()),
+                ("messages", behind.messages.into()),
             ])
             .to_string()
-        };
-        lags.map(lag).collect::<Vec<_>>()
-    })?;
-    call.ok(&format!("\"lags\":[{}]", lags.join(",")));
-    Ok(())
+        })
+    }
 }

@@ -3,7 +3,6 @@
 use super::{Call, Handler};
 use crate::committer::{Keep, Order};
 use crate::refusal::Refusal;
-use wire::Role;
 
 /// The handler of a call of this family.
 pub fn find(kind: &str) -> Option<Handler> {
@@ -27,11 +26,6 @@ fn compact(call: &Call<'_>) -> Result<(), Refusal> {
 }
 
 fn order(call: &Call<'_>, order: Order) -> Result<(), Refusal> {
-    let role = call.caller.role;
-    if call.caller.is_tenant() || !matches!(role, Role::Operator | Role::Console) {
-        let limit = "for the operator and the console";
-        return Err(Refusal::new("POLICY_DENY", "type", "", limit));
-    }
     call.ack();
     if let (Order::Compact(_), Some(proofs)) = (order, call.ledger().proofs()) {
         // What is dropped is proven by tiles alone; without them less is dropped.

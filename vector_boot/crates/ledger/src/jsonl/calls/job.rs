@@ -28,7 +28,7 @@ fn asker(call: &Call<'_>) -> Result<Asker, Refusal> {
     Ok(Asker {
         tenant: tenant(call)?,
         actor: call.caller.actor(),
-        ask: call.ask.clone(),
+        plea: call.plea.clone(),
         queue: queue(call)?,
     })
 }

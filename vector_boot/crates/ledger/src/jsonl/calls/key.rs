@@ -24,7 +24,8 @@ fn named(call: &Call<'_>) -> Result<(String, String, Key), Refusal> {
     let actor = call.actor("actor")?;
     if actor != call.caller.actor() && !call.caller.is_owner() {
         let limit = format!("{} for this caller", call.caller.actor());
-        return Err(Refusal::new("BAD_ACTOR", "actor", &actor, &limit));
+        let refusal = Refusal::new("BAD_ACTOR", "actor", &actor, &limit);
+        return Err(refusal.by(crate::identity::RULE_ACTOR));
     }
     let own = call.caller.tenant();
     let tenant = call.optional_text("tenant")?.unwrap_or(&own).to_owned();

@@ -5,9 +5,9 @@ use super::{Call, Handler};
 use crate::committer::{Draft, Receipt};
 use crate::identity::Caller;
 use crate::json::Json;
-use crate::planes::Decision;
+use crate::planes::{Decision, Planes};
 use crate::refusal::Refusal;
-use ledger_core::policy::{self, Ask, No, Verdict, Wish};
+use ledger_core::policy::{self, No, Wish};
 
 /// Namespace of the policy's events.
 const NS: &str = "policy";
@@ -35,16 +35,6 @@ impl From<No> for Refusal {
     }
 }
 
-/// Refuses whoever is neither the machine's owner nor one whose rights the policy itself bounds.
-fn owner_or_tenant(caller: &Caller) -> Result<(), Refusal> {
-    if caller.is_owner() || caller.is_tenant() {
-        return Ok(());
-    }
-    let limit = "for the machine's owner, and within a tenant";
-    let refusal = Refusal::new("POLICY_DENY", "caller", caller.role.name(), limit);
-    Err(refusal.by(&format!("identity:{}", caller.role.name())))
-}
-
 fn event(caller: &Caller, event_type: &str, subject: &str, payload: &Json) -> Draft {
     Draft {
         ns: NS.to_owned(),
@@ -58,7 +48,6 @@ fn event(caller: &Caller, event_type: &str, subject: &str, payload: &Json) -> Dr
 }
 
 fn set(call: &Call<'_>) -> Result<(), Refusal> {
-    owner_or_tenant(call.caller)?;
     let (name, text) = (call.text("name")?.to_owned(), call.text("text")?.to_owned());
     let expected = call.optional_number("revision")?;
     let payload = Json::object([
@@ -86,7 +75,6 @@ fn set(call: &Call<'_>) -> Result<(), Refusal> {
 }
 
 fn grant(call: &Call<'_>) -> Result<(), Refusal> {
-    owner_or_tenant(call.caller)?;
     // A log that is nearly full takes grants; a tenant who grants and revokes in turn would fill the rest.
     call.caller.may_fill(call.ledger())?;
     let to = match call.text("to")? {
@@ -135,7 +123,6 @@ fn grant(call: &Call<'_>) -> Result<(), Refusal> {
 }
 
 fn revoke(call: &Call<'_>) -> Result<(), Refusal> {
-    owner_or_tenant(call.caller)?;
     let id = call
         .optional_number("grant")?
         .ok_or_else(|| Refusal::bad("grant", "the id of a grant"))?;
@@ -175,30 +162,26 @@ fn explain(call: &Call<'_>) -> Result<(), Refusal> {
     let itself = actor == call.caller.actor() && tenant.is_none();
     if call.caller.is_tenant() && !itself {
         let limit = "what others may is told to the machine's owner alone";
-        return Err(Refusal::new("BAD_ACTOR", "actor", "", limit));
+        let refusal = Refusal::new("BAD_ACTOR", "actor", "", limit);
+        return Err(refusal.by(crate::identity::RULE_ACTOR));
     }
-    let verdict = if itself && !call.caller.is_tenant() {
-        Verdict {
-            allowed: true,
-            rule: format!("identity:{}", call.caller.role.name()),
-            reason: "one of the machine's own roles".to_owned(),
+    let caller = match itself {
+        true => call.caller.clone(),
+        false => Caller::named(&actor, tenant),
+    };
+    let now = crate::clock::wall_ns();
+    let judge = |planes: &Planes| caller.judge(&planes.policy, &asked, &on, now);
+    let (allowed, rule, reason) = match call.ledger().planes(judge)? {
+        Ok(verdict) => (true, verdict.rule, verdict.reason),
+        Err(refusal) => {
+            let reason = refusal.reason();
+            (false, refusal.rule.unwrap_or_default(), reason)
         }
-    } else {
-        let own = call.caller.tenant();
-        let ask = Ask {
-            actor,
-            tenant: tenant.unwrap_or(&own).to_owned(),
-            call: asked,
-            on,
-        };
-        let now = crate::clock::wall_ns();
-        call.ledger().planes(|p| p.policy.judge(&ask, now))?
     };
     call.ok(&format!(
-        "\"allowed\":{},\"rule\":{},\"reason\":{}",
-        verdict.allowed,
-        Json::from(verdict.rule.as_str()),
-        Json::from(verdict.reason.as_str()),
+        "\"allowed\":{allowed},\"rule\":{},\"reason\":{}",
+        Json::from(rule.as_str()),
+        Json::from(reason.as_str()),
     ));
     Ok(())
 }

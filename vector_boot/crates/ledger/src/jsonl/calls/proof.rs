@@ -4,7 +4,7 @@
 //! are made of holds a tag under a key that stays here.
 
 use super::{Call, Handler};
-use crate::identity::Reads;
+use crate::identity::{RULE_TENANT, Reads};
 use crate::json::Json;
 use crate::proofs::Proofs;
 use crate::refusal::Refusal;
@@ -93,7 +93,8 @@ fn inclusion(call: &Call<'_>) -> Result<(), Refusal> {
         });
     let entry = match found {
         Ok(Some(entry)) => entry,
-        Ok(None) => return Err(absent()),
+        // That it was refused is not for who asked, nor for that tenant.
+        Ok(None) => return Err(absent().by_hidden(RULE_TENANT)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(absent()),
         Err(e) => return Err(Refusal::from(&e)),
     };
