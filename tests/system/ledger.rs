@@ -121,6 +121,15 @@ fn two_tenants_over_http_see_nothing_of_each_other() {
         "POLICY_DENY",
         "{refused}"
     );
+    // A subscription that was refused keeps no stream open.
+    let followed = json!({"type": "subscribe", "filters": {"tenant_id": "tenant-a"}});
+    let refused = process.http("/v1/ledger/rpc", Some(&b), Some(&followed));
+    assert_eq!(
+        lines(&refused.body)[0]["error"]["code"],
+        "POLICY_DENY",
+        "{:?}",
+        refused.body
+    );
     let proof = |token: &str| {
         let path = format!("/v1/ledger/proofs/inclusion?event_id={first}&size={second}");
         process.http(&path, Some(token), None)

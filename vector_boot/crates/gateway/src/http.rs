@@ -405,35 +405,47 @@ impl Door {
         json_answer(&self.gateway.metrics.json())
     }
 
-    /// Whom a token with permission `ledger` speaks for, who pays for so many requests to it.
-    async fn reader(&self, bearer: &Bearer, requests: usize) -> Result<Who, Turned> {
+    /// Whom a token with permission `ledger` speaks for, who pays for one request to it.
+    async fn reader(&self, bearer: &Bearer) -> Result<Who, Turned> {
         let token = match bearer {
             Bearer::Token(token) => token.as_str(),
             Bearer::Operator => "",
         };
-        let mut who = Who::operator();
-        for _ in 0..requests {
-            let check = self.gateway.peers.check(
-                token,
-                LEDGER_OPERATION,
-                LEDGER_CPU_US,
-                LEDGER_MEMORY_BYTES,
-            );
-            let admission = check.await?;
-            who = match admission.verdict {
-                Verdict::Allowed => admission.who,
-                Verdict::BadToken => {
-                    self.no_token();
-                    return Err(Turned::away("unauthorized", "the token is not in force"));
-                }
-                Verdict::NotPermitted => {
-                    return Err(Turned::away("not_permitted_by_token", admission.reason));
-                }
-                Verdict::Quota => return Err(Turned::away("quota", admission.reason)),
-                Verdict::Gate => return Err(Turned::away("gate", admission.reason)),
-            };
+        let check =
+            self.gateway
+                .peers
+                .check(token, LEDGER_OPERATION, LEDGER_CPU_US, LEDGER_MEMORY_BYTES);
+        let admission = check.await?;
+        match admission.verdict {
+            Verdict::Allowed => Ok(admission.who),
+            Verdict::BadToken => {
+                self.no_token();
+                Err(Turned::away("unauthorized", "the token is not in force"))
+            }
+            Verdict::NotPermitted => Err(Turned::away("not_permitted_by_token", admission.reason)),
+            Verdict::Quota => Err(Turned::away("quota", admission.reason)),
+            Verdict::Gate => Err(Turned::away("gate", admission.reason)),
         }
-        Ok(who)
+    }
+
+    /// Pays for each line; the refusals of those that it does not come to, unless it is none at all. What was paid
+    /// for is said: nobody else would know that it was taken.
+    async fn admit(&self, bearer: &Bearer, lines: &mut Lines) -> Result<Vec<u8>, Turned> {
+        for admitted in 0..lines.count() {
+            match self.reader(bearer).await {
+                Err(turned) if admitted == 0 => return Err(turned),
+                Err(turned) => {
+                    let code = match turned.code {
+                        "quota" | "gate" => "QUOTA",
+                        "capacity_unavailable" => "INTERNAL",
+                        _ => "POLICY_DENY",
+                    };
+                    return Ok(lines.keep(admitted, code, &turned.detail));
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Reads of the ledger: one question, one document.
@@ -443,7 +455,7 @@ impl Door {
         asked: Ledger,
         query: Option<&str>,
     ) -> Result<Answer, Turned> {
-        let who = self.reader(bearer, 1).await?;
+        let who = self.reader(bearer).await?;
         let asked_for = crate::asked::of(query.unwrap_or_default())
             .map_err(|e| Turned::away("bad_request", e))?;
         let (kind, members) = match asked {
@@ -495,9 +507,9 @@ impl Door {
         let body = self.whole_body(bearer, request).await?;
         // Whose lines they are is asked before they are read, what they cost when they are counted.
         let (who, _) = self.whose(bearer).await?;
-        let lines = Lines::of(&who, &body)?;
-        self.reader(bearer, lines.count).await?;
-        let pieces = self.gateway.journal.converse(lines).await?;
+        let mut lines = Lines::of(&who, &body)?;
+        let refusals = self.admit(bearer, &mut lines).await?;
+        let pieces = self.gateway.journal.converse(lines, refusals).await?;
         let mut answer = Response::new(Reply::stream(pieces));
         let media = HeaderValue::from_static(JSON_LINES);
         answer.headers_mut().insert(header::CONTENT_TYPE, media);

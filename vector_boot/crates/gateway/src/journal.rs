@@ -106,8 +106,17 @@ pub struct Lines {
     text: Vec<u8>,
     /// Whose; empty for the gateway's own.
     tenant: String,
-    /// How many.
-    pub count: usize,
+    said: Vec<Said>,
+}
+
+/// One line of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    /// Where it ends in the text.
+    end: usize,
+    /// Its id as JSON, `null` where it has none that the ledger takes.
+    id: String,
+    /// Whether it asks for a subscription.
     follows: bool,
 }
 
@@ -120,8 +129,7 @@ impl Lines {
         let mut lines = Self {
             text: Vec::with_capacity(body.len() + 128),
             tenant: who.tenant_id.clone(),
-            count: 0,
-            follows: false,
+            said: Vec::new(),
         };
         for (at, line) in body.split(|b| *b == b'\n').enumerate() {
             if line.iter().all(u8::is_ascii_whitespace) {
@@ -135,15 +143,12 @@ impl Lines {
             if members.contains_key("as") {
                 return Err(bad("as: the token says for whom"));
             }
-            let kind = members.get("type").and_then(Value::as_str);
-            lines.follows |= matches!(kind, Some("subscribe" | "bus.subscribe"));
-            lines.count += 1;
-            if lines.count > LINES_MAX {
+            if lines.said.len() == LINES_MAX {
                 return Err(bad(&format!("at most {LINES_MAX} lines")));
             }
             lines.add(who, &mut members);
         }
-        if lines.count == 0 {
+        if lines.said.is_empty() {
             return Err(Trouble::Malformed("no line".to_owned()));
         }
         Ok(lines)
@@ -153,20 +158,117 @@ impl Lines {
         let mut lines = Self {
             text: Vec::new(),
             tenant: who.tenant_id.clone(),
-            count: 1,
-            follows: false,
+            said: Vec::new(),
         };
         lines.add(who, &mut members);
         lines
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.said.len()
+    }
+
+    /// Keeps the first lines, and answers the refusal of each of the others.
+    pub fn keep(&mut self, count: usize, code: &str, reason: &str) -> Vec<u8> {
+        let mut refusals = Vec::new();
+        for line in self.said.iter().skip(count) {
+            let error = json!({ "code": code, "reason": reason });
+            let refusal = format!("{{\"ok\":false,\"id\":{},\"error\":{error}}}\n", line.id);
+            refusals.extend_from_slice(refusal.as_bytes());
+        }
+        self.said.truncate(count);
+        self.text.truncate(self.said.last().map_or(0, |s| s.end));
+        refusals
+    }
+
     fn add(&mut self, who: &Who, members: &mut Map<String, Value>) {
+        let kind = members.get("type").and_then(Value::as_str);
+        let follows = matches!(kind, Some("subscribe" | "bus.subscribe"));
+        let id = members.get("id").filter(|id| id.is_string() || id.is_u64());
+        let id = id.unwrap_or(&Value::Null).to_string();
         let holder = json!({ "actor": who.actor, "tenant": who.tenant_id });
         members.insert("as".to_owned(), holder);
         // A map of values always has a text.
         self.text
             .extend(serde_json::to_vec(members).unwrap_or_default());
         self.text.push(b'\n');
+        let end = self.text.len();
+        self.said.push(Said { end, id, follows });
+    }
+}
+
+/// Bytes of an answer that are looked at: that to a subscription repeats an id, and says little beside it.
+const LOOKED_AT_BYTES_MAX: usize = 16 << 10;
+
+/// Whether anything may still come of the subscriptions among a request's lines.
+struct Following {
+    /// Their ids.
+    ids: Vec<String>,
+    /// Lines that have no answer yet.
+    unanswered: usize,
+    /// Whether one was not refused.
+    accepted: bool,
+    /// The beginning of a line whose end is to come.
+    line: Vec<u8>,
+}
+
+/// An answer's beginning.
+#[derive(serde::Deserialize)]
+struct Answered {
+    ok: bool,
+    id: Value,
+}
+
+impl Following {
+    fn of(said: &[Said]) -> Self {
+        let follows = said.iter().filter(|line| line.follows);
+        Self {
+            ids: follows.map(|line| line.id.clone()).collect(),
+            unanswered: said.len(),
+            accepted: false,
+            line: Vec::new(),
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.ids.is_empty() && (self.accepted || self.unanswered > 0)
+    }
+
+    /// Looks at what the ledger says.
+    fn look(&mut self, mut piece: &[u8]) {
+        while let Some(end) = piece.iter().position(|byte| *byte == b'\n')
+            && !self.accepted
+        {
+            let (rest, after) = piece.split_at(end);
+            self.keep(rest);
+            piece = after.get(1..).unwrap_or_default();
+            self.judge();
+            self.line.clear();
+        }
+        self.keep(piece);
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        let room = LOOKED_AT_BYTES_MAX.saturating_sub(self.line.len());
+        self.line.extend(part.iter().take(room));
+    }
+
+    /// A whole line, or the beginning of a long one. The ledger's answers begin with `ok`, and nothing else of it does.
+    fn judge(&mut self) {
+        if !self.line.starts_with(b"{\"ok\":") {
+            return;
+        }
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.accepted |= match serde_json::from_slice(&self.line) {
+            Ok(Answered { ok, id }) => ok && self.ids.contains(&id.to_string()),
+            // Too long for a subscription's, unless that is its id.
+            Err(_) => self
+                .ids
+                .iter()
+                .any(|id| id.len() >= LOOKED_AT_BYTES_MAX / 2),
+        };
     }
 }
 
@@ -205,8 +307,7 @@ impl Journal {
             None => Lines {
                 text: [Value::Object(members).to_string().as_bytes(), b"\n"].concat(),
                 tenant: String::new(),
-                count: 1,
-                follows: false,
+                said: Vec::new(),
             },
         };
         let asked = self.answer(&lines);
@@ -252,12 +353,16 @@ impl Journal {
         }
     }
 
-    /// Says these lines, and streams what comes back until all are answered; with a subscription among them until
-    /// the client goes or [`CONVERSE_TIME_MAX`].
+    /// Says these lines, and streams what comes back behind `first` until all are answered; with a subscription among
+    /// them that is not refused until the client goes or [`CONVERSE_TIME_MAX`].
     ///
     /// # Errors
     /// [`Trouble`], as long as nothing was streamed.
-    pub async fn converse(&self, lines: Lines) -> Result<mpsc::Receiver<Bytes>, Trouble> {
+    pub async fn converse(
+        &self,
+        lines: Lines,
+        first: Vec<u8>,
+    ) -> Result<mpsc::Receiver<Bytes>, Trouble> {
         let place = self.place(&lines.tenant)?;
         let connected = tokio::time::timeout(ASK_TIME_MAX, UnixStream::connect(&self.socket));
         let stream = match connected.await {
@@ -267,7 +372,7 @@ impl Journal {
         let (pieces, taken) = mpsc::channel(PIECES_WAITING_MAX);
         let mut stopping = self.stopping.subscribe();
         tokio::spawn(async move {
-            let relayed = relay(stream, lines, &pieces);
+            let relayed = relay(stream, lines, first, &pieces);
             tokio::select! {
                 _ = tokio::time::timeout(CONVERSE_TIME_MAX, relayed) => {}
                 () = pieces.closed() => {}
@@ -299,24 +404,37 @@ impl Journal {
     }
 }
 
-async fn relay(stream: UnixStream, lines: Lines, pieces: &mpsc::Sender<Bytes>) {
+async fn relay(stream: UnixStream, lines: Lines, first: Vec<u8>, pieces: &mpsc::Sender<Bytes>) {
     let (mut reading, mut writing) = stream.into_split();
+    let mut following = Following::of(&lines.said);
+    let follows = watch::Sender::new(following.goes_on());
     // Answers are taken while lines are still being sent: neither side waits for the other for ever.
     let said = async {
         let sent = writing.write_all(&lines.text).await;
-        if sent.is_ok() && lines.follows {
+        if sent.is_ok() {
             // The ledger ends a subscription with the last line that could come.
-            pieces.closed().await;
+            let mut follows = follows.subscribe();
+            tokio::select! {
+                () = pieces.closed() => {}
+                _ = follows.wait_for(|follows| !follows) => {}
+            }
         }
         // Its other half, with answers that are under way, stays open.
         let _ = writing.shutdown().await;
     };
     let heard = async {
+        if !first.is_empty() && pieces.send(first.into()).await.is_err() {
+            return;
+        }
         loop {
             let mut piece = Vec::with_capacity(PIECE_BYTES);
             match reading.read_buf(&mut piece).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
+            }
+            if *follows.borrow() {
+                following.look(&piece);
+                follows.send_replace(following.goes_on());
             }
             if pieces.send(piece.into()).await.is_err() {
                 return;
@@ -359,7 +477,8 @@ mod tests {
     fn every_line_says_for_whom_it_is_and_nobody_says_it_himself() {
         let body = b"{\"type\":\"ping\",\"id\":1}\n\n  {\"type\":\"query\"}\r\n";
         let lines = Lines::of(&who(), body).unwrap();
-        assert_eq!((lines.count, lines.follows), (2, false));
+        assert_eq!(lines.count(), 2);
+        assert!(!Following::of(&lines.said).goes_on());
         let text = String::from_utf8(lines.text).unwrap();
         for line in text.lines() {
             let value: Value = serde_json::from_str(line).unwrap();
@@ -381,12 +500,55 @@ mod tests {
         let many = b"{}\n".repeat(LINES_MAX + 1);
         assert!(Lines::of(&who(), &many).is_err());
         // What ends a subscription follows nothing: its stream ends with its answer.
-        let ending = Lines::of(&who(), b"{\"type\":\"bus.unsubscribe\"}");
-        assert!(!ending.unwrap().follows);
-        assert!(
-            Lines::of(&who(), b"{\"type\":\"bus.subscribe\"}")
-                .unwrap()
-                .follows
+        let follows = |body: &[u8]| Following::of(&Lines::of(&who(), body).unwrap().said).goes_on();
+        assert!(!follows(b"{\"type\":\"bus.unsubscribe\"}"));
+        assert!(follows(b"{\"type\":\"bus.subscribe\"}"));
+    }
+
+    #[test]
+    fn a_stream_goes_on_until_all_is_answered_and_no_subscription_was_taken() {
+        let body = b"{\"type\":\"subscribe\",\"id\":\"a\"}\n{\"type\":\"ping\",\"id\":3}\n\
+            {\"type\":\"bus.subscribe\",\"id\":[7]}\n";
+        let said = Lines::of(&who(), body).unwrap().said;
+        let long = "x".repeat(2 * LOOKED_AT_BYTES_MAX);
+        let others = format!(
+            "{{\"id\":3,\"event\":{{\"ok\":true,\"id\":\"a\"}}}}\n{{\"ack\":true,\"id\":\"a\"}}\n\
+             {{\"ok\":true,\"id\":3,\"state\":\"{long}\"}}\n{{\"ok\":false,\"id\":\"a\",\"error\":{{}}}}\n"
         );
+        let refused = format!("{others}{{\"ok\":false,\"id\":null,\"error\":{{}}}}\n");
+        let taken = format!("{others}{{\"ok\":true,\"id\":null,\"from\":1}}\n{others}");
+        for size in [1, 7, refused.len()] {
+            let looked = |answers: &str| {
+                let mut following = Following::of(&said);
+                for piece in answers.as_bytes().chunks(size) {
+                    assert!(following.goes_on());
+                    following.look(piece);
+                    assert!(following.line.len() <= LOOKED_AT_BYTES_MAX);
+                }
+                following.goes_on()
+            };
+            assert!(looked(&others) && looked(&taken));
+            assert!(!looked(&refused));
+        }
+    }
+
+    #[test]
+    fn what_a_quota_does_not_admit_is_refused_in_its_own_line() {
+        let body = b"{\"type\":\"ping\",\"id\":\"a\"}\n{\"type\":\"ping\",\"id\":\"b\\n\"}\n{\"type\":\"ping\"}\n";
+        let mut lines = Lines::of(&who(), body).unwrap();
+        let refusals = String::from_utf8(lines.keep(1, "QUOTA", "bucket \"commits\"")).unwrap();
+        let said = String::from_utf8(lines.text.clone()).unwrap();
+        assert!(said.ends_with('\n') && said.lines().count() == 1 && said.contains("\"a\""));
+        let refusals: Vec<Value> = refusals
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(refusals[0]["id"], "b\n");
+        assert_eq!(refusals[1]["id"], Value::Null);
+        for refusal in refusals {
+            assert_eq!(refusal["ok"], false);
+            let error = json!({"code": "QUOTA", "reason": "bucket \"commits\""});
+            assert_eq!(refusal["error"], error);
+        }
     }
 }
