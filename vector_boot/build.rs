@@ -4,6 +4,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=beat.ld");
     println!("cargo:rerun-if-changed=near.ld");
     println!("cargo:rerun-if-changed=start.ld");
     let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
@@ -17,8 +18,8 @@ fn main() {
     }
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        // A function that both name lies where the first has it.
-        for list in ["near.ld", "start.ld"] {
+        // A function that several name lies where the first has it.
+        for list in ["beat.ld", "near.ld", "start.ld"] {
             println!("cargo:rustc-link-arg-bin=vector_boot=-Wl,-T,{folder}/{list}");
         }
     }
