@@ -1,7 +1,8 @@
 //! `cortex.journal`: the rows of PID 1's ring and of this role in one chain, on the data disk.
 //!
 //! Verified when it is opened; what does not hold at its end is cut. Bounded: when it is full the older half is kept
-//! as `cortex.journal.before`. Without a folder nothing is written, and PID 1's ring stands alone.
+//! as `cortex.journal.before`, and numbers and chain go on in the new one. Without a folder nothing is written, and
+//! PID 1's ring stands alone.
 
 use crate::journal::{Chain, Entry, Kind, ROW_BYTES, Row};
 use std::fs::{self, File, OpenOptions};
@@ -24,6 +25,9 @@ const ROWS_MAX_OF_INIT: usize = wire::neural::ROWS_MAX as usize;
 pub(super) struct JournalFile {
     file: Option<(File, PathBuf)>,
     chain: Chain,
+    /// Number of the last row before the file's first one.
+    base: u64,
+    /// In the file, with those that wait.
     rows: u64,
     waiting: Vec<u8>,
     /// Number of the newest row of PID 1's ring that is here.
@@ -38,6 +42,7 @@ impl JournalFile {
         let mut this = Self {
             file: None,
             chain: Chain::default(),
+            base: 0,
             rows: 0,
             waiting: Vec::new(),
             fetched: 0,
@@ -60,7 +65,19 @@ impl JournalFile {
         let mut bytes = Vec::new();
         let limit = ROWS_MAX * ROW_BYTES as u64;
         (&mut file).take(limit).read_to_end(&mut bytes)?;
-        for row in bytes.chunks(ROW_BYTES) {
+        let first = bytes.first_chunk::<ROW_BYTES>();
+        let first = first.and_then(|row| Entry::decode(row).ok());
+        (self.chain, self.rows) = match (last_of(&folder.join(BEFORE)), first) {
+            // The first of all, or of a file that counted for itself.
+            (_, Some(first)) if first.seq == 1 => (Chain::default(), 0),
+            (Some(before), _) => (Chain::behind(before.seq, before.hash), 0),
+            // The file before was taken away: there is nothing to hold its first row against.
+            (None, Some(first)) => (Chain::behind(first.seq, first.hash), 1),
+            (None, None) => (Chain::default(), 0),
+        };
+        self.base = self.chain.seq() - self.rows;
+        let taken = usize::try_from(self.rows).unwrap_or_default();
+        for row in bytes.chunks(ROW_BYTES).skip(taken) {
             match self.chain.check(row) {
                 Ok(entry) => {
                     self.rows += 1;
@@ -122,12 +139,13 @@ impl JournalFile {
         self.flush();
         let waiting = (self.waiting.len() / ROW_BYTES) as u64;
         let whole = self.rows.saturating_sub(waiting);
-        // A file's rows are numbered from 1.
-        let first = match after {
-            0 => whole.saturating_sub(count),
-            // A number of the file before: the chain began anew, and so does whoever follows it.
-            after if after > whole => 0,
-            after => after,
+        let first = match after.checked_sub(self.base) {
+            _ if after == 0 => whole.saturating_sub(count),
+            // A number of the file before: its rows are not at hand any more.
+            None => 0,
+            // One that no row has yet: the file was lost, and whoever follows it begins anew.
+            Some(behind) if behind > whole => 0,
+            Some(behind) => behind,
         };
         let Some((file, _)) = &self.file else {
             return Vec::new();
@@ -165,15 +183,13 @@ impl JournalFile {
         }
     }
 
-    /// Puts the full file aside; the chain goes on in the new one from its beginning.
+    /// Puts the full file aside; the chain goes on in the new one.
     fn begin_anew(&mut self) {
         self.flush();
         self.waiting.clear();
         let Some((_, folder)) = self.file.take() else {
             return;
         };
-        self.chain = Chain::default();
-        self.rows = 0;
         let moved = fs::rename(folder.join(NAME), folder.join(BEFORE));
         if let Err(e) = moved.and_then(|()| self.read(&folder)) {
             eprintln!("<4>cortex: {NAME}: {e}");
@@ -181,9 +197,61 @@ impl JournalFile {
     }
 }
 
+/// The last whole row of a file, if it is one.
+fn last_of(path: &Path) -> Option<Entry> {
+    let file = File::open(path).ok()?;
+    let rows = file.metadata().ok()?.len() / ROW_BYTES as u64;
+    let mut row = [0; ROW_BYTES];
+    file.read_exact_at(&mut row, rows.checked_sub(1)? * ROW_BYTES as u64)
+        .ok()?;
+    Entry::decode(&row).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_and_chain_go_on_in_the_file_behind_a_full_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = JournalFile::open(Some(folder.path()));
+        for at_ns in 0..ROWS_MAX + 3 {
+            journal.push(Row::new(Kind::Published, at_ns, 0));
+        }
+        let numbers = |journal: &mut JournalFile, after, count| {
+            let rows = journal.rows(after, count);
+            let entries = rows.iter().map(|row| Entry::decode(row).unwrap().seq);
+            entries.collect::<Vec<_>>()
+        };
+        let [a, b, c] = [ROWS_MAX + 1, ROWS_MAX + 2, ROWS_MAX + 3];
+        assert_eq!(numbers(&mut journal, 0, 2), [b, c]);
+        assert_eq!(numbers(&mut journal, a, 64), [b, c]);
+        assert_eq!(numbers(&mut journal, ROWS_MAX, 64), [a, b, c]);
+        assert_eq!(
+            numbers(&mut journal, 5, 64),
+            [a, b, c],
+            "from the file before"
+        );
+        assert!(numbers(&mut journal, c, 64).is_empty());
+
+        // The new file's rows hold behind the last one of the file before.
+        let before = last_of(&folder.path().join(BEFORE)).unwrap();
+        assert_eq!(before.seq, ROWS_MAX);
+        let mut chain = Chain::behind(before.seq, before.hash);
+        for row in journal.rows(ROWS_MAX, 64) {
+            chain.check(&row).unwrap();
+        }
+        let mut again = JournalFile::open(Some(folder.path()));
+        assert_eq!((again.base, again.rows), (ROWS_MAX, 3));
+        again.push(Row::new(Kind::Published, 0, 0));
+        assert_eq!(numbers(&mut again, c, 64), [c + 1]);
+        // Without the file before, the rest still holds and goes on.
+        fs::remove_file(folder.path().join(BEFORE)).unwrap();
+        let mut alone = JournalFile::open(Some(folder.path()));
+        assert_eq!(numbers(&mut alone, 5, 64), [a, b, c, c + 1]);
+        alone.push(Row::new(Kind::Published, 0, 0));
+        assert_eq!(numbers(&mut alone, c, 64), [c + 1, c + 2]);
+    }
 
     #[test]
     fn rows_are_read_back_the_newest_or_those_behind_a_number() {
@@ -201,7 +269,7 @@ mod tests {
         assert_eq!(read(0, 2), [4, 5]);
         assert_eq!(read(2, 2), [3, 4]);
         assert!(read(5, 64).is_empty());
-        assert_eq!(read(32_768, 2), [1, 2], "the chain began anew");
+        assert_eq!(read(32_768, 2), [1, 2], "the file was lost");
         assert_eq!(read(u64::MAX, u64::MAX).len(), 5);
         assert!(JournalFile::open(None).rows(0, 64).is_empty());
     }
