@@ -77,6 +77,14 @@ fn a_models_interrupt_fires_and_its_policy_moves_controls_which_the_kernel_journ
         (held_at(text)? == LEDGER_BYTES * SHARE).then_some(())
     });
 
+    // What it asks for is given: the kernel's own counter says so.
+    machine.until("mem --json", |text| {
+        row(text, "processes", |row| {
+            row["reclaimed_bytes"].as_u64() > Some(0)
+        })
+        .map(|_| ())
+    });
+
     // The journal has a row of each, in a chain that holds; the ledger has that row's hash.
     let journal = machine.json("journal -n 64");
     assert_eq!(journal["holds"], true, "{journal}");

@@ -281,6 +281,14 @@ impl Leaf {
         self.folder.read("memory.high")
     }
 
+    /// The kernel's counters of the leaf's memory, to be read: what was reclaimed of it among them.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn memory_stat(&self) -> io::Result<File> {
+        self.folder.read("memory.stat")
+    }
+
     /// Opens what a post-mortem reads, unless that was done.
     pub fn open_gauges(&mut self) {
         let open = |name: &str| self.folder.read(name).ok();

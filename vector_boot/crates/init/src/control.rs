@@ -870,16 +870,21 @@ impl Heart {
 
     fn send_descriptor(&mut self, slot: usize, id: u64, name: &str) -> bool {
         // None of these waits: a device of the kernel's, the name of a mounted folder, a figure of the kernel's.
-        let held_at = name.strip_prefix("memory.high.").and_then(|service| {
+        let leaf = |service: &str| {
             let unit = self.units.iter().find(|u| u.name() == service)?;
-            unit.leaf.as_ref()?.memory_high().ok()
-        });
+            unit.leaf.as_ref()
+        };
+        let figure = match name.rsplit_once('.') {
+            Some(("memory.high", service)) => leaf(service).and_then(|l| l.memory_high().ok()),
+            Some(("memory.stat", service)) => leaf(service).and_then(|l| l.memory_stat().ok()),
+            _ => None,
+        };
         let opened = match name {
             "kmsg" => sys::kernel_log::open(Path::new("/dev/kmsg"))
                 .map(OwnedFd::from)
                 .ok(),
             "data" => sys::kernel_log::place(&self.setup.data_folder()).ok(),
-            _ => held_at.map(OwnedFd::from),
+            _ => figure.map(OwnedFd::from),
         };
         let found = match name {
             _ if opened.is_some() => opened.as_ref().map(AsFd::as_fd),
@@ -905,7 +910,7 @@ impl Heart {
                     code: "NOT_FOUND",
                     field: "name",
                     value: name,
-                    limit: "rts, sensors, token, kmsg, data, stats.NAME or memory.high.NAME, where there is one",
+                    limit: "rts, sensors, token, kmsg, data, stats.NAME, memory.high.NAME or memory.stat.NAME, where there is one",
                 },
             ),
         }

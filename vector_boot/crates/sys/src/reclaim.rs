@@ -91,7 +91,9 @@ unsafe extern "C" fn unmap(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_vo
     1
 }
 
-fn page_bytes() -> usize {
+/// Bytes of a page of memory.
+#[must_use]
+pub fn page_bytes() -> usize {
     // SAFETY: asks for a number, which is a power of two and at least 4096.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).unwrap_or(4096).max(4096)

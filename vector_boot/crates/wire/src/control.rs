@@ -258,7 +258,7 @@ pub enum Power {
 pub struct DescriptorGet<'a> {
     /// `rts`, `sensors` or `token`, as LISTEN_FDNAMES would call it; `stats.NAME` is the
     /// stats page of the service NAME, to be mapped read-only; `kmsg` is the kernel's log at its
-    /// oldest record; `memory.high.NAME` is where the kernel holds the service NAME; `data` only names the folder of the data, to ask how full its disk is.
+    /// oldest record; `memory.high.NAME` is where the kernel holds the service NAME, and `memory.stat.NAME` its counters of that memory; `data` only names the folder of the data, to ask how full its disk is.
     pub name: &'a str,
 }
 

@@ -42,7 +42,8 @@ pub const COMMANDS: &[Command] = &[
         group: Group::Machine,
         usage: "",
         help: "Memory of the machine, of PID 1 and of each service. HELD AT is the service's memory.high: what the \
-               self-tuner holds it at; - is not held.",
+               self-tuner holds it at; - is not held. RECLAIMED is what the kernel has taken back of it so far, asked \
+               for or under pressure.",
         completes: &[],
         changes: false,
         run: mem,
@@ -306,6 +307,21 @@ fn memory_high(context: &Context<'_>, service: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
+/// What the kernel has taken back of a service's memory since its cgroup was made, asked for or under pressure;
+/// nothing where there is no cgroup of ours.
+fn memory_reclaimed(context: &Context<'_>, service: &str) -> Option<u64> {
+    let counters = context.descriptor(&format!("memory.stat.{service}")).ok()?;
+    let mut text = [0; MEMORY_STAT_BYTES_MAX];
+    let bytes = File::from(counters).read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(text.get(..bytes)?).ok()?;
+    let pages = text.lines().find_map(|line| line.strip_prefix("pgsteal "));
+    let pages: u64 = pages?.trim().parse().ok()?;
+    Some(pages.saturating_mul(sys::reclaim::page_bytes() as u64))
+}
+
+/// `memory.stat` has some 60 lines of at most 50 bytes.
+const MEMORY_STAT_BYTES_MAX: usize = 8 << 10;
+
 fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
     Words::parse(words, &[], &[], 0)?;
     let machine = sizes(&read(&context.proc.join("meminfo"))?);
@@ -344,7 +360,14 @@ fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcom
             ),
         ),
     ]);
-    let mut table = Table::new(&["PROCESS", ">RSS", ">OWN", ">GROUP", ">HELD AT"]);
+    let mut table = Table::new(&[
+        "PROCESS",
+        ">RSS",
+        ">OWN",
+        ">GROUP",
+        ">HELD AT",
+        ">RECLAIMED",
+    ]);
     let mut rows = vec![("init".to_owned(), init, 0)];
     rows.extend(
         services
@@ -363,15 +386,18 @@ fn mem(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcom
     for (name, sizes, group) in &rows {
         let (rss, own) = (part(sizes, "VmRSS"), part(sizes, "RssAnon"));
         let high = memory_high(context, name);
+        let reclaimed = memory_reclaimed(context, name);
         table.row([
             name.clone(),
             known(rss),
             known(own),
             known(*group),
             known(high.unwrap_or(0)),
+            known(reclaimed.unwrap_or(0)),
         ]);
         values.push(json!({
             "name": name, "rss_bytes": rss, "own_bytes": own, "group_bytes": group, "high_bytes": high,
+            "reclaimed_bytes": reclaimed,
         }));
     }
     lines.push(String::new());
