@@ -3,7 +3,8 @@
 //! Composition only: chooses the mode and joins the room `neural` to the beat of the room `init`.
 
 use init::{
-    BeatFacts, BeatWork, Deed, Deeds, Mode, PolicyHealth, PolicyValues, Recorded, Setup, Work,
+    BeatFacts, BeatWork, Deed, Deeds, Mode, PolicyHealth, PolicyValues, Recorded, Setup, Taken,
+    Work,
 };
 use neural::decide::Decider;
 use neural::journal::{Kind, Row};
@@ -233,14 +234,18 @@ impl BeatWork for Beat {
         }
     }
 
-    fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Vec<String> {
+    fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Taken {
         // A generation was made over the model before: `cortex` publishes one over this.
         self.base = None;
         // PID 1 takes no model whose index does not hold; then there is none here.
         let index = model.and_then(|file| gguf::Index::parse(file).ok());
         let now = Duration::from_nanos(now_ns);
         let refused = self.runtime.take_model(index.as_ref(), now);
-        refused.iter().map(ToString::to_string).collect()
+        let gone = self.runtime.decider_mut().map(Decider::take_gone);
+        Taken {
+            refused: refused.iter().map(ToString::to_string).collect(),
+            gone: gone.unwrap_or_default().iter().map(deed_of).collect(),
+        }
     }
 
     fn log_rate(&self, rate: u32) -> u32 {

@@ -53,17 +53,42 @@ pub struct Generations {
     trial: Option<Trial>,
     given_up: u64,
     why: Option<Misbehaviour>,
+    /// What the one taken last builds on.
+    base: Option<[u8; 32]>,
+    /// The same of the model before.
+    outdated: Option<[u8; 32]>,
 }
 
 impl Generations {
+    /// Another model counts from now on: what is still given of the one before is not taken any more.
+    pub fn outdate(&mut self) {
+        self.outdated = self.base.take();
+    }
+
+    /// Whether a generation over this base is of the model before.
+    #[must_use]
+    pub fn is_outdated(&self, base: &[u8; 32]) -> bool {
+        self.outdated.as_ref() == Some(base)
+    }
+
+    /// The model that counts decides by itself: nothing is in hand any more.
+    pub fn begin_anew(&mut self) {
+        *self = Self {
+            base: self.base,
+            outdated: self.outdated,
+            ..Self::default()
+        };
+    }
+
     /// Whether this one was given up since PID 1 began.
     #[must_use]
     pub fn was_given_up(&self, number: u64) -> bool {
         self.why.is_some() && self.given_up == number
     }
 
-    /// A generation is run by from the next beat on.
-    pub fn take(&mut self, next: Held) {
+    /// A generation over a base is run by from the next beat on.
+    pub fn take(&mut self, next: Held, base: [u8; 32]) {
+        self.base = Some(base);
         // Numbers only grow in a log: a smaller one is of another, whose numbers mean something else.
         if next.number < self.given_up {
             (self.given_up, self.why) = (0, None);
@@ -131,6 +156,8 @@ impl Generations {
 mod tests {
     use super::*;
 
+    const BASE: [u8; 32] = [1; 32];
+
     fn held(number: u64) -> Held {
         Held {
             number,
@@ -150,13 +177,13 @@ mod tests {
     #[test]
     fn a_generation_that_behaves_for_its_trial_is_trusted() {
         let mut generations = Generations::default();
-        generations.take(held(1));
+        generations.take(held(1), BASE);
         assert_eq!(
             beats(&mut generations, PolicyHealth::Good, false, TRIAL_BEATS),
             None
         );
         assert_eq!(generations.status().trial_beats_left, 0);
-        generations.take(held(2));
+        generations.take(held(2), BASE);
         let back = generations.step(PolicyHealth::NotFinite, false).unwrap();
         assert_eq!((back.0, back.1), (held(1), Misbehaviour::NotFinite));
         assert!(generations.was_given_up(2) && !generations.was_given_up(1));
@@ -171,7 +198,7 @@ mod tests {
     #[test]
     fn each_bound_is_the_last_beat_that_is_allowed() {
         let mut generations = Generations::default();
-        generations.take(held(1));
+        generations.take(held(1), BASE);
         assert_eq!(
             beats(&mut generations, PolicyHealth::Good, true, LATE_MAX),
             None
@@ -181,7 +208,7 @@ mod tests {
             Some(0)
         );
         assert_eq!(generations.status().why, Misbehaviour::Late);
-        generations.take(held(2));
+        generations.take(held(2), BASE);
         assert_eq!(
             beats(&mut generations, PolicyHealth::Clamped, false, CLAMPED_MAX),
             None
@@ -195,15 +222,35 @@ mod tests {
     #[test]
     fn generations_in_quick_succession_go_back_to_the_last_that_was_trusted() {
         let mut generations = Generations::default();
-        generations.take(held(1));
+        generations.take(held(1), BASE);
         beats(&mut generations, PolicyHealth::Good, false, TRIAL_BEATS);
         for number in 2..50 {
-            generations.take(held(number));
+            generations.take(held(number), BASE);
             beats(&mut generations, PolicyHealth::Good, false, 3);
         }
         assert_eq!(
             beats(&mut generations, PolicyHealth::NotFinite, false, 1),
             Some(1)
         );
+    }
+
+    #[test]
+    fn what_the_model_before_gives_once_more_is_outdated_until_that_model_comes_back() {
+        let other = [2; 32];
+        let mut generations = Generations::default();
+        generations.take(held(7), BASE);
+        assert!(!generations.is_outdated(&BASE));
+        generations.outdate();
+        assert!(generations.is_outdated(&BASE) && !generations.is_outdated(&other));
+        // The new one's may come before the beat at which its tables are taken.
+        generations.take(held(1), other);
+        generations.begin_anew();
+        assert_eq!(generations.status().number, 0);
+        assert!(generations.is_outdated(&BASE) && !generations.is_outdated(&other));
+        // Back, whether or not a generation was taken meanwhile.
+        generations.outdate();
+        assert!(generations.is_outdated(&other) && !generations.is_outdated(&BASE));
+        generations.outdate();
+        assert!(!generations.is_outdated(&other) && !generations.is_outdated(&BASE));
     }
 }

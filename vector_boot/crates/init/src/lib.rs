@@ -47,7 +47,7 @@ mod why;
 
 pub use boot::run;
 pub use generation::{PolicyHealth, PolicyValues};
-pub use metabolism::{Deed, Deeds, Recorded};
+pub use metabolism::{Deed, Deeds, Recorded, Taken};
 pub use sys::handover::is_there as is_successor;
 
 use std::fs::File;
@@ -183,8 +183,9 @@ pub trait BeatWork {
     fn outdate_model(&mut self) {}
     /// A knob of this service was not set, or nobody knows.
     fn tune_lost(&mut self, _service: &str, _now_ns: u64) {}
-    /// The model, as its file is; answers what of its system tensors is refused. May allocate.
-    fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Vec<String>;
+    /// The model, as its file is; answers what of its system tensors is refused, and what is over with the one before.
+    /// May allocate.
+    fn take_system(&mut self, model: Option<&[u8]>, now_ns: u64) -> Taken;
     /// Lines a second of a service whose manifest says so many.
     fn log_rate(&self, rate: u32) -> u32;
     /// Numbers of the oldest and the newest row of the journal's ring; the newest is 0 for none.
@@ -208,8 +209,8 @@ impl BeatWork for NoWork {
     fn wants_model(&self) -> bool {
         false
     }
-    fn take_system(&mut self, _: Option<&[u8]>, _: u64) -> Vec<String> {
-        Vec::new()
+    fn take_system(&mut self, _: Option<&[u8]>, _: u64) -> Taken {
+        Taken::default()
     }
     fn log_rate(&self, rate: u32) -> u32 {
         rate

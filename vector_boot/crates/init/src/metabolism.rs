@@ -19,6 +19,15 @@ pub struct Recorded {
     pub tell: bool,
 }
 
+/// What came of another model's system tensors.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Why tensors were refused, for people; the default's stand in for them.
+    pub refused: Vec<String>,
+    /// Interrupts that were raised and are not in the new table: they are over.
+    pub gone: Vec<Deed>,
+}
+
 /// Something that happened, or is to be done.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Deed {

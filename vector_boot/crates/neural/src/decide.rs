@@ -69,6 +69,8 @@ pub struct Decider {
     events: Bucket,
     /// Rows that were over the rate since the last one.
     unsaid: u64,
+    /// Interrupts that ended with the table that had them, until they are asked for.
+    gone: Vec<Deed>,
 }
 
 impl Decider {
@@ -90,6 +92,7 @@ impl Decider {
             rows: Bucket::full(at_ns),
             events: Bucket::full(at_ns),
             unsaid: 0,
+            gone: Vec::new(),
         };
         if before.settings != Settings::default() {
             decider.daemon.go_on(&before.settings, &limits);
@@ -122,8 +125,8 @@ impl Decider {
         self.policy = weights.filter(|weights| weights != default).map(Box::new);
         self.generation = 0;
         for edge in self.table.replace(table) {
-            // Over the rate it is counted, as every row is.
-            let _ = self.record(&row_of_edge(&edge, at_ns, beat));
+            let recorded = self.record(&row_of_edge(&edge, at_ns, beat));
+            self.gone.push(Deed::Interrupt(edge, recorded));
         }
         for error in &refusals {
             let mut row = Row::new(Kind::ModelRefused, at_ns, beat);
@@ -131,6 +134,11 @@ impl Decider {
             self.ring.push(&row);
         }
         refusals
+    }
+
+    /// The interrupts that ended with the tables before the last one taken.
+    pub fn take_gone(&mut self) -> Vec<Deed> {
+        std::mem::take(&mut self.gone)
     }
 
     /// The image before had these lines of the table raised.

@@ -3,7 +3,7 @@
 use gguf::writer::Writer;
 use gguf::{GgmlType, Index};
 use neural::DEFAULT_POLICY;
-use neural::decide::Decider;
+use neural::decide::{Decider, Deed};
 use neural::journal::{Chain, Kind};
 use neural::policy::TENSORS;
 use neural::system_model::Tensors;
@@ -188,6 +188,13 @@ fn another_models_limits_table_and_policy_are_in_force_from_the_next_beat_on() {
     let cleared = decider.ring().row(rows + 1);
     assert!(cleared.is_none_or(|row| row.row.kind == Kind::Cleared));
     assert_eq!(decider.ring().chain().seq(), rows + 1, "one line is gone");
+    let gone = decider.take_gone();
+    let [Deed::Interrupt(edge, recorded)] = gone.as_slice() else {
+        panic!("{gone:?}");
+    };
+    assert!(!edge.raised && edge.value.is_nan());
+    assert_eq!((recorded.seq, recorded.tell), (rows + 1, true));
+    assert!(decider.take_gone().is_empty(), "it is told once");
     // No pause of the setting holds what is outside of the limits.
     decider.beat((4, 4), &registers, 100.0, &[], true);
     assert_eq!(decider.decisions().settings[0], 500.0);

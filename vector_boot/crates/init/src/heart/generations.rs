@@ -29,8 +29,8 @@ impl Heart {
         };
         let read = read(&sealed, number);
         self.releaser.take([sealed]);
-        let next = match read {
-            Ok(next) => next,
+        let (next, base) = match read {
+            Ok(read) => read,
             Err(e) => {
                 self.journal.say(
                     Level::Warn,
@@ -42,6 +42,13 @@ impl Heart {
         if self.generations.was_given_up(number) {
             return self.reply(slot, id, &refused("CONFLICT", "one that was not given up"));
         }
+        if self.generations.is_outdated(&base) {
+            return self.reply(
+                slot,
+                id,
+                &refused("CONFLICT", "one of the model that counts"),
+            );
+        }
         // Before the beat decides anything there is nothing to give it to: `cortex` asks again.
         let taken = next
             .values
@@ -50,7 +57,7 @@ impl Heart {
         if !taken {
             return self.reply(slot, id, &refused("CONFLICT", "after the first beats"));
         }
-        self.generations.take(next);
+        self.generations.take(next, base);
         self.reply(slot, id, &wire::Done { count: 0 })
     }
 
@@ -78,7 +85,8 @@ impl Heart {
     }
 }
 
-fn read(sealed: &OwnedFd, number: u64) -> io::Result<Held> {
+/// The generation, and what it builds on.
+fn read(sealed: &OwnedFd, number: u64) -> io::Result<(Held, [u8; 32])> {
     let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     if !sys::memfd::is_sealed(sealed) {
         return Err(wrong("not sealed".to_owned()));
@@ -99,8 +107,9 @@ fn read(sealed: &OwnedFd, number: u64) -> io::Result<Held> {
     for (place, value) in values.iter_mut().zip(found.policy()) {
         *place = value;
     }
-    Ok(Held {
+    let held = Held {
         number,
         values: Some(values),
-    })
+    };
+    Ok((held, found.base))
 }

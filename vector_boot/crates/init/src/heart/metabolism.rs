@@ -39,11 +39,14 @@ impl Heart {
             Ok(tensors) => (tensors, None),
             Err(e) => (None, Some(e)),
         };
-        let refused = self.work.take_system(tensors, now);
+        let taken = self.work.take_system(tensors, now);
         // Of the model before, if there was one.
-        self.generations = crate::generation::Generations::default();
+        self.generations.begin_anew();
+        for gone in &taken.gone {
+            self.say_interrupt(gone);
+        }
         self.degraded.retain(|text| !text.ends_with(STANDS_IN));
-        for refused in refused.into_iter().chain(unread) {
+        for refused in taken.refused.into_iter().chain(unread) {
             self.degrade(format!("model: {refused}{STANDS_IN}"));
         }
         self.stir();

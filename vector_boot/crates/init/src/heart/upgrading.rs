@@ -994,6 +994,7 @@ impl Heart {
     fn exchange(&mut self, other: &mut Release) {
         if !self.has_model_of(other) {
             self.work.outdate_model();
+            self.generations.outdate();
         }
         std::mem::swap(&mut self.found, &mut other.found);
         std::mem::swap(&mut self.rts, &mut other.rts);
