@@ -139,6 +139,16 @@ impl Trial {
         self.proposed += 1;
     }
 
+    /// Number of the newest record of a crash of PID 1, 0 if there is none; nothing while nobody answers.
+    fn last_crash(&self) -> Option<u64> {
+        let told = self.process.ctl(&["why", "init", "--json"]).stdout;
+        let told: Value = serde_json::from_slice(&told).ok()?;
+        let records = told["why"].as_array()?.iter();
+        let crashes = records.filter(|record| record["reason"] == "init_crash");
+        let numbers = crashes.filter_map(|record| record["number"].as_u64());
+        Some(numbers.max().unwrap_or(0))
+    }
+
     fn end(mut self, end: End) -> Self {
         match end {
             End::Cortex => {
@@ -149,14 +159,13 @@ impl Trial {
                 self.process = start(&self.state);
             }
             End::InitCrash => {
+                let before = until("PID 1 tells its reasons", || self.last_crash());
                 let mut kill = Command::new("kill");
                 kill.args(["-s", "SEGV", &self.process.pid().to_string()]);
                 assert!(kill.status().expect("kill").success());
+                // Not that of a round before.
                 until("PID 1 says that it crashed", || {
-                    let told = self.process.ctl(&["why", "init", "--json"]).stdout;
-                    let told: Value = serde_json::from_slice(&told).ok()?;
-                    let mut records = told["why"].as_array()?.iter();
-                    records.find(|r| r["reason"] == "init_crash").map(|_| ())
+                    (self.last_crash()? > before).then_some(())
                 });
             }
         }
