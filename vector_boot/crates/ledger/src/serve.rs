@@ -60,8 +60,10 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     let mut signals = Signals::new(&[SIGTERM, SIGINT]).map_err(|e| format!("signals: {e}"))?;
     let device = device(&mut inherited, log_path).map_err(|e| format!("log: {e}"))?;
     let stats = inherited.remove("stats");
-    let wire = wire_listener(&mut inherited).map_err(|e| format!("ledger.wire: {e}"))?;
-    let jsonl = jsonl_listener(&mut inherited).map_err(|e| format!("ledger.sock: {e}"))?;
+    let named =
+        |name: &str, e: io::Error| format!("{}: {e}", ipc::run_folder().join(name).display());
+    let wire = wire_listener(&mut inherited).map_err(|e| named("ledger.wire", e))?;
+    let jsonl = jsonl_listener(&mut inherited).map_err(|e| named("ledger.sock", e))?;
     let birth = Birth {
         log_id: clock::random(),
         tag_key: clock::random(),

@@ -130,12 +130,8 @@ impl Call<'_> {
             return self.ledger().append(events, Box::new(reply));
         }
         let bytes = events.iter().map(Draft::bytes).sum();
-        let (ledger, began) = (self.ledger().clone(), Instant::now());
         let decide = |_: &Planes, _: &Moment| Ok(Decision { events, answer: () });
-        self.decide(bytes, decide, move |(), receipts| {
-            ledger.metrics().append.add(began.elapsed());
-            Ok(members(receipts))
-        });
+        self.decide(bytes, decide, move |(), receipts| Ok(members(receipts)));
     }
 
     /// Has the committer decide ([`Ledger::decide_for`]); `members` makes the answer's members of what was
@@ -158,9 +154,15 @@ impl Call<'_> {
         members: impl FnOnce(T, &[Receipt]) -> Result<String, Refusal> + Send + 'static,
     ) {
         let later = self.later();
+        let (timed, began) = (self.ledger().clone(), Instant::now());
         self.ledger()
             .decide_for(plea, bytes, decide, move |outcome| {
-                later.end(outcome.and_then(|(answer, receipts)| members(answer, &receipts)));
+                later.end(outcome.and_then(|(answer, receipts)| {
+                    if !receipts.is_empty() {
+                        timed.metrics().append.add(began.elapsed());
+                    }
+                    members(answer, &receipts)
+                }));
             });
     }
 
