@@ -83,6 +83,10 @@ const TESTS: &[(&str, fn())] = &[
         audit::a_witness_signs_what_continues_and_refuses_a_log_signed_anew,
     ),
     (
+        "the_documented_lines_convict_a_log_signed_anew",
+        audit::the_documented_lines_convict_a_log_signed_anew,
+    ),
+    (
         "no_flipped_bit_of_a_log_is_missed",
         audit::no_flipped_bit_of_a_log_is_missed,
     ),

@@ -5,7 +5,6 @@
 
 use super::proof::{hashes, stored};
 use super::tree::Tree;
-use super::verify::read_note;
 use super::{Disk, Outcome, Place};
 use crate::json::Json;
 use crate::proofs::cosigned;
@@ -17,6 +16,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// Longest body: a note, and 63 hashes and a size on lines of their own before it.
+const BODY_BYTES_MAX: u64 = NOTE_BYTES_MAX as u64 + 4096;
 
 #[derive(Args)]
 pub struct Words {
@@ -36,7 +38,7 @@ enum Command {
     /// Checks a witness's answer and prints the checkpoint with its signature; of a log on disk, it is
     /// kept beside the checkpoint.
     Add {
-        /// The checkpoint that was sent.
+        /// What was sent: the request's body, or the checkpoint in it.
         checkpoint: PathBuf,
         /// The answer: signature lines.
         answer: PathBuf,
@@ -113,7 +115,7 @@ fn add(note: &Path, answer: &Path, key: &str, witnesses: &[String]) -> Result<No
     let key = VerifierKey::parse(key).map_err(|e| format!("--key: {e}"))?;
     let keys: Result<Vec<_>, _> = witnesses.iter().map(|w| VerifierKey::parse(w)).collect();
     let keys = keys.map_err(|e| format!("--witness: {e}"))?;
-    let mut note = read_note(note)?;
+    let mut note = sent(note)?;
     Checkpoint::open(&note, &key).map_err(|e| e.to_string())?;
     let mut text = String::new();
     File::open(answer)
@@ -125,4 +127,18 @@ fn add(note: &Path, answer: &Path, key: &str, witnesses: &[String]) -> Result<No
     }
     cosigned(&note, &keys).map_err(failed)?;
     Ok(note)
+}
+
+/// The checkpoint that was sent.
+fn sent(path: &Path) -> Result<Note, String> {
+    let failed = |e: String| format!("{}: {e}", path.display());
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(BODY_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|e| failed(e.to_string()))?;
+    let note = match text.split_once("\n\n") {
+        Some((head, note)) if head.starts_with("old ") => note,
+        _ => &text,
+    };
+    Note::parse(note).map_err(|e| failed(e.to_string()))
 }

@@ -10,7 +10,9 @@ use ledger::device::Access;
 use ledger_core::tile;
 use signed_note::{StandardVerifier, VerifierList};
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use tlog_tiles::{Error, Hash, Tile, TileHashReader, TileReader};
 
@@ -405,4 +407,113 @@ pub fn no_flipped_bit_of_a_log_is_missed() {
         file.write_all_at(&byte, at as u64).unwrap();
     }
     assert_eq!(verify().unwrap().bad, None);
+}
+
+/// Answers add-checkpoint requests over HTTP, one a connection; the log's key is in this file by then.
+fn serve(listener: &TcpListener, key: &Path, witness: &mut Witness) {
+    for stream in listener.incoming().map_while(Result::ok) {
+        let mut reader = BufReader::new(&stream);
+        let (mut head, mut line, mut length) = (String::new(), String::new(), 0);
+        while reader.read_line(&mut line).unwrap_or(0) > 2 {
+            let lower = line.to_ascii_lowercase();
+            if let Some(n) = lower.strip_prefix("content-length:") {
+                length = n.trim().parse().unwrap();
+            }
+            head.push_str(&line);
+            line.clear();
+        }
+        assert!(head.starts_with("POST /w/add-checkpoint "), "{head}");
+        witness.log = fs::read_to_string(key).unwrap().trim().to_owned();
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let (code, answer) = match witness.add(std::str::from_utf8(&body).unwrap()) {
+            Ok(signed) => (200, signed),
+            Err(409) => (409, format!("{}\n", witness.seen.0)),
+            Err(code) => (code, String::new()),
+        };
+        let length = answer.len();
+        write!(
+            &stream,
+            "HTTP/1.1 {code} .\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}"
+        )
+        .unwrap();
+    }
+}
+
+/// The lines of docs/ledger.md, run as a person would: a log made older and signed on with the device's own
+/// key passes `verify`, and neither what was kept of it nor a witness.
+pub fn the_documented_lines_convict_a_log_signed_anew() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/ledger.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let (_, section) = docs.split_once("\n### Try it\n").unwrap();
+    let (section, _) = section.split_once("\n### ").unwrap();
+    let blocks = section.split("```sh\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|b| b.split("```").next().unwrap()).collect();
+    let [make, send, change] = blocks[..] else {
+        panic!("{section}");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let role = super::ROLE;
+    let exe = std::env::current_exe().unwrap();
+    let exe = exe.display();
+    for name in ["vb-services", "vector_boot"] {
+        let script = format!("#!/bin/sh\nshift\n{role}=$(printf '%s\\n' \"$@\") exec '{exe}'\n");
+        let path = bin.join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let key = folder.path().join("key");
+    let mut witness = Witness {
+        log: String::new(),
+        secret: SigningKey::from_bytes(&[3; 32]),
+        seen: (0, tlog_tiles::EMPTY_HASH),
+    };
+    let vkey = witness.vkey();
+    // It ends with this process.
+    std::thread::spawn(move || serve(&listener, &key, &mut witness));
+    let script = format!("{make}\n{send}\necho changed\n{change}\n{send}");
+    let path = std::env::join_paths(
+        std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", path.unwrap())
+        .env("WITNESS", format!("http://{address}/w"))
+        .env("WITNESS_KEY", vkey)
+        .env("NO_PROXY", "*")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let told = |line: &&str| {
+        ["ok ", "BAD ", "witness ", "\u{2014} witness.", "changed"]
+            .iter()
+            .any(|mark| line.starts_with(mark))
+    };
+    let told: Vec<&str> = text.lines().filter(told).collect();
+    let wanted = [
+        "ok ",
+        "witness 200",
+        "\u{2014} witness.example/w1 ",
+        "changed",
+        "BAD event 1 ",
+        "ok ",
+        "BAD event ",
+        "witness 409",
+        "witness 422",
+    ];
+    assert_eq!(told.len(), wanted.len(), "{text}\n{errors}");
+    for (line, wanted) in told.iter().zip(wanted) {
+        assert!(line.starts_with(wanted), "{line}\n{text}\n{errors}");
+    }
+    assert!(
+        told[6].contains("has another root than the log"),
+        "{}",
+        told[6]
+    );
 }
