@@ -153,9 +153,102 @@ fn two_tenants_over_http_see_nothing_of_each_other() {
     assert_eq!(head(None).status, 401);
     assert!(head(Some(&a)).body["event_id"].as_u64() >= Some(second));
 
+    every_path_is_for_who_may_read_alone(&process, &b, &tools);
     the_python_client_writes_follows_and_verifies(&process, &a);
+    metrics_tell_what_was_done(&process, &a);
     sealed_parameters_open_for_their_auditor_alone(&process, folder.path(), &a);
     assert!(process.end().success());
+}
+
+/// Nobody without a token, with one that is none, or with one for tools alone gets anything; nor does a path or query
+/// that is none get more than a refusal.
+fn every_path_is_for_who_may_read_alone(process: &Process, reader: &str, tools: &str) {
+    for path in [
+        "head",
+        "checkpoint",
+        "events",
+        "events/1",
+        "proofs/inclusion?event_id=1&size=1",
+        "proofs/consistency?from=1&to=1",
+    ] {
+        let get = |token| {
+            process
+                .http(&format!("/v1/ledger/{path}"), token, None)
+                .status
+        };
+        assert_eq!((get(None), get(Some("none"))), (401, 401), "{path}");
+        assert_eq!(get(Some(tools)), 403, "{path}");
+    }
+    for path in [
+        "events?tenant_id=tenant-a",
+        "events?as=tenant-a",
+        "events?limit=-1",
+        "events?ns=a&ns=b",
+        "events/-1",
+        "events/18446744073709551616",
+        "events/1/",
+        "events/%31",
+        "proofs/inclusion?event_id=1&size=0",
+        "proofs/inclusion?event_id=0",
+        "proofs/inclusion",
+        "proofs/consistency?from=2&to=1",
+        "proofs/consistency?from=0&to=99999999",
+        "head?a=b",
+        "metrics",
+        "..",
+    ] {
+        let got = process.http(&format!("/v1/ledger/{path}"), Some(reader), None);
+        assert!((400..=404).contains(&got.status), "{path}: {:?}", got.body);
+    }
+    let lines = |body: &Value| process.http("/v1/ledger/rpc", Some(reader), Some(body));
+    for line in [
+        json!({}),
+        json!({"type": 1}),
+        json!({"type": "shut_down"}),
+        json!({"type": "ping", "id": -1}),
+    ] {
+        let got = lines(&line);
+        assert_eq!(
+            (got.status, &got.body["error"]["code"]),
+            (200, &json!("BAD_REQUEST")),
+            "{line}"
+        );
+    }
+    for line in [json!([]), json!(1), json!({"type": "ping", "as": null})] {
+        assert_eq!(lines(&line).status, 422, "{line}");
+    }
+}
+
+/// Three messages of which one is acknowledged, and a fold: what `/metrics` says more than before.
+const FIGURES: &str = "
+import sys, urllib.request
+from vector_boot import ledger
+url, token = sys.argv[1:]
+def figures():
+    headers = {'Accept': 'text/plain', 'Authorization': 'Bearer ' + token}
+    told = urllib.request.urlopen(urllib.request.Request(url + '/metrics', headers=headers)).read().decode()
+    of_ledger = (line.rsplit(' ', 1) for line in told.splitlines() if line.startswith('gatos_'))
+    return {name: float(value) for name, value in of_ledger}
+before = figures()
+with ledger.connect(url, token) as log:
+    with log.messages('examples.lag', consumer='slow', start='HEAD') as messages:
+        for number in range(3):
+            log.publish('examples.lag', {'n': number})
+        messages.ack(next(messages))
+    log.fold('notes', 'count', {'fields': {'n': {'reducer': 'counter-gcounter'}}})
+after = figures()
+grew = {name: value - before[name] for name, value in after.items()}
+assert grew['gatos_bus_ack_lag'] == 2, grew
+for name, least in [('gatos_journal_append_latency_ms', 4), ('gatos_fold_latency_ms', 1)]:
+    assert grew[name + '_count'] >= least and grew[name + '_sum'] > 0, grew
+    assert after[name + '_bucket{le=\"+Inf\"}'] == after[name + '_count'], after
+assert 'gatos_cache_rebuilds_total' in after
+print('told')
+";
+
+fn metrics_tell_what_was_done(process: &Process, token: &str) {
+    let http = format!("http://127.0.0.1:{}", process.http_port());
+    assert_eq!(python(&["-c", FIGURES, &http, token]), "told\n");
 }
 
 fn the_python_client_writes_follows_and_verifies(process: &Process, token: &str) {
