@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 const BODY_BYTES: usize = 88;
 /// Bytes of a group frame; it ends at the end of a sector.
 pub const GROUP_FRAME_BYTES: usize = HEADER_BYTES + BODY_BYTES;
+/// Room that a group begins with: it grows seldom, and what is not used of it costs nothing.
+const BYTES_AT_FIRST: usize = 32 * 1024;
 /// Last bytes of a group's last sector: a sector that ends so was written whole.
 pub(crate) const TRAILER: &[u8; 8] = b"VBGROUP1";
 
@@ -180,7 +182,7 @@ impl GroupBuilder {
             first: None,
             chain: Chain::new(),
             body: Vec::new(),
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(BYTES_AT_FIRST),
             tenant: None,
         }
     }

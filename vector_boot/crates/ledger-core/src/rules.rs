@@ -118,9 +118,11 @@ pub fn event_type(text: &str) -> bool {
     {
         Some(inner) => name(inner, NS_BYTES_MAX, b""),
         None => {
-            name(text, NS_BYTES_MAX, b"")
+            (1..=NS_BYTES_MAX).contains(&text.len())
                 && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-                && !text.bytes().any(|b| b.is_ascii_uppercase())
+                && text
+                    .bytes()
+                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
         }
     }
 }

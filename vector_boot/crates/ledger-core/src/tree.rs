@@ -1,6 +1,7 @@
 //! The RFC 6962 tree over commitments, as a compact range: what its next root needs and no more.
 
 use crate::Hash;
+use crate::frame::Writer;
 use alloc::vec::Vec;
 use sha2::{Digest, Sha256};
 
@@ -150,13 +151,11 @@ pub fn commitment(id: u64, chain: &Hash, tag: &[u8; 8], body: &[u8]) -> Commitme
 /// [`commitment`] from the whole hash of a body.
 pub(crate) fn commitment_of(id: u64, chain: &Hash, tag: &[u8; 8], body: &Hash) -> Commitment {
     let mut out = [0; COMMITMENT_BYTES];
-    let fields = id
-        .to_le_bytes()
-        .into_iter()
-        .chain(*chain)
-        .chain(*tag)
-        .chain(*body);
-    out.iter_mut().zip(fields).for_each(|(o, f)| *o = f);
+    let mut w = Writer(&mut out);
+    w.put(&id.to_le_bytes());
+    w.put(chain);
+    w.put(tag);
+    w.put(body.first_chunk::<16>().unwrap_or(&[0; 16]));
     out
 }
 

@@ -408,3 +408,33 @@ proptest! {
         prop_assert!(GROUP_FRAME_BYTES < SECTOR);
     }
 }
+
+#[test]
+fn an_event_is_placed_without_heap_of_its_own() {
+    let superblock = Superblock {
+        segment_bytes: 1024 * 1024,
+        ..superblock()
+    };
+    let mut head = Head::genesis(&superblock);
+    let mut at = HEADER as u64;
+    for _ in 0..3 {
+        let start = (at, head.clone());
+        let mut ended = None;
+        let heap = allocation_counter::measure(|| {
+            let place = superblock.place(0, 1);
+            let mut group = GroupBuilder::new(&superblock, place, start.0, start.1);
+            for _ in 0..64 {
+                group.push(&body("welcome.txt", PAYLOAD)).unwrap();
+            }
+            ended = Some(group.finish());
+        });
+        // The group's bytes, one event's body and the tenant's name; the tree's peaks as it grows.
+        assert!(heap.count_total <= 16, "{} allocations", heap.count_total);
+        let (bytes, next) = ended.unwrap();
+        at += bytes.len() as u64;
+        head = next;
+    }
+}
+
+/// 256 bytes.
+const PAYLOAD: &str = "{\"p\":\"zxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghjklqwertyuiopzxcvbnmasdfghj\"}";
