@@ -78,14 +78,29 @@ pub fn drive(mode: Mode, limit: Duration, mut store: Box<dyn Store>) -> Run {
         return crowd(limit, store);
     }
     let events: Vec<Vec<u8>> = (0..mode.batch() as u64).map(content).collect();
-    let began = Instant::now();
-    let mut count = 0;
-    while began.elapsed() < limit {
-        store.append(&events);
-        count += events.len() as u64;
+    let (count, rate, p99_us) = repeat(limit, || store.append(&events));
+    let count = count * events.len() as u64;
+    Run {
+        p99_us,
+        ..finish(rate * events.len() as f64, count, &*store)
     }
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    finish(rate, count, &*store)
+}
+
+/// Asks one after the other: how often, how often a second, and the 99th percentile in microseconds.
+pub fn repeat(limit: Duration, mut ask: impl FnMut()) -> (u64, f64, f64) {
+    let began = Instant::now();
+    let mut times = Vec::new();
+    let mut last = began;
+    while last - began < limit {
+        ask();
+        let now = Instant::now();
+        times.push((now - last).as_secs_f64() * 1e6);
+        last = now;
+    }
+    let rate = times.len() as f64 / (last - began).as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let p99 = times.get(times.len() * 99 / 100);
+    (times.len() as u64, rate, p99.copied().unwrap_or(f64::NAN))
 }
 
 fn finish(rate: f64, events: u64, store: &dyn Store) -> Run {
@@ -95,6 +110,7 @@ fn finish(rate: f64, events: u64, store: &dyn Store) -> Run {
         groups,
         bytes,
         events,
+        ..Run::default()
     }
 }
 
