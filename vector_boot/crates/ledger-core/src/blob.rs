@@ -4,6 +4,8 @@
 //! what it points to. Rekeying leaves the name and changes the object; shredding takes the pointer away. The log holds
 //! hashes and public keys alone; what opens an object lies elsewhere and can be destroyed.
 //!
+//! What is still coming is on no log, yet takes room on the disk: [`Unfinished`] counts it from its first piece on.
+//!
 //! Pure: [`Blobs::apply`] is a fold, the `may_*` functions decide.
 
 use crate::epoch::{Text, hex, number};
@@ -31,8 +33,14 @@ pub const RECIPIENTS_MAX: usize = 16;
 pub const POINTERS_OF_A_TENANT_MAX: u64 = 4096;
 /// Pointers of all: some 6 MiB of memory.
 pub const POINTERS_MAX: usize = 32_768;
-/// Bytes of one tenant's blobs.
+/// Bytes of one tenant's blobs, with those that are still coming.
 pub const BYTES_OF_A_TENANT_MAX: u64 = 256 * 1024 * 1024;
+/// Blobs of one tenant that are coming at a time: no tenant takes all of [`UNFINISHED_MAX`].
+pub const UNFINISHED_OF_A_TENANT_MAX: u64 = 8;
+/// Blobs of all that are coming at a time: each is an open file and some 64 KiB of memory.
+pub const UNFINISHED_MAX: u64 = 64;
+/// Bytes of all blobs that are coming at a time: what two tenants may keep.
+pub const UNFINISHED_BYTES_MAX: u64 = 2 * BYTES_OF_A_TENANT_MAX;
 
 /// What an event says of a pointer's object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +165,10 @@ pub enum No {
     Bytes(u64),
     /// The ledger has as many pointers as it may.
     AllPointers,
+    /// As many blobs of the tenant are coming as may.
+    Unfinished(u64),
+    /// As many blobs, or bytes, of all are coming as may.
+    AllUnfinished,
 }
 
 impl No {
@@ -168,7 +180,11 @@ impl No {
             Self::Changed => "CONFLICT",
             Self::Exists => "DUPLICATE",
             Self::TooLarge(_) => "TOO_LARGE",
-            Self::Pointers(_) | Self::Bytes(_) | Self::AllPointers => "QUOTA",
+            Self::Pointers(_)
+            | Self::Bytes(_)
+            | Self::AllPointers
+            | Self::Unfinished(_)
+            | Self::AllUnfinished => "QUOTA",
         }
     }
 }
@@ -188,6 +204,14 @@ impl fmt::Display for No {
             }
             Self::Bytes(n) => write!(f, "{n} bytes: at most {BYTES_OF_A_TENANT_MAX} a tenant"),
             Self::AllPointers => write!(f, "{POINTERS_MAX} pointers, no more"),
+            Self::Unfinished(n) => write!(
+                f,
+                "{n} blobs are coming: at most {UNFINISHED_OF_A_TENANT_MAX} a tenant at a time"
+            ),
+            Self::AllUnfinished => write!(
+                f,
+                "at most {UNFINISHED_MAX} blobs of {UNFINISHED_BYTES_MAX} bytes are coming at a time"
+            ),
         }
     }
 }
@@ -313,6 +337,86 @@ impl Blobs {
     }
 }
 
+/// Blobs that are still coming.
+///
+/// One that becomes a new pointer counts for its tenant as if it were kept already; one that takes another's place,
+/// which the tenant has no part in making larger, counts among all alone (`tenant` is `None`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    of: BTreeMap<Box<str>, Used>,
+    all: Used,
+}
+
+impl Unfinished {
+    /// Another blob begins; `kept` is what its tenant has.
+    ///
+    /// # Errors
+    /// [`No`]; then nothing is counted.
+    pub fn begin(&mut self, tenant: Option<&str>, kept: Used) -> Result<(), No> {
+        if self.all.pointers >= UNFINISHED_MAX {
+            return Err(No::AllUnfinished);
+        }
+        if let Some(tenant) = tenant {
+            let own = self.of(tenant);
+            if own.pointers >= UNFINISHED_OF_A_TENANT_MAX {
+                return Err(No::Unfinished(own.pointers));
+            }
+            let pointers = kept.pointers.saturating_add(own.pointers);
+            if pointers >= POINTERS_OF_A_TENANT_MAX {
+                return Err(No::Pointers(pointers));
+            }
+            self.of.entry(tenant.into()).or_default().pointers = own.pointers.saturating_add(1);
+        }
+        self.all.pointers = self.all.pointers.saturating_add(1);
+        Ok(())
+    }
+
+    /// A blob that was begun becomes longer by so many bytes.
+    ///
+    /// # Errors
+    /// [`No`]; then nothing is counted.
+    pub fn grow(&mut self, tenant: Option<&str>, kept: Used, bytes: u64) -> Result<(), No> {
+        let all = self.all.bytes.saturating_add(bytes);
+        if all > UNFINISHED_BYTES_MAX {
+            return Err(No::AllUnfinished);
+        }
+        if let Some(tenant) = tenant {
+            let own = self.of(tenant).bytes.saturating_add(bytes);
+            let total = kept.bytes.saturating_add(own);
+            if total > BYTES_OF_A_TENANT_MAX {
+                return Err(No::Bytes(total));
+            }
+            self.of.entry(tenant.into()).or_default().bytes = own;
+        }
+        self.all.bytes = all;
+        Ok(())
+    }
+
+    /// A blob of so many bytes comes no more: it is kept, or gone.
+    pub fn end(&mut self, tenant: Option<&str>, bytes: u64) {
+        if let Some(tenant) = tenant
+            && let Some(own) = self.of.get_mut(tenant)
+        {
+            own.take(bytes);
+            if own.pointers == 0 {
+                self.of.remove(tenant);
+            }
+        }
+        self.all.take(bytes);
+    }
+
+    fn of(&self, tenant: &str) -> Used {
+        self.of.get(tenant).copied().unwrap_or_default()
+    }
+}
+
+impl Used {
+    fn take(&mut self, bytes: u64) {
+        self.pointers = self.pointers.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,7 +533,92 @@ mod tests {
         assert!(matches!(blobs.may_put("c", 0), Err(No::Pointers(_))));
     }
 
+    #[test]
+    fn what_is_coming_counts_for_its_tenant_and_stops_nobody_else() {
+        let mut coming = Unfinished::default();
+        let none = Used::default();
+        for n in 0..UNFINISHED_OF_A_TENANT_MAX {
+            assert_eq!(coming.begin(Some("a"), none), Ok(()), "{n}");
+        }
+        let full = No::Unfinished(UNFINISHED_OF_A_TENANT_MAX);
+        assert_eq!(coming.begin(Some("a"), none), Err(full));
+        assert_eq!(coming.begin(Some("b"), none), Ok(()));
+        // Bytes that are kept and bytes that come are one quota; nothing of a refused piece is counted.
+        let kept = Used {
+            pointers: 1,
+            bytes: BYTES_OF_A_TENANT_MAX - 10,
+        };
+        assert_eq!(coming.grow(Some("a"), kept, 6), Ok(()));
+        let over = No::Bytes(BYTES_OF_A_TENANT_MAX + 1);
+        assert_eq!(coming.grow(Some("a"), kept, 5), Err(over));
+        assert_eq!(coming.grow(Some("a"), kept, 4), Ok(()));
+        coming.end(Some("a"), 10);
+        assert_eq!(coming.grow(Some("a"), kept, 10), Ok(()));
+        let most = Used {
+            pointers: POINTERS_OF_A_TENANT_MAX - 1,
+            bytes: 0,
+        };
+        assert_eq!(
+            coming.begin(Some("b"), most),
+            Err(No::Pointers(POINTERS_OF_A_TENANT_MAX))
+        );
+        assert_eq!(coming.begin(Some("c"), most), Ok(()));
+        // What takes another's place is no tenant's, and is bounded with all others.
+        assert_eq!(coming.grow(None, none, UNFINISHED_BYTES_MAX - 10), Ok(()));
+        assert_eq!(coming.grow(None, none, 1), Err(No::AllUnfinished));
+        while coming.begin(None, none).is_ok() {}
+        assert_eq!(coming.all.pointers, UNFINISHED_MAX);
+        assert_eq!(coming.begin(Some("d"), none), Err(No::AllUnfinished));
+    }
+
     proptest! {
+        /// Whatever begins, grows and ends: no limit is passed, and once all has ended nothing is left.
+        #[test]
+        fn what_is_coming_never_passes_its_limits(
+            steps in proptest::collection::vec((0u8..3, 0usize..4, 0u64..UNFINISHED_BYTES_MAX), 0..200)
+        ) {
+            let tenants = [Some("a"), Some("b"), Some("c"), None];
+            let mut coming = Unfinished::default();
+            let mut open: Vec<(Option<&str>, u64)> = Vec::new();
+            for (step, which, n) in steps {
+                match step {
+                    0 => {
+                        let tenant = tenants[which];
+                        if coming.begin(tenant, Used::default()).is_ok() {
+                            open.push((tenant, 0));
+                        }
+                    }
+                    1 if !open.is_empty() => {
+                        let at = which % open.len();
+                        let (tenant, bytes) = &mut open[at];
+                        if coming.grow(*tenant, Used::default(), n).is_ok() {
+                            *bytes += n;
+                        }
+                    }
+                    _ if !open.is_empty() => {
+                        let (tenant, bytes) = open.swap_remove(which % open.len());
+                        coming.end(tenant, bytes);
+                    }
+                    _ => {}
+                }
+                let all = |of: Option<&str>| {
+                    let own = open.iter().filter(|(t, _)| of.is_none() || *t == of);
+                    own.fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes))
+                };
+                prop_assert_eq!((coming.all.pointers, coming.all.bytes), all(None));
+                prop_assert!(coming.all.pointers <= UNFINISHED_MAX && coming.all.bytes <= UNFINISHED_BYTES_MAX);
+                for tenant in ["a", "b", "c"] {
+                    let own = coming.of(tenant);
+                    prop_assert_eq!((own.pointers, own.bytes), all(Some(tenant)));
+                    prop_assert!(own.pointers <= UNFINISHED_OF_A_TENANT_MAX && own.bytes <= BYTES_OF_A_TENANT_MAX);
+                }
+            }
+            for (tenant, bytes) in open {
+                coming.end(tenant, bytes);
+            }
+            prop_assert_eq!(coming, Unfinished::default());
+        }
+
         /// Against a plain list: the same pointers, and the sums are what they should be.
         #[test]
         fn whatever_events_come_the_sums_stay_right(

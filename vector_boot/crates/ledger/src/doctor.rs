@@ -88,20 +88,29 @@ pub fn worst(checks: &[Check]) -> State {
     checks.iter().map(|c| c.state).max().unwrap_or(State::Good)
 }
 
-/// Looks at a log, up to `until` (its durable end while it is being written), and at the ledger's folder.
+/// A log that is being written while it is looked at.
+pub struct Live<'l> {
+    /// Its durable end.
+    pub end: u64,
+    /// The objects that pointers need now, or will: what was shredded, or put, since the end was taken.
+    pub needed: &'l dyn Fn() -> Result<BTreeSet<Hash>, String>,
+}
+
+/// Looks at a log, up to the end of one that is being written, and at the ledger's folder.
 ///
 /// # Errors
 /// If there is no log or it cannot be read.
 pub fn examine(
     device: &dyn Device,
     data: Option<&Path>,
-    until: Option<u64>,
+    live: Option<Live<'_>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Check>, String> {
     let (superblock, copy) = scan::superblock(device)
         .map_err(|e| e.to_string())?
         .ok_or("blank: no log here yet")?;
-    let mut seen = Seen::new(data, until.is_some());
+    let mut seen = Seen::new(data, live.is_some());
+    let until = live.as_ref().map(|live| live.end);
     let end = scan::scan(device, &superblock, until, &mut |found| {
         if let Found::Group { end } = found {
             progress(end);
@@ -119,7 +128,7 @@ pub fn examine(
     ];
     if let Some(data) = data {
         checks.push(seen.cache(data, &end));
-        checks.push(seen.blobs(data));
+        checks.push(seen.blobs(data, live.as_ref()));
         checks.push(sizes(data, &superblock, &end));
     }
     Ok(checks)
@@ -302,7 +311,7 @@ impl Seen {
     }
 
     /// Whether every pointer has its object and keys, and nothing lies there without a pointer.
-    fn blobs(&self, data: &Path) -> Check {
+    fn blobs(&self, data: &Path, live: Option<&Live<'_>>) -> Check {
         let name = "blobs";
         let listed = |folder: &Path| -> Result<BTreeSet<Hash>, String> {
             let mut found = BTreeSet::new();
@@ -317,8 +326,8 @@ impl Seen {
             }
             Ok(found)
         };
-        let (objects, keys) = blobs::folders(data);
-        let (objects, keys) = match (listed(&objects), listed(&keys)) {
+        let (objects_in, keys_in) = blobs::folders(data);
+        let (objects, keys) = match (listed(&objects_in), listed(&keys_in)) {
             (Ok(objects), Ok(keys)) => (objects, keys),
             (Err(why), _) | (_, Err(why)) => return Check::new(name, State::Bad, why),
         };
@@ -329,14 +338,31 @@ impl Seen {
             .all()
             .map(|(_, entry)| entry.object)
             .collect();
-        let missing = needed
+        let mut missing: BTreeSet<&Hash> = needed
             .iter()
-            .filter(|o| !objects.contains(*o) || !keys.contains(*o));
-        let (missing, pointers) = (missing.count(), needed.len());
-        let dangling = objects
+            .filter(|o| !objects.contains(*o) || !keys.contains(*o))
+            .collect();
+        let mut dangling: BTreeSet<&Hash> = objects
             .union(&keys)
             .filter(|o| !needed.contains(*o))
-            .count();
+            .collect();
+        if let Some(live) = live.filter(|_| !missing.is_empty() || !dangling.is_empty()) {
+            // Asked for after the folder was listed: who is not missed now was shredded before it was looked for, and
+            // who is not needed now and still lies there is not on its way.
+            let now = match (live.needed)() {
+                Ok(now) => now,
+                Err(why) => return Check::new(name, State::Bad, why),
+            };
+            missing.retain(|o| now.contains(*o));
+            dangling.retain(|o| !now.contains(*o));
+            match (listed(&objects_in), listed(&keys_in)) {
+                (Ok(objects), Ok(keys)) => {
+                    dangling.retain(|o| objects.contains(*o) || keys.contains(*o));
+                }
+                (Err(why), _) | (_, Err(why)) => return Check::new(name, State::Bad, why),
+            }
+        }
+        let (missing, pointers, dangling) = (missing.len(), needed.len(), dangling.len());
         let state = match (missing, dangling) {
             (0, 0) => State::Good,
             // The next start destroys them.

@@ -33,6 +33,7 @@ mod enforce;
 mod fold;
 mod folds;
 mod gate;
+mod given;
 mod identity;
 mod index;
 mod jobs;

@@ -12,6 +12,7 @@ use ledger_core::keys;
 use ledger_core::note::VerifierKey;
 use ledger_core::store::ObjectId;
 use ledger_core::{Anchor, Body, SEGMENT_BYTES_MAX};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -249,14 +250,15 @@ fn a_cache_larger_than_its_log_is_a_warning() {
     );
 }
 
+fn put(folder: &Path, part: &str, id: &ObjectId) {
+    let name = id.to_string();
+    let parent = folder.join("objects").join(part).join(&name[..2]);
+    fs::create_dir_all(&parent).expect("a folder");
+    fs::write(parent.join(name), "x").expect("a file");
+}
+
 #[test]
 fn objects_without_pointers_are_a_warning_and_pointers_without_objects_bad() {
-    let put = |folder: &Path, part: &str, id: &ObjectId| {
-        let name = id.to_string();
-        let parent = folder.join("objects").join(part).join(&name[..2]);
-        fs::create_dir_all(&parent).expect("a folder");
-        fs::write(parent.join(name), "x").expect("a file");
-    };
     let object = ObjectId::of(b"object");
     for part in ["blake3", "keys"] {
         with_log(
@@ -287,4 +289,51 @@ fn objects_without_pointers_are_a_warning_and_pointers_without_objects_bad() {
             state,
         );
     }
+}
+
+/// While the log is written, what was shredded or put since its end was taken is neither missing nor left over.
+#[test]
+fn what_changes_while_it_is_looked_at_is_no_damage() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let object = ObjectId([3; 32]);
+    let manifest = Manifest {
+        bytes: 1,
+        keys: [1; 32],
+        object,
+        previous: None,
+        recipients: Vec::new(),
+    };
+    let event = draft("blob.put", &object.to_string(), &manifest.payload());
+    append(folder.path(), vec![event]);
+    let device = ledger::open::path(folder.path(), Access::Read).expect("a log");
+    let (superblock, _) = ledger::scan::superblock(&*device)
+        .expect("read")
+        .expect("a log");
+    let mut end = 0;
+    ledger::scan::scan(&*device, &superblock, None, &mut |found| {
+        if let ledger::scan::Found::Group { end: at } = found {
+            end = at;
+        }
+    })
+    .expect("read");
+    let state = |now: &[ObjectId]| {
+        let now = now.iter().map(|o| o.0).collect();
+        let needed = &|| Ok(BTreeSet::clone(&now));
+        let live = doctor::Live { end, needed };
+        let checks = doctor::examine(&*device, Some(folder.path()), Some(live), &mut |_| ());
+        let checks = checks.expect("checks");
+        let blobs = checks.iter().find(|c| c.name == "blobs").expect("a check");
+        blobs.state
+    };
+    // Shredded meanwhile; or missing indeed.
+    assert_eq!(state(&[]), State::Good);
+    assert_eq!(state(&[object]), State::Bad);
+    ["blake3", "keys"]
+        .iter()
+        .for_each(|part| put(folder.path(), part, &object));
+    // On its way; or left over.
+    let other = ObjectId([4; 32]);
+    put(folder.path(), "blake3", &other);
+    assert_eq!(state(&[object, other]), State::Good);
+    assert_eq!(state(&[object]), State::Warning);
 }

@@ -1,9 +1,11 @@
 //! The log carried elsewhere: git's own checker, a syslog listener and a second log are the judges.
 
+use ed25519_dalek::{Signer, SigningKey};
 use ledger::committer::{Committer, Draft};
 use ledger::device::Access;
 use ledger::log::Birth;
-use serde_json::Value;
+use ledger_core::{Body, keys, ulid};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
@@ -128,6 +130,118 @@ fn git_takes_an_export_of_ten_thousand_events() {
     git(&one, &["fsck", "--strict", "--full"]);
 }
 
+/// Registers a key and appends an event that it signed, by the command line.
+fn append_signed(log: &Path) {
+    let key = SigningKey::from_bytes(&[5; 32]);
+    let public = key.verifying_key().to_bytes();
+    let birth = Birth {
+        log_id: [7; 16],
+        tag_key: [8; 32],
+        wall_ns: 1,
+        segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
+    };
+    let device = ledger::open::path(log, Access::Write).expect("a log");
+    let (committer, _) = Committer::start(device, &birth).expect("a ledger");
+    let registered = Draft {
+        ns: "work".to_owned(),
+        actor: "agent:signer".to_owned(),
+        tenant_id: "system".to_owned(),
+        event_type: keys::REGISTERED.to_owned(),
+        subject: "agent:signer".to_owned(),
+        payload: format!("{{\"key\":\"{}\"}}", hex(&public)),
+        ..Draft::default()
+    };
+    let receipts = committer.ledger().append_wait(vec![registered]);
+    assert_eq!(receipts.expect("a receipt").len(), 1);
+    committer.stop();
+    let event = Body {
+        timestamp_ns: 0,
+        wall_ns: 0,
+        ulid: [3; 16],
+        tenant_tag: [0; 8],
+        ns: "work",
+        actor: "agent:signer",
+        tenant_id: "system",
+        event_type: "note",
+        subject: "",
+        payload: "{\"signed\":true}",
+        causation_id: None,
+        origin: None,
+        sig: None,
+    };
+    let sig = key.sign(keys::event_text(&event).as_bytes());
+    let line = |sig: &[u8]| {
+        json!({"event_type": "note", "payload": {"signed": true}, "sig": hex(sig),
+            "ulid": ulid::text(&[3; 16])})
+        .to_string()
+    };
+    let append = |event: &str| {
+        let words = [
+            "append",
+            "--ns",
+            "work",
+            "--actor",
+            "agent:signer",
+            "--event",
+            event,
+        ];
+        ledger(log, &words)
+    };
+    assert!(!append(&line(&[1; 64])));
+    assert!(append(&line(&sig.to_bytes())));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The command line over a log takes what the service takes: neither a type that calls alone write, nor a member that
+/// would be dropped.
+#[test]
+fn an_append_to_a_log_on_disk_is_refused_as_by_the_service() {
+    let folder = tempfile::tempdir().expect("a folder");
+    append(folder.path(), 1, 1);
+    let append = |actor: &str, event: &str| {
+        let words = ["append", "--ns", "work", "--actor", actor, "--event", event];
+        ledger(folder.path(), &words)
+    };
+    for kind in [
+        "bus.published",
+        "blob.shredded",
+        "policy.set",
+        "grant",
+        "recovered",
+    ] {
+        let event = format!("{{\"event_type\":\"{kind}\",\"payload\":{{}}}}");
+        assert!(!append("james", &event), "{kind}");
+    }
+    for event in [
+        "{\"event_type\":\"note\",\"paylod\":{}}",
+        "{\"event_type\":\"note\",\"payload\":1}",
+        "{\"event_type\":\"note\",\"causation_id\":\"1\"}",
+        "{\"event_type\":\"note\",\"causation_id\":99}",
+        "{\"event_type\":\"note\",\"payload\":{\"seal\":1}}",
+        "{\"event_type\":\"service_crashed\",\"payload\":{}}",
+        "{\"event_type\":\"Note\"}",
+        "[]",
+        "{\"event_type\":\"note\",\"event_type\":\"note\"}",
+    ] {
+        assert!(!append("james", event), "{event}");
+    }
+    assert!(!append("root:james", "{\"event_type\":\"note\"}"));
+    assert!(append(
+        "james",
+        "{\"event_type\":\"note\",\"causation_id\":1}"
+    ));
+    let to = folder.path().join("lines");
+    let text = to.to_str().expect("UTF-8").to_owned();
+    assert!(ledger(folder.path(), &["export", "--jsonl", &text]));
+    let all = lines(&to);
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[1]["actor"], "user:james");
+    assert_eq!(all[1]["causation_id"], 1);
+}
+
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).expect("a file");
     text.lines()
@@ -144,6 +258,7 @@ fn exported_lines_make_a_log_with_the_same_events() {
         std::fs::create_dir(at(log)).expect("a folder");
     }
     append(&at("log"), 1, 3000);
+    append_signed(&at("log"));
     assert!(ledger(&at("log"), &["export", "--jsonl", &text("lines")]));
     assert!(ledger(&at("again"), &["import", "--jsonl", &text("lines")]));
     assert!(ledger(&at("again"), &["verify"]));
@@ -162,6 +277,8 @@ fn exported_lines_make_a_log_with_the_same_events() {
         assert_ne!(a, b, "a chain of its own");
         assert_eq!(one, two);
     }
+    let signed = lines(&at("after"))[3001].clone();
+    assert_eq!(signed["sig"].as_str().expect("a signature").len(), 192);
     // A log that holds something, lines that begin late, that skip, that are none: refused.
     assert!(!ledger(
         &at("again"),
@@ -178,6 +295,9 @@ fn exported_lines_make_a_log_with_the_same_events() {
         first.replace("tool_called", "Tool"),
         first.replace("user:..", "root:x"),
         first.replace("\"id\":1,", "\"id\":1,\"id\":1,"),
+        // A member that an import would lose.
+        first.replace("\"id\":1,", "\"id\":1,\"new\":1,"),
+        whole.replace("\"signed\":true", "\"signed\":false"),
     ]
     .into_iter()
     .enumerate()

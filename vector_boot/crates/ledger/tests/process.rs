@@ -51,6 +51,22 @@ const TESTS: &[(&str, fn())] = &[
         blobs::blob_calls_refuse_with_their_codes_and_leave_nothing,
     ),
     (
+        "unfinished_blobs_count_for_their_tenant_and_go_with_their_connection",
+        blobs::unfinished_blobs_count_for_their_tenant_and_go_with_their_connection,
+    ),
+    (
+        "a_refused_piece_refuses_its_blob_to_the_last_one",
+        blobs::a_refused_piece_refuses_its_blob_to_the_last_one,
+    ),
+    (
+        "a_fold_by_a_blob_needs_the_right_to_the_blob",
+        blobs::a_fold_by_a_blob_needs_the_right_to_the_blob,
+    ),
+    (
+        "full_disks_refuse_and_lose_nothing",
+        blobs::full_disks_refuse_and_lose_nothing,
+    ),
+    (
         "a_recipient_opens_a_blob_elsewhere",
         blobs::a_recipient_opens_a_blob_elsewhere,
     ),
@@ -154,8 +170,13 @@ struct Service {
 }
 
 fn spawn(folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .env(ROLE, "")
+    spawn_by(Command::new(std::env::current_exe().unwrap()), "", folder)
+}
+
+/// Spawns the service, with words on lines of their own, by a command that ends in this executable.
+fn spawn_by(mut command: Command, words: &str, folder: &Path) -> Child {
+    command
+        .env(ROLE, words)
         .env("VB_RUN", folder)
         .env("VB_DATA", folder)
         .stdout(Stdio::null())
@@ -168,8 +189,12 @@ impl Service {
     fn start(folder: &Path) -> Self {
         // The socket of a killed run must not be taken for the new one's.
         let _ = std::fs::remove_file(folder.join("ledger.wire"));
+        Self::ready(spawn(folder), folder)
+    }
+
+    fn ready(child: Child, folder: &Path) -> Self {
         let this = Self {
-            child: spawn(folder),
+            child,
             run: folder.to_owned(),
         };
         drop(this.client());

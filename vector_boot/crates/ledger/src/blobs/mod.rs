@@ -13,20 +13,20 @@ mod seal;
 mod shelf;
 
 pub use belongs::Belongs;
-pub use shelf::{Shelf, collect, finish_interrupted, ledger_folder};
+pub use shelf::{Shelf, collect, finish_interrupted, ledger_folder, needed};
 
 use crate::objects::{FolderStore, Incoming, make_folder};
 use crate::refusal::Refusal;
 use keys::KeyFile;
 use ledger_core::Hash;
-use ledger_core::blob::{BLOB_BYTES_MAX, Entry, Manifest, No, RECIPIENTS_MAX};
+use ledger_core::blob::{BLOB_BYTES_MAX, Entry, Manifest, No, RECIPIENTS_MAX, Unfinished, Used};
 use ledger_core::store::{ObjectId, ObjectStore, StoreError};
 use seal::{ObjectKey, OwnKey, Sealer};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Name of the folder of objects in the ledger's folder.
 pub const FOLDER: &str = "objects";
@@ -43,6 +43,7 @@ pub struct Blobs {
     own: OwnKey,
     /// Objects that are durable and whose event may not be: not to be collected.
     under_way: Mutex<BTreeSet<Hash>>,
+    unfinished: Mutex<Unfinished>,
 }
 
 impl From<StoreError> for Refusal {
@@ -86,14 +87,21 @@ impl Blobs {
             root,
             own: OwnKey::of(secret),
             under_way: Mutex::default(),
+            unfinished: Mutex::default(),
         })
     }
 
-    /// Begins a blob of at most `bytes_max`, which these and the ledger itself can open.
+    /// Begins a blob, which these and the ledger itself can open. `tenant` is whose quota it counts for, none if it
+    /// takes another's place; `kept` is what that tenant has.
     ///
     /// # Errors
-    /// `QUOTA`, `BAD_REQUEST`, or as the system's.
-    pub fn begin(&self, recipients: Vec<[u8; 32]>, bytes_max: u64) -> Result<Upload, Refusal> {
+    /// `QUOTA`, `BAD_REQUEST`, `TOO_LARGE`, or as the system's.
+    pub fn begin(
+        self: &Arc<Self>,
+        recipients: Vec<[u8; 32]>,
+        tenant: Option<&str>,
+        kept: Used,
+    ) -> Result<Upload, Refusal> {
         if recipients.len() > RECIPIENTS_MAX {
             let value = recipients.len().to_string();
             let limit = format!("at most {RECIPIENTS_MAX}");
@@ -102,6 +110,7 @@ impl Blobs {
         let key = ObjectKey::random();
         // A recipient that is no key is refused before anything is taken.
         KeyFile::wrap(&key, &ObjectId([0; 32]), &self.own, &recipients)?;
+        let claim = Claim::begin(self, tenant, kept)?;
         let (sealer, header) = Sealer::begin(&key);
         let mut incoming = self.objects.incoming().map_err(writing)?;
         incoming.write(&header).map_err(writing)?;
@@ -110,9 +119,8 @@ impl Blobs {
             sealer,
             key,
             recipients,
-            bytes: 0,
-            bytes_max: bytes_max.min(BLOB_BYTES_MAX),
             folder: File::open(&self.root).map_err(writing)?,
+            claim,
         })
     }
 
@@ -194,14 +202,26 @@ impl Blobs {
                 true
             })?;
         }
-        // In this order: an object stops being under way only once its event is applied.
-        let under_way = self.lock().clone();
-        let live = live()?;
-        found.retain(|object| !under_way.contains(object) && !live.contains(object));
+        let needed = self.needed(live)?;
+        found.retain(|object| !needed.contains(object));
         for object in &found {
             self.destroy(&ObjectId(*object))?;
         }
         Ok(found.len() as u64)
+    }
+
+    /// What must not be destroyed: `live`, which pointers need, and what an event is about to point to.
+    ///
+    /// # Errors
+    /// As `live`'s.
+    pub fn needed(
+        &self,
+        live: impl FnOnce() -> Result<BTreeSet<Hash>, Refusal>,
+    ) -> Result<BTreeSet<Hash>, Refusal> {
+        // In this order: an object stops being under way only once its event is applied.
+        let mut needed = self.under_way().clone();
+        needed.append(&mut live()?);
+        Ok(needed)
     }
 
     /// Deletes what an earlier process left unfinished; before this one begins anything. How many files.
@@ -213,8 +233,14 @@ impl Blobs {
         Ok(swept + self.keys.sweep().map_err(writing)?)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<Hash>> {
+    fn under_way(&self) -> MutexGuard<'_, BTreeSet<Hash>> {
         self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, Unfinished> {
+        self.unfinished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,29 +250,60 @@ fn corrupt(what: &str) -> Refusal {
     Refusal::new("CORRUPT", "blob", "", what)
 }
 
+/// What a blob takes of the quotas until its event is applied; dropped, it is free again.
+struct Claim {
+    blobs: Arc<Blobs>,
+    tenant: Option<String>,
+    bytes: u64,
+}
+
+impl Claim {
+    fn begin(blobs: &Arc<Blobs>, tenant: Option<&str>, kept: Used) -> Result<Self, No> {
+        blobs.unfinished().begin(tenant, kept)?;
+        Ok(Self {
+            blobs: blobs.clone(),
+            tenant: tenant.map(str::to_owned),
+            bytes: 0,
+        })
+    }
+
+    fn grow(&mut self, kept: Used, bytes: u64) -> Result<(), No> {
+        let total = self.bytes.saturating_add(bytes);
+        if total > BLOB_BYTES_MAX {
+            return Err(No::TooLarge(total));
+        }
+        let mut unfinished = self.blobs.unfinished();
+        unfinished.grow(self.tenant.as_deref(), kept, bytes)?;
+        self.bytes = total;
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut unfinished = self.blobs.unfinished();
+        unfinished.end(self.tenant.as_deref(), self.bytes);
+    }
+}
+
 /// A blob that is still coming. Dropped, nothing of it is left.
 pub struct Upload {
     incoming: Incoming,
     sealer: Sealer,
     key: ObjectKey,
     recipients: Vec<[u8; 32]>,
-    bytes: u64,
-    bytes_max: u64,
     folder: File,
+    /// The last to go: behind the file.
+    claim: Claim,
 }
 
 impl Upload {
-    /// Takes the next plain bytes.
+    /// Takes the next plain bytes; `kept` is what the tenant has.
     ///
     /// # Errors
-    /// `TOO_LARGE`, `QUOTA` on a disk that is nearly full, or as the system's.
-    pub fn write(&mut self, plain: &[u8]) -> Result<(), Refusal> {
-        self.bytes += plain.len() as u64;
-        if self.bytes > self.bytes_max {
-            let limit = format!("at most {} bytes", self.bytes_max);
-            let value = self.bytes.to_string();
-            return Err(Refusal::new("TOO_LARGE", "blob", &value, &limit));
-        }
+    /// `TOO_LARGE`, `QUOTA`, also on a disk that is nearly full, or as the system's.
+    pub fn write(&mut self, plain: &[u8], kept: Used) -> Result<(), Refusal> {
+        self.claim.grow(kept, plain.len() as u64)?;
         let space = sys::space::of_fd(&self.folder).map_err(writing)?;
         let reserve = (space.total / RESERVE_PART).min(RESERVE_BYTES_MAX);
         if space.available < reserve + plain.len() as u64 {
@@ -263,30 +320,31 @@ impl Upload {
     /// Plain bytes so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.claim.bytes
     }
 
     /// Makes object and keys durable. The event that points to them comes next.
     ///
     /// # Errors
     /// As the system's; then nothing of it is left.
-    pub fn finish(self, blobs: &Arc<Blobs>, previous: Option<ObjectId>) -> Result<Sealed, Refusal> {
-        let mut incoming = self.incoming;
+    pub fn finish(self, previous: Option<ObjectId>) -> Result<Sealed, Refusal> {
+        let (mut incoming, claim) = (self.incoming, self.claim);
         self.sealer
             .end(&mut |bytes| incoming.write(bytes))
             .map_err(writing)?;
         let object = incoming.id();
+        let blobs = claim.blobs.clone();
         let keys = KeyFile::wrap(&self.key, &object, &blobs.own, &self.recipients)?;
-        blobs.lock().insert(object.0);
+        blobs.under_way().insert(object.0);
         let sealed = Sealed {
-            blobs: blobs.clone(),
             manifest: Manifest {
-                bytes: self.bytes,
+                bytes: claim.bytes,
                 keys: keys.hash(),
                 object,
                 previous,
                 recipients: self.recipients,
             },
+            claim,
         };
         let kept = incoming
             .finish()
@@ -305,13 +363,24 @@ impl Upload {
 /// A blob whose object and keys are durable and which nothing points to yet. As long as this is there it is not
 /// collected; afterwards it is unless an event points to it.
 pub struct Sealed {
-    blobs: Arc<Blobs>,
     /// For the event.
     pub manifest: Manifest,
+    claim: Claim,
+}
+
+impl Sealed {
+    /// Destroys it: no event points to it, and none will.
+    ///
+    /// # Errors
+    /// As [`Blobs::destroy`].
+    pub fn discard(self) -> Result<(), Refusal> {
+        self.claim.blobs.destroy(&self.manifest.object)
+    }
 }
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        self.blobs.lock().remove(&self.manifest.object.0);
+        let mut under_way = self.claim.blobs.under_way();
+        under_way.remove(&self.manifest.object.0);
     }
 }

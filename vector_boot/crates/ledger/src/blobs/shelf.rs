@@ -4,6 +4,8 @@ use super::{Belongs, Blobs, FOLDER};
 use crate::committer::Ledger;
 use crate::keys::Lasts;
 use crate::refusal::Refusal;
+use ledger_core::Hash;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -86,7 +88,24 @@ fn clear(ledger: &Ledger, blobs: &Blobs, objects: &Path) -> Result<(), Refusal> 
 /// # Errors
 /// As the planes' and the system's.
 pub fn collect(ledger: &Ledger, blobs: &Blobs) -> Result<u64, Refusal> {
-    blobs.collect(|| {
-        ledger.planes(|planes| planes.blobs.all().map(|(_, entry)| entry.object).collect())
-    })
+    blobs.collect(|| pointed_to(ledger))
+}
+
+/// What pointers need of a running ledger, or will once their events are durable.
+///
+/// # Errors
+/// As the planes'.
+pub fn needed(ledger: &Ledger) -> Result<BTreeSet<Hash>, Refusal> {
+    match ledger_folder().filter(|folder| folder.join(FOLDER).exists()) {
+        // Blobs that cannot be opened have nothing under way.
+        Some(_) => match ledger.blobs() {
+            Ok(blobs) => blobs.needed(|| pointed_to(ledger)),
+            Err(_) => pointed_to(ledger),
+        },
+        None => pointed_to(ledger),
+    }
+}
+
+fn pointed_to(ledger: &Ledger) -> Result<BTreeSet<Hash>, Refusal> {
+    ledger.planes(|planes| planes.blobs.all().map(|(_, entry)| entry.object).collect())
 }

@@ -2,14 +2,19 @@
 
 use super::{Disk, Outcome, Place};
 use crate::clock;
-use crate::committer::{Committer, Draft};
+use crate::committer::Committer;
 use crate::device::Access;
-use crate::json::{self, Json};
+use crate::given::Given;
+use crate::json::Json;
 use crate::log::Birth;
 use crate::query::hex;
+use crate::refusal::Refusal;
 use clap::Args;
 use ledger_core::ulid;
 use std::process::ExitCode;
+
+/// Whose an event is that does not say: as for the operator of a running ledger.
+const OPERATOR_TENANT: &str = "system";
 
 #[derive(Args)]
 pub struct Words {
@@ -19,7 +24,7 @@ pub struct Words {
     /// user:NAME, agent:NAME or service:NAME.
     #[arg(long)]
     actor: String,
-    /// An object with event_type, and subject, payload, tenant_id, causation_id.
+    /// An object with event_type, and subject, payload, tenant_id, causation_id, timestamp, ulid, sig.
     #[arg(long, value_name = "JSON")]
     event: String,
     /// Prints the whole receipt.
@@ -50,9 +55,11 @@ impl Words {
         }
     }
 
+    /// By the same rules as the service: whoever holds the log is its operator.
     fn offline(&self, disk: &Disk, event: &Json) -> Outcome {
-        let draft = self.draft(event)?;
-        if event.get("payload").and_then(|p| p.get("seal")).is_some() {
+        let said = |refusal: Refusal| format!("{}: {}", refusal.code, refusal.reason());
+        let given = Given::parse(event, &self.ns, &self.actor(), OPERATOR_TENANT).map_err(said)?;
+        if given.wants_sealing() {
             return Err("seal: a running ledger alone seals, on the way in".to_owned());
         }
         let birth = Birth {
@@ -63,9 +70,12 @@ impl Words {
         };
         let device = disk.open(Access::Write)?;
         let (committer, _) = Committer::start(device, &birth).map_err(|e| e.to_string())?;
-        let outcome = committer.ledger().append_wait(vec![draft]);
+        let ledger = committer.ledger();
+        let outcome = given
+            .draft(ledger)
+            .and_then(|draft| ledger.append_wait(vec![draft]));
         committer.stop();
-        for receipt in outcome.map_err(|r| format!("{}: {}", r.code, r.reason()))? {
+        for receipt in outcome.map_err(said)? {
             if self.json {
                 println!(
                     "{{\"event_id\":{},\"commit_id\":\"{}\",\"ulid\":\"{}\"}}",
@@ -80,30 +90,11 @@ impl Words {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn draft(&self, event: &Json) -> Result<Draft, String> {
-        let text = |key: &str| event.get(key).and_then(Json::text).map(str::to_owned);
-        let actor = if self.actor.contains(':') {
-            self.actor.clone()
-        } else {
-            format!("user:{}", self.actor)
-        };
-        Ok(Draft {
-            origin: None,
-            ns: self.ns.clone(),
-            actor,
-            tenant_id: text("tenant_id").unwrap_or_else(|| "system".to_owned()),
-            event_type: text("event_type")
-                .or_else(|| text("type"))
-                .unwrap_or_default(),
-            subject: text("subject").unwrap_or_default(),
-            payload: match event.get("payload") {
-                None => "{}".to_owned(),
-                Some(payload) => json::payload_text(payload).map_err(|r| r.reason())?,
-            },
-            causation_id: event.get("causation_id").and_then(Json::unsigned),
-            timestamp_ns: None,
-            ulid: None,
-            sig: None,
-        })
+    /// A bare name means a user, as on a line.
+    fn actor(&self) -> String {
+        match self.actor.contains(':') {
+            true => self.actor.clone(),
+            false => format!("user:{}", self.actor),
+        }
     }
 }

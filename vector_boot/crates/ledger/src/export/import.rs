@@ -1,12 +1,14 @@
 //! A log made of exported lines: the same ids and contents, a chain of its own, and an event that says so.
 //!
-//! Chain and signatures cannot come along: another log has another id. What the ledger itself wrote of its own log
-//! (epochs, compactions, recoveries) would be untrue here and becomes `custom(TYPE)`.
+//! The chain cannot come along: another log has another id. Signatures of events do, since they are over what the
+//! event says. What the ledger itself wrote of its own log (epochs, compactions, recoveries) would be untrue here and
+//! becomes `custom(TYPE)`.
 
 use crate::clock;
 use crate::device::Device;
 use crate::json::{self, Json};
 use crate::log::{Birth, Log};
+use ledger_core::keys::{self, SIG_BYTES, bytes_of};
 use ledger_core::{Body, kinds, rules, time, ulid};
 use std::io::BufRead;
 use std::sync::Arc;
@@ -80,6 +82,7 @@ pub fn import(
         payload,
         causation_id: None,
         commit_id: String::new(),
+        sig: None,
     };
     push(&mut log, &mut group, &said.body())?;
     commit(&mut log, &mut group)?;
@@ -129,7 +132,25 @@ struct Line {
     payload: String,
     causation_id: Option<u64>,
     commit_id: String,
+    sig: Option<Vec<u8>>,
 }
+
+/// What a line has; a member that is none of these would be lost.
+const MEMBERS: [&str; 13] = [
+    "actor",
+    "causation_id",
+    "commit_id",
+    "event_type",
+    "id",
+    "ns",
+    "payload",
+    "sig",
+    "subject",
+    "tenant_id",
+    "timestamp",
+    "ulid",
+    "wall_clock",
+];
 
 impl Line {
     fn parse(event: &Json, expected: u64) -> Result<Self, String> {
@@ -142,6 +163,12 @@ impl Line {
         if id != Some(expected) {
             let found = id.map_or("none".to_owned(), |id| id.to_string());
             return Err(format!("id is {found}, expected {expected}"));
+        }
+        let Json::Object(members) = event else {
+            return Err("no object".to_owned());
+        };
+        if let Some(key) = members.keys().find(|key| !MEMBERS.contains(&key.as_str())) {
+            return Err(format!("{key:?} is no member of an exported event"));
         }
         let event_type = text("event_type")?;
         let own = ["epoch.", "log.", "recovered"];
@@ -169,12 +196,23 @@ impl Line {
                 Some(cause) => Some(cause.unsigned().ok_or_else(|| missing("causation_id"))?),
             },
             commit_id: text("commit_id")?,
+            sig: match event.get("sig") {
+                None => None,
+                // The key, and what it signed.
+                Some(sig) => {
+                    let bytes = sig.text().and_then(bytes_of::<SIG_BYTES>);
+                    Some(bytes.ok_or_else(|| missing("sig"))?.to_vec())
+                }
+            },
         };
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if this.commit_id.len() != 64 || !this.commit_id.bytes().all(hex) {
             return Err(missing("commit_id"));
         }
         rules::stored(&this.body(), expected).map_err(|broken| broken.to_string())?;
+        if this.sig.is_some() && !keys::holds(&this.body()) {
+            return Err("sig does not hold".to_owned());
+        }
         Ok(this)
     }
 
@@ -192,7 +230,7 @@ impl Line {
             payload: &self.payload,
             causation_id: self.causation_id,
             origin: None,
-            sig: None,
+            sig: self.sig.as_deref(),
         }
     }
 }

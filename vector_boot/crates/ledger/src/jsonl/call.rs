@@ -1,6 +1,6 @@
 //! What a call is given: the request, who asks, the ledger, and the ways to answer.
 
-use super::calls::Coming;
+use super::calls::Uploads;
 use super::{Connection, Out, refused};
 use crate::committer::{Draft, Ledger, Receipt};
 use crate::enforce::Plea;
@@ -11,7 +11,6 @@ use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
 use crossbeam::channel::Sender;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,9 +95,14 @@ impl Call<'_> {
             .line(&format!("{{\"ack\":true,\"id\":{id},{members}}}"));
     }
 
-    /// The blobs that the connection is sending, by the id of their call.
-    pub fn uploads(&self) -> &RefCell<BTreeMap<String, Coming>> {
+    /// The blobs that the connection is sending.
+    pub fn uploads(&self) -> &RefCell<Uploads> {
         &self.connection.uploads
+    }
+
+    /// Ends the connection behind what was said on it.
+    pub fn hang_up(&self) {
+        self.connection.hung_up.set(true);
     }
 
     /// A progress line.

@@ -19,9 +19,8 @@ use crate::visitors::Visit;
 use call::Call;
 pub use call::Stream;
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::cell::{Cell, RefCell};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +34,9 @@ const SUBSCRIPTIONS_MAX: usize = 8;
 /// The same of a user's service, and of a token's holder through the gateway: each is a thread, and the manifest
 /// bounds those of the ledger.
 const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
+/// A blob whose next piece does not come for this long, while nothing else does, is given up: what is coming at a time
+/// is bounded for all tenants together.
+const PIECE_LIMIT: Duration = Duration::from_secs(60);
 /// A peer that takes nothing for this long is dropped.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -98,13 +100,13 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
         subscriptions: Arc::new(Gate::new(subscriptions)),
         subscriptions_max: subscriptions,
         uploads: RefCell::default(),
+        hung_up: Cell::new(false),
     };
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
         line.clear();
-        let limit = LINE_BYTES_MAX as u64 + 1;
-        match lines.by_ref().take(limit).read_until(b'\n', &mut line) {
+        match read_line(&mut lines, &mut line, &connection.uploads) {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
@@ -119,7 +121,7 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
         if !line.iter().all(u8::is_ascii_whitespace) {
             connection.request(&line);
         }
-        if out.is_gone() {
+        if out.is_gone() || connection.hung_up.get() {
             break;
         }
         // A line of a megabyte is no reason to keep one at rest.
@@ -129,6 +131,31 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
     // Answers to appends under way still go to a peer that only closed its writing half.
     let _ = writer.join();
     out.gone.store(true, Ordering::Relaxed);
+}
+
+/// Reads a line, or the beginning of one that is too long. While blobs wait for their next piece it does not wait for
+/// ever: then they are given up, and it goes on.
+fn read_line(
+    lines: &mut BufReader<UnixStream>,
+    line: &mut Vec<u8>,
+    uploads: &RefCell<calls::Uploads>,
+) -> io::Result<usize> {
+    let limit = LINE_BYTES_MAX as u64 + 1;
+    loop {
+        let limited = uploads.borrow().any();
+        if limited {
+            lines.get_ref().set_read_timeout(Some(PIECE_LIMIT))?;
+        }
+        let left = limit.saturating_sub(line.len() as u64);
+        let read = lines.by_ref().take(left).read_until(b'\n', line);
+        if limited {
+            lines.get_ref().set_read_timeout(None)?;
+        }
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => uploads.borrow_mut().abandon(),
+            read => return read.map(|_| line.len()),
+        }
+    }
 }
 
 /// Buffer that a connection keeps between lines.
@@ -164,7 +191,8 @@ struct Connection<'v> {
     gate: Arc<Gate>,
     subscriptions: Arc<Gate>,
     subscriptions_max: usize,
-    uploads: RefCell<BTreeMap<String, calls::Coming>>,
+    uploads: RefCell<calls::Uploads>,
+    hung_up: Cell<bool>,
 }
 
 impl Connection<'_> {

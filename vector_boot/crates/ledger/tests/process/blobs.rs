@@ -1,6 +1,6 @@
 //! Blobs over the real socket: what was put comes back, what was shredded is gone, whenever the process is killed.
 
-use super::{LIMIT, Service};
+use super::{LIMIT, Service, spawn_by};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A connection to the stream socket.
 pub struct Lines {
@@ -234,15 +235,7 @@ pub fn blob_calls_refuse_with_their_codes_and_leave_nothing() {
             assert_eq!(half.code(&last), "BAD_REQUEST");
         }
     }
-    let deadline = std::time::Instant::now() + LIMIT;
-    loop {
-        let [objects, keys] = kept(folder.path());
-        if objects.len() == 1 && keys.len() == 1 {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "{objects:?} {keys:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until(|| kept(folder.path()).map(|all| all.len()) == [1, 1]);
     // What lies there damaged says so.
     let object = folder
         .path()
@@ -260,6 +253,179 @@ pub fn blob_calls_refuse_with_their_codes_and_leave_nothing() {
         .join(&pointer);
     std::fs::write(&keys, b"cut").unwrap();
     assert_eq!(lines.code(&get(&pointer)), "CORRUPT");
+}
+
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never holds");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The first piece of a blob of many.
+fn piece(tenant: &str, id: &str) -> Value {
+    let mut request = put(&[1; 1000]);
+    request["tenant_id"] = tenant.into();
+    request["id"] = id.into();
+    request["more"] = true.into();
+    request
+}
+
+fn unfinished(folder: &Path) -> usize {
+    let all = files(&folder.join("objects")).into_iter();
+    all.filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("unfinished-")
+    })
+    .count()
+}
+
+pub fn unfinished_blobs_count_for_their_tenant_and_go_with_their_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(folder.path());
+    let mut own: Vec<Lines> = (0..3).map(|_| Lines::connect(folder.path())).collect();
+    for (n, lines) in (0..8).zip([0, 0, 0, 0, 1, 1, 1, 1]) {
+        own[lines].send(&piece("tenant-a", &n.to_string())).unwrap();
+        assert_eq!(own[lines].line().unwrap()["ack"], true);
+    }
+    assert_eq!(own[0].code(&piece("tenant-b", "fifth")), "QUOTA");
+    assert_eq!(own[2].code(&piece("tenant-a", "ninth")), "QUOTA");
+    // A whole one too: it would come beside them.
+    let mut whole = put(b"x");
+    assert_eq!(own[2].code(&whole), "QUOTA");
+    whole["tenant_id"] = "tenant-b".into();
+    own[2].good(&whole);
+    assert_eq!(unfinished(folder.path()), 8);
+    // With its connection all of it goes, and the tenant has room again.
+    drop(own.remove(0));
+    wait_until(|| unfinished(folder.path()) == 4);
+    let mut lines = Lines::connect(folder.path());
+    wait_until(|| lines.call(&put(b"x")).unwrap().0["ok"] == true);
+    // What a kill leaves is gone before the first call on blobs.
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    assert_eq!(unfinished(folder.path()), 4);
+    let _service = Service::start(folder.path());
+    Lines::connect(folder.path()).put(b"x");
+    assert_eq!(unfinished(folder.path()), 0);
+}
+
+pub fn a_refused_piece_refuses_its_blob_to_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let _service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let (mut first, mut last) = (piece("tenant-a", "p"), piece("tenant-a", "p"));
+    last["more"] = false.into();
+    first["data"] = "%".into();
+    // Sent in one go, as by a peer that does not wait.
+    for request in [&first, &piece("tenant-a", "p"), &last] {
+        lines.send(request).unwrap();
+    }
+    for code in ["BAD_REQUEST", "CONFLICT", "CONFLICT"] {
+        assert_eq!(lines.line().unwrap()["error"]["code"], code);
+    }
+    assert_eq!(kept(folder.path()).map(|all| all.len()), [0, 0]);
+    lines.good(&last);
+    // Who goes on so is hung up on.
+    let mut refused = 0;
+    while let Some((line, _)) = {
+        first["id"] = format!("r{refused}").into();
+        lines.call(&first)
+    } {
+        assert_eq!(line["error"]["code"], "BAD_REQUEST");
+        refused += 1;
+        assert!(refused < 1000);
+    }
+    assert!(refused > 64, "{refused}");
+}
+
+pub fn a_fold_by_a_blob_needs_the_right_to_the_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let _service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let spec = r#"{"fields":{"n":{"reducer":"counter-gcounter"}}}"#;
+    let pointer = lines.put(spec.as_bytes());
+    let mut fold = json!({"type": "fold_state", "id": 1, "ns": "work", "spec": pointer,
+        "as": {"actor": "agent:x", "tenant": "tenant-a"}});
+    let (line, _) = lines.call(&fold).unwrap();
+    assert_eq!(line["error"]["code"], "POLICY_DENY", "{line}");
+    assert_eq!(line["error"]["rule"], "default:deny");
+    let grant = json!({"type": "grant", "id": 2, "to": "agent:x", "tenant": "tenant-a",
+        "caps": ["blob.get"], "expires_s": 600});
+    lines.good(&grant);
+    assert_eq!(lines.good(&fold).0["events"], 1);
+    // It is the call itself that the right is for, of the caller's own tenant.
+    fold["as"]["tenant"] = "tenant-b".into();
+    assert_eq!(lines.code(&fold), "POLICY_DENY");
+}
+
+/// One file system without room for another file, one without room for the log: each call gets its code, what was
+/// kept is there, and the service answers.
+pub fn full_disks_refuse_and_lose_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (objects, log) = (folder.path().join("objects"), folder.path().join("log"));
+    std::fs::create_dir(&objects).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    // Mounts of the service's alone: they end with it.
+    let script = "mount -t tmpfs -o size=4m,nr_inodes=40 tmpfs \"$1\" && \
+                  mount -t tmpfs -o size=20m tmpfs \"$2\" && exec \"$3\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).args([
+        &objects,
+        &log,
+        &std::env::current_exe().unwrap(),
+    ]);
+    let words = format!("--log\n{}", log.display());
+    let child = spawn_by(command, &words, folder.path());
+    let service = Service::ready(child, folder.path());
+    // They are seen through the process.
+    let inside = |path: &Path| {
+        let root = format!("/proc/{}/root", service.child.id());
+        Path::new(&root).join(path.strip_prefix("/").unwrap())
+    };
+    let mut lines = Lines::connect(folder.path());
+    let mut pointers = Vec::new();
+    while let (line, _) = lines.call(&put(b"kept")).unwrap()
+        && line["ok"] == true
+    {
+        pointers.push(line["pointer"].as_str().unwrap().to_owned());
+        assert!(pointers.len() < 100);
+    }
+    assert!(!pointers.is_empty());
+    for n in 0..3 {
+        assert_eq!(lines.code(&put(b"no room")), "QUOTA", "{n}");
+    }
+    let nothing_else = |pointers: &[String]| {
+        let found = files(&inside(&objects)).len();
+        // Of each an object and its keys, and the file that says whose they are.
+        assert_eq!(found, 2 * pointers.len() + 1);
+    };
+    nothing_else(&pointers);
+    // Shreds give room again: for an object, its keys, and the folders that they lie in.
+    for _ in 0..2 {
+        lines.good(&shred(&pointers.pop().unwrap()));
+    }
+    pointers.push(lines.put(b"kept"));
+    assert_eq!(lines.code(&put(&vec![0; 700_000])), "QUOTA");
+
+    let events = vec![json!({"event_type": "x", "payload": {"x": "x".repeat(900)}}); 256];
+    let batch = names(json!({"type": "append_event", "id": 1, "events": events}));
+    let full = loop {
+        let (line, _) = lines.call(&batch).unwrap();
+        if line["ok"] != true {
+            break line;
+        }
+    };
+    assert_eq!(full["error"]["code"], "READ_ONLY", "{full}");
+    lines.code(&shred(&pointers[0]));
+    for request in [put(b"x"), rekey(&pointers[0]), shred(&pointers[0])] {
+        assert_eq!(lines.code(&request), "READ_ONLY");
+    }
+    nothing_else(&pointers);
+    for pointer in &pointers {
+        assert_eq!(lines.good(&get(pointer)).1, b"kept");
+    }
 }
 
 pub fn a_recipient_opens_a_blob_elsewhere() {

@@ -76,7 +76,11 @@ fn checks(call: &Call<'_>) -> Result<Json, Refusal> {
     let end = call.ledger().standing().end;
     let (data, mut told) = (blobs::ledger_folder(), Instant::now());
     let device = &**call.ledger().device();
-    let checks = doctor::examine(device, data.as_deref(), Some(end), &mut |at| {
+    let live = doctor::Live {
+        end,
+        needed: &|| blobs::needed(call.ledger()).map_err(|refusal| refusal.reason()),
+    };
+    let checks = doctor::examine(device, data.as_deref(), Some(live), &mut |at| {
         if told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
             call.progress(at.saturating_mul(100) / end.max(1));

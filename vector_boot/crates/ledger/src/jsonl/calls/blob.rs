@@ -2,6 +2,7 @@
 //!
 //! What is larger than a line comes in pieces: lines of the same call and id, of which all but the last say
 //! `"more":true`. It goes out in pieces too. The connection's thread does the work; only the event is the committer's.
+//! Once a piece is refused the call is, up to its last piece: what follows must not become a blob without its beginning.
 
 use super::super::call::Call;
 use super::Handler;
@@ -9,20 +10,23 @@ use super::append::receipt_members;
 use crate::blobs::{Blobs, Sealed, Upload};
 use crate::committer::{Draft, Receipt};
 use crate::json::Json;
-use crate::planes::Decision;
+use crate::planes::{Decision, Planes};
 use crate::query::hex;
 use crate::refusal::Refusal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ledger_core::blob::{self, BLOB_BYTES_MAX, BYTES_OF_A_TENANT_MAX, Entry, No};
+use ledger_core::blob::{self, Entry, No, Used};
 use ledger_core::rules::{self, Broken};
 use ledger_core::store::ObjectId;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Blobs that one connection may be sending at once.
 const UPLOADS_MAX: usize = 4;
+/// Refused blobs of one connection whose last piece did not come yet; beyond, the connection ends.
+const REFUSED_MAX: usize = 64;
 /// Bytes of one piece that goes out: eight chunks, which base64 brings near two thirds of a line.
 const PIECE_BYTES: usize = 512 * 1024;
 /// How often a pointer is looked up anew when it was rekeyed while it was being opened.
@@ -39,8 +43,28 @@ pub fn find(kind: &str) -> Option<Handler> {
     }
 }
 
+/// What a connection is sending, by the id of its call.
+#[derive(Default)]
+pub struct Uploads {
+    coming: BTreeMap<String, Coming>,
+    refused: BTreeSet<String>,
+}
+
+impl Uploads {
+    /// Whether any blob waits for its next piece.
+    pub fn any(&self) -> bool {
+        !self.coming.is_empty()
+    }
+
+    /// Gives up all that wait for their next piece; what comes of them after all is refused.
+    pub fn abandon(&mut self) {
+        let all = std::mem::take(&mut self.coming);
+        self.refused.extend(all.into_keys());
+    }
+}
+
 /// A blob that a connection is sending.
-pub struct Coming {
+struct Coming {
     upload: Upload,
     names: Names,
 }
@@ -127,50 +151,86 @@ fn put(call: &Call<'_>) -> Result<(), Refusal> {
         Some(Json::Bool(true)) => true,
         Some(_) => return Err(Refusal::bad("more", "true or false")),
     };
-    // Whatever goes wrong with a piece, the whole blob is forgotten.
-    let coming = call.uploads().borrow_mut().remove(&id);
+    // Taken out: whatever goes wrong with a piece, the whole blob is forgotten.
+    let coming = call.uploads().borrow_mut().coming.remove(&id);
+    let taken = piece(call, &id, coming);
+    let mut uploads = call.uploads().borrow_mut();
+    match taken {
+        Ok(coming) if more => {
+            let bytes = coming.upload.bytes();
+            uploads.coming.insert(id, coming);
+            call.ack_members(&format!("\"bytes\":{bytes}"));
+            Ok(())
+        }
+        Ok(coming) => {
+            drop(uploads);
+            end(call, coming)
+        }
+        Err(refusal) => {
+            if !more {
+                uploads.refused.remove(&id);
+            } else if *call.id != Json::Null {
+                uploads.refused.insert(id);
+            }
+            if uploads.refused.len() > REFUSED_MAX {
+                call.hang_up();
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// Takes a piece of a blob, the first where none is coming.
+fn piece(call: &Call<'_>, id: &str, coming: Option<Coming>) -> Result<Coming, Refusal> {
     let mut coming = match coming {
         Some(coming) => coming,
-        None => begin(call)?,
+        None => {
+            let uploads = call.uploads().borrow();
+            if uploads.refused.contains(id) {
+                let limit =
+                    "an earlier piece was refused or too late: all of it again, under another id";
+                return Err(Refusal::new("CONFLICT", "blob", "", limit));
+            }
+            let pieces = call.request.get("more") == Some(&Json::Bool(true));
+            if pieces && (uploads.coming.len() >= UPLOADS_MAX || *call.id == Json::Null) {
+                let limit = format!("at most {UPLOADS_MAX} a connection, each with an id");
+                return Err(Refusal::new("QUOTA", "uploads", "", &limit));
+            }
+            begin(call)?
+        }
     };
-    coming.upload.write(&data(call)?)?;
-    if !more {
-        return end(call, coming);
+    let kept = kept(call, &coming.names.tenant)?;
+    coming.upload.write(&data(call)?, kept)?;
+    Ok(coming)
+}
+
+/// What a tenant has.
+fn kept(call: &Call<'_>, tenant: &str) -> Result<Used, Refusal> {
+    if let Some(stopped) = call.ledger().standing().stopped {
+        // Before anything is written that no event could point to.
+        return Err((&stopped).into());
     }
-    let mut uploads = call.uploads().borrow_mut();
-    if uploads.len() >= UPLOADS_MAX || *call.id == Json::Null {
-        let limit = format!("at most {UPLOADS_MAX} a connection, each with an id");
-        return Err(Refusal::new("QUOTA", "uploads", "", &limit));
-    }
-    let bytes = coming.upload.bytes();
-    uploads.insert(id, coming);
-    call.ack_members(&format!("\"bytes\":{bytes}"));
-    Ok(())
+    call.ledger().planes(|planes| planes.blobs.used(tenant))
 }
 
 fn begin(call: &Call<'_>) -> Result<Coming, Refusal> {
     let names = Names::of(call)?;
     let recipients = recipients(call, "recipients")?;
-    let look = call.ledger().planes(|planes| {
-        let used = planes.blobs.used(&names.tenant).bytes;
-        planes.blobs.may_put(&names.tenant, 0).map(|()| used)
-    });
-    let left = BYTES_OF_A_TENANT_MAX.saturating_sub(look??);
-    let upload = call
-        .ledger()
-        .blobs()?
-        .begin(recipients, left.min(BLOB_BYTES_MAX))?;
+    let look = |planes: &Planes| planes.blobs.may_put(&names.tenant, 0);
+    call.ledger().planes(look)??;
+    let kept = kept(call, &names.tenant)?;
+    let blobs = call.ledger().blobs()?;
+    let upload = blobs.begin(recipients, Some(&names.tenant), kept)?;
     Ok(Coming { upload, names })
 }
 
 fn end(call: &Call<'_>, coming: Coming) -> Result<(), Refusal> {
     let Coming { upload, names } = coming;
-    let blobs = call.ledger().blobs()?;
-    let sealed = upload.finish(&blobs, None)?;
+    let sealed = upload.finish(None)?;
     let pointer = sealed.manifest.object;
     let draft = names.draft(blob::PUT, &pointer, sealed.manifest.payload());
-    let (manifest, tenant) = (sealed.manifest.clone(), names.tenant);
-    let receipt = point(call, &blobs, &sealed, draft, move |all| {
+    let (manifest, tenant) = (sealed.manifest.clone(), names.tenant.clone());
+    let (sealed, receipt) = point(call, sealed, &names.tenant, &pointer, draft, move |all| {
         all.may_add(&tenant, &manifest)
     })?;
     answer(call, &pointer, &sealed, &receipt);
@@ -187,28 +247,33 @@ fn answer(call: &Call<'_>, pointer: &ObjectId, sealed: &Sealed, receipt: &Receip
     ));
 }
 
-/// Has the event appended that points to a sealed blob, if the plane still allows it; else the blob is destroyed.
+/// Has the event appended that points a tenant's pointer to a sealed blob, if the plane still allows it. If no event
+/// does, the blob is destroyed.
 fn point(
     call: &Call<'_>,
-    blobs: &Blobs,
-    sealed: &Sealed,
+    sealed: Sealed,
+    tenant: &str,
+    pointer: &ObjectId,
     draft: Draft,
     may: impl FnOnce(&blob::Blobs) -> Result<(), No> + Send + 'static,
-) -> Result<Receipt, Refusal> {
-    match append(call, draft, may) {
-        Ok(Ok(receipt)) => Ok(receipt),
-        Ok(Err(no)) => {
-            blobs.destroy(&sealed.manifest.object)?;
-            Err(no.into())
-        }
-        // Refused before it was placed: the event is not on the log.
-        Err(refusal) if matches!(refusal.code, "POLICY_DENY" | "QUOTA") => {
-            blobs.destroy(&sealed.manifest.object)?;
-            Err(refusal)
-        }
-        // Whether the event is on the log is known at the next start: then the blob is opened, or collected.
-        Err(refusal) => Err(refusal),
+) -> Result<(Sealed, Receipt), Refusal> {
+    let refusal = match append(call, draft, may) {
+        Ok(Ok(receipt)) => return Ok((sealed, receipt)),
+        Ok(Err(no)) => no.into(),
+        Err(refusal) => refusal,
+    };
+    // An event that was placed was applied, though a failed sync may have lost it: only the next start knows, and
+    // then the blob is opened, or collected.
+    let object = sealed.manifest.object.0;
+    let placed = call.ledger().peek(|planes| {
+        let entry = planes.blobs.of(tenant, &pointer.0);
+        entry.is_some_and(|entry| entry.object == object)
+    });
+    if !placed && let Err(e) = sealed.discard() {
+        // Why nothing points to it matters more; what is left is collected at the next start.
+        ::log::warn!("object not destroyed: reason={:?}", e.reason());
     }
+    Err(refusal)
 }
 
 /// Appends one event if the plane allows it at that moment, and waits until it is durable.
@@ -289,7 +354,7 @@ fn get(call: &Call<'_>) -> Result<(), Refusal> {
     Err(No::Changed.into())
 }
 
-/// A small blob of the caller's tenant as text, for a call that takes a pointer to it.
+/// A small blob of the caller's tenant as text, for a call that takes a pointer to it: for who may `blob.get`.
 pub fn text(
     call: &Call<'_>,
     field: &'static str,
@@ -391,18 +456,19 @@ fn rekey(call: &Call<'_>) -> Result<(), Refusal> {
     let recipients = recipients(call, "to")?;
     let blobs = call.ledger().blobs()?;
     let entry = look(call, &names.tenant, &pointer)?;
-    let mut upload = blobs.begin(recipients, BLOB_BYTES_MAX)?;
+    let kept = kept(call, &names.tenant)?;
+    let mut upload = blobs.begin(recipients, None, kept)?;
     let mut written = Ok(());
     blobs.read(&entry, &mut |chunk| {
-        written = upload.write(chunk);
+        written = upload.write(chunk, kept);
         written.is_ok()
     })?;
     written?;
     let old = ObjectId(entry.object);
-    let sealed = upload.finish(&blobs, Some(old))?;
+    let sealed = upload.finish(Some(old))?;
     let draft = names.draft(blob::REKEYED, &pointer, sealed.manifest.payload());
-    let tenant = names.tenant;
-    let receipt = point(call, &blobs, &sealed, draft, move |all| {
+    let tenant = names.tenant.clone();
+    let (sealed, receipt) = point(call, sealed, &names.tenant, &pointer, draft, move |all| {
         all.may_change(&tenant, &pointer.0, &old.0)
     })?;
     blobs.destroy(&old)?;

@@ -14,7 +14,7 @@ mod policy;
 mod proof;
 mod query;
 
-pub use blob::Coming;
+pub use blob::Uploads;
 
 use super::call::Call;
 use crate::jobs::QUEUE_DEFAULT;
