@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use core::fmt;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Context under which the secret of all audit keys is derived from the device key.
 pub const AUDIT_CONTEXT: &str = "vb-ledger-audit v1";
@@ -29,6 +29,8 @@ const CLASS_BYTES_MIN: usize = 64;
 const TAG_BYTES: usize = 16;
 const PREFIX: &str = "v1.";
 const KEY_PREFIX: &str = "vb-audit-key ";
+/// Longest line that hands a key out, with its line end.
+pub const KEY_LINE_BYTES_MAX: usize = KEY_PREFIX.len() + rules::TEXT_BYTES_MAX + 1 + 64 + 1;
 
 /// The row that a sealed text belongs to; in another it does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +126,7 @@ impl AuditKey {
     ///
     /// # Errors
     /// [`SealError::Form`], [`SealError::Foreign`].
-    pub fn open(&self, row: &Row<'_>, text: &str) -> Result<String, SealError> {
+    pub fn open(&self, row: &Row<'_>, text: &str) -> Result<Zeroizing<String>, SealError> {
         let encoded = text.strip_prefix(PREFIX).ok_or(SealError::Form)?;
         let longest = (NONCE_BYTES + CONTENT_BYTES_MAX + TAG_BYTES).div_ceil(3) * 4;
         if encoded.len() > longest {
@@ -140,18 +142,26 @@ impl AuditKey {
         };
         let opened = self.cipher().decrypt(&XNonce::from(*nonce), payload);
         let opened = opened.map_err(|_| SealError::Foreign)?;
-        let mut content = String::from_utf8(opened).map_err(|_| SealError::Foreign)?;
-        content.truncate(content.trim_end_matches(' ').len());
+        let content = String::from_utf8(opened).map_err(|_| SealError::Foreign)?;
+        let mut content = Zeroizing::new(content);
+        let bytes = content.trim_end_matches(' ').len();
+        content.truncate(bytes);
         Ok(content)
     }
 
     /// The line in which a tenant's key is handed out.
     #[must_use]
-    pub fn line(&self, tenant: &str) -> String {
-        let mut line = alloc::format!("{KEY_PREFIX}{tenant} ");
+    pub fn line(&self, tenant: &str) -> Zeroizing<String> {
+        // As long as it will be: a text that grew would leave its beginning behind.
+        let bytes = KEY_PREFIX.len() + tenant.len() + 1 + 2 * self.0.len();
+        let mut line = Zeroizing::new(String::with_capacity(bytes));
+        line.push_str(KEY_PREFIX);
+        line.push_str(tenant);
+        line.push(' ');
         for byte in &self.0 {
-            // Writing to a string cannot fail.
-            let _ = fmt::Write::write_fmt(&mut line, format_args!("{byte:02x}"));
+            for digit in [byte >> 4, byte & 15] {
+                line.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
+            }
         }
         line
     }
@@ -224,7 +234,7 @@ mod tests {
         let key = AuditKey::of(&[7; 32], "t");
         let content = r#"{"path":"a.txt"}"#;
         let text = key.seal(&ROW, &[9; 24], content).unwrap();
-        assert_eq!(key.open(&ROW, &text).unwrap(), content);
+        assert_eq!(*key.open(&ROW, &text).unwrap(), content);
         assert!(!text.contains("a.txt"));
         for other in [
             Row {
@@ -293,7 +303,7 @@ mod tests {
     fn a_key_is_handed_out_as_a_line() {
         let key = AuditKey::of(&[7; 32], "uid-30001");
         let line = key.line("uid-30001");
-        let ended = format!("{line}\n");
+        let ended = format!("{}\n", *line);
         let (tenant, again) = AuditKey::parse(&ended).unwrap();
         assert_eq!((tenant, again.0), ("uid-30001", key.0));
         for bad in [

@@ -260,6 +260,12 @@ fn exported_lines_make_a_log_with_the_same_events() {
     append(&at("log"), 1, 3000);
     append_signed(&at("log"));
     assert!(ledger(&at("log"), &["export", "--jsonl", &text("lines")]));
+    // In two parts it is the same.
+    let later = ["export", "--from", "2001", "--jsonl", &text("later")];
+    assert!(ledger(&at("log"), &later));
+    let whole = std::fs::read_to_string(at("lines")).expect("a file");
+    let later = std::fs::read_to_string(at("later")).expect("a file");
+    assert!(later.starts_with("{\"id\":2001,") && whole.ends_with(&later));
     assert!(ledger(&at("again"), &["import", "--jsonl", &text("lines")]));
     assert!(ledger(&at("again"), &["verify"]));
     assert!(ledger(&at("again"), &["export", "--jsonl", &text("after")]));
@@ -284,7 +290,6 @@ fn exported_lines_make_a_log_with_the_same_events() {
         &at("again"),
         &["import", "--jsonl", &text("lines")]
     ));
-    let whole = std::fs::read_to_string(at("lines")).expect("a file");
     let mut all = whole.lines();
     let (first, second, third) = (all.next(), all.next(), all.next());
     let (first, second, third) = (first.expect("1"), second.expect("2"), third.expect("3"));

@@ -71,6 +71,10 @@ const TESTS: &[(&str, fn())] = &[
         blobs::a_recipient_opens_a_blob_elsewhere,
     ),
     (
+        "objects_are_carried_to_other_stores_and_back",
+        blobs::objects_are_carried_to_other_stores_and_back,
+    ),
+    (
         "objects_of_another_log_are_left_alone",
         blobs::objects_of_another_log_are_left_alone,
     ),
@@ -93,6 +97,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "what_was_signed_or_kept_is_compared",
         audit::what_was_signed_or_kept_is_compared,
+    ),
+    (
+        "an_audit_key_that_was_handed_out_is_forgotten",
+        audit::an_audit_key_that_was_handed_out_is_forgotten,
     ),
     (
         "a_witness_signs_what_continues_and_refuses_a_log_signed_anew",

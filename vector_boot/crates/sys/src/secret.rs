@@ -5,6 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -162,6 +163,21 @@ pub fn create_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> 
         return Err(e);
     }
     File::open(folder)?.sync_all()
+}
+
+/// Standard input without a buffer, which would keep what passes through it.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn unbuffered_stdin() -> io::Result<File> {
+    Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
+}
+
+/// From here on this process writes no core dump, and no other of its user may look into it. For a command that
+/// holds a secret; a kernel that refuses leaves it as it was.
+pub fn never_dump() {
+    // SAFETY: changes a flag of this process; no memory is handed over.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
 /// Makes a folder that is this process's own, unless it is there.

@@ -1,5 +1,6 @@
 //! `export`: the log carried elsewhere.
 
+use super::objects::Named;
 use super::peer::Next;
 use super::progress::Progress;
 use super::{Outcome, Place, tiles};
@@ -36,6 +37,10 @@ struct To {
     #[cfg(feature = "git")]
     #[arg(long, value_name = "DIR")]
     git: Option<PathBuf>,
+    /// The blobs' ciphertexts, without their keys, in another store: folder:DIR, and as built segment:DIR or git:DIR;
+    /// of a ledger's folder.
+    #[arg(long, value_name = "STORE")]
+    objects: Option<Named>,
     /// Lines of JSON in a file; - is standard output.
     #[arg(long, value_name = "FILE")]
     jsonl: Option<PathBuf>,
@@ -75,6 +80,13 @@ impl Words {
                     done.size
                 ),
             }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(store) = &self.to.objects {
+            let Place::Disk(disk) = place else {
+                return Err("objects are of a folder: --log PATH, and --data DIR".to_owned());
+            };
+            println!("{} objects", store.export(disk)?);
             return Ok(ExitCode::SUCCESS);
         }
         if self.follow && (matches!(place, Place::Disk(_)) || self.to.syslog.is_none()) {

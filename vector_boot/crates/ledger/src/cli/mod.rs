@@ -9,6 +9,7 @@ mod epoch;
 mod export;
 mod fold;
 mod import;
+mod objects;
 mod peer;
 mod progress;
 mod proof;

@@ -1,5 +1,6 @@
 //! A running ledger, asked over its socket: one call, its lines, its answer.
 
+use super::progress::Progress;
 use crate::json::Json;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -29,12 +30,18 @@ impl Peer {
         Self { socket }
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer; shows how far the service says it is.
     ///
     /// # Errors
     /// What the service refused, or why it could not be asked.
     pub fn call(&self, request: &Json) -> Result<Json, String> {
-        let answer = self.lines(request, &mut |_| Next::More)?;
+        let mut progress = Progress::percent();
+        let answer = self.lines(request, &mut |line| {
+            if let Some(percent) = line.get("progress").and_then(Json::unsigned) {
+                progress.at(percent);
+            }
+            Next::More
+        })?;
         answer.ok_or_else(|| self.closed())
     }
 

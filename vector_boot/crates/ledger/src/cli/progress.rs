@@ -28,6 +28,16 @@ impl Progress {
         Self::new(total, if total == 0 { open } else { known })
     }
 
+    /// Of a hundred, as a running ledger says it.
+    pub fn percent() -> Self {
+        Self::new(100, "{wide_bar} {pos} % {eta}")
+    }
+
+    /// Of so many objects.
+    pub fn objects(total: u64) -> Self {
+        Self::new(total, "{wide_bar} {pos}/{len} objects {eta}")
+    }
+
     fn new(total: u64, template: &'static str) -> Self {
         Self {
             began: Instant::now(),

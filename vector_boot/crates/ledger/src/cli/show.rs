@@ -10,26 +10,34 @@ use crate::query::{Filter, Order, Query};
 use crate::sealing::{SEALED, audit_key};
 use clap::Args;
 use ledger_core::rules;
-use ledger_core::sealed::{AuditKey, Row};
+use ledger_core::sealed::{AuditKey, KEY_LINE_BYTES_MAX, Row};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use sys::secret::Secret;
+use zeroize::Zeroizing;
+
+/// The line, and room for the white space that an editor leaves behind it.
+const KEY_FILE_BYTES_MAX: usize = KEY_LINE_BYTES_MAX + 64;
 
 #[derive(Args)]
 pub struct Words {
     /// The event's id.
     event: u64,
-    /// A file with the tenant's audit key, as `audit-key` prints it: opens what was sealed.
+    /// A file with the tenant's audit key, as `audit-key` prints it: opens what was sealed. - is standard input.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }
 
 impl Words {
     pub fn run(&self, place: &Place) -> Outcome {
+        sys::secret::never_dump();
         let key = self.key.as_deref().map(read_key).transpose()?;
         let event = self.event(place)?;
         println!("{event}");
         if let Some((tenant, key)) = &key {
-            println!("{}", opened(&event, tenant, key)?);
+            println!("{}", *opened(&event, tenant, key)?);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -68,15 +76,32 @@ impl Words {
     }
 }
 
+/// Reads a key, which never lies anywhere but on a page of its own; - is standard input.
 fn read_key(path: &Path) -> Result<(String, AuditKey), String> {
     let failed = |why: String| format!("{}: {why}", path.display());
-    let line = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    let (tenant, key) = AuditKey::parse(&line).map_err(|e| failed(e.to_string()))?;
+    let mut from: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(sys::secret::unbuffered_stdin().map_err(|e| failed(e.to_string()))?),
+        false => Box::new(File::open(path).map_err(|e| failed(e.to_string()))?),
+    };
+    let mut used = 0;
+    let line = Secret::<KEY_FILE_BYTES_MAX>::new(|page| {
+        while let Some(rest) = page.get_mut(used..).filter(|rest| !rest.is_empty()) {
+            match from.read(rest)? {
+                0 => break,
+                n => used += n,
+            }
+        }
+        Ok(())
+    })
+    .map_err(|e| failed(e.to_string()))?;
+    let text = line.bytes().get(..used).unwrap_or_default();
+    let text = std::str::from_utf8(text).map_err(|e| failed(e.to_string()))?;
+    let (tenant, key) = AuditKey::parse(text).map_err(|e| failed(e.to_string()))?;
     Ok((tenant.to_owned(), key))
 }
 
 /// What was sealed in an event.
-fn opened(event: &Json, tenant: &str, key: &AuditKey) -> Result<String, String> {
+fn opened(event: &Json, tenant: &str, key: &AuditKey) -> Result<Zeroizing<String>, String> {
     let text = |name: &str| event.get(name).and_then(Json::text).unwrap_or_default();
     let sealed = event.get("payload").and_then(|p| p.get(SEALED));
     let sealed = sealed
@@ -107,6 +132,7 @@ impl KeyWords {
         if !rules::tenant(&self.tenant) {
             return Err(format!("tenant {:?}: no tenant's name", self.tenant));
         }
+        sys::secret::never_dump();
         let line = match place {
             Place::Disk(disk) => {
                 let device = DeviceKey::read(disk.data()).map_err(|e| e.to_string())?;
@@ -119,10 +145,10 @@ impl KeyWords {
                 ]);
                 let answer = peer.call(&request)?;
                 let line = answer.get("key").and_then(Json::text);
-                line.ok_or("the ledger answers without a key")?.to_owned()
+                Zeroizing::new(line.ok_or("the ledger answers without a key")?.to_owned())
             }
         };
-        println!("{line}");
+        println!("{}", *line);
         Ok(ExitCode::SUCCESS)
     }
 }

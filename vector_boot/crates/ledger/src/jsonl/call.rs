@@ -74,6 +74,20 @@ impl Call<'_> {
         self.connection.out.line(&line(self.id, members))
     }
 
+    /// As [`Self::line`], of members that hold a secret.
+    pub fn secret_line(&self, members: &str) -> bool {
+        let id = self.id.to_string();
+        let parts = ["{\"id\":", &id, ",", members, "}"];
+        self.connection.out.secret(&parts)
+    }
+
+    /// As [`Self::ok`], with members that hold a secret.
+    pub fn secret_ok(&self, members: &[&str]) {
+        let id = self.id.to_string();
+        let parts = [&["{\"ok\":true,\"id\":", &id, ","], members, &["}"]].concat();
+        self.connection.out.secret(&parts);
+    }
+
     /// The answer, with these members.
     pub fn ok(&self, members: &str) {
         self.connection.out.line(&ok(self.id, members));

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use wire::Role;
+use zeroize::Zeroizing;
 
 /// Appends and decisions of one connection whose answers are not sent yet.
 const UNDER_WAY_MAX: usize = 64;
@@ -34,8 +35,8 @@ const SUBSCRIPTIONS_MAX: usize = 8;
 /// The same of a user's service, and of a token's holder through the gateway: each is a thread, and the manifest
 /// bounds those of the ledger.
 const SUBSCRIPTIONS_OF_A_USER_MAX: usize = 2;
-/// A blob whose next piece does not come for this long, while nothing else does, is given up: what is coming at a time
-/// is bounded for all tenants together.
+/// A blob whose next piece does not come for this long is given up: what is coming at a time is bounded for all tenants
+/// together.
 const PIECE_LIMIT: Duration = Duration::from_secs(60);
 /// A peer that takes nothing for this long is dropped.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -52,6 +53,19 @@ impl Out {
         let mut line = String::with_capacity(text.len() + 1);
         line.push_str(text);
         line.push('\n');
+        self.write(&line)
+    }
+
+    /// Writes a line that holds a secret: nothing of it is left behind.
+    fn secret(&self, parts: &[&str]) -> bool {
+        let bytes = parts.iter().map(|part| part.len()).sum::<usize>() + 1;
+        let mut line = Zeroizing::new(String::with_capacity(bytes));
+        parts.iter().for_each(|part| line.push_str(part));
+        line.push('\n');
+        self.write(&line)
+    }
+
+    fn write(&self, line: &str) -> bool {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let written = !self.is_gone() && stream.write_all(line.as_bytes()).is_ok();
         if !written {
@@ -133,29 +147,42 @@ pub fn serve(stream: UnixStream, visit: &Visit, ledger: &Ledger) {
     out.gone.store(true, Ordering::Relaxed);
 }
 
-/// Reads a line, or the beginning of one that is too long. While blobs wait for their next piece it does not wait for
-/// ever: then they are given up, and it goes on.
+/// Reads a line, or the beginning of one that is too long. While blobs wait for their next piece it looks up from time
+/// to time, also amid a line that trickles, and gives up those that waited too long.
 fn read_line(
     lines: &mut BufReader<UnixStream>,
     line: &mut Vec<u8>,
     uploads: &RefCell<calls::Uploads>,
 ) -> io::Result<usize> {
-    let limit = LINE_BYTES_MAX as u64 + 1;
-    loop {
-        let limited = uploads.borrow().any();
-        if limited {
+    let limit = LINE_BYTES_MAX + 1;
+    let mut limited = false;
+    while uploads.borrow_mut().wait_on(PIECE_LIMIT) {
+        if !limited {
             lines.get_ref().set_read_timeout(Some(PIECE_LIMIT))?;
+            limited = true;
         }
-        let left = limit.saturating_sub(line.len() as u64);
-        let read = lines.by_ref().take(left).read_until(b'\n', line);
-        if limited {
+        let bytes = match lines.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        let some = bytes.get(..limit - line.len().min(limit)).unwrap_or(bytes);
+        let end = some.iter().position(|b| *b == b'\n');
+        let taken = end.map_or(some.len(), |at| at + 1);
+        line.extend(some.iter().take(taken));
+        lines.consume(taken);
+        if taken == 0 || end.is_some() {
             lines.get_ref().set_read_timeout(None)?;
-        }
-        match read {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => uploads.borrow_mut().abandon(),
-            read => return read.map(|_| line.len()),
+            return Ok(line.len());
         }
     }
+    if limited {
+        lines.get_ref().set_read_timeout(None)?;
+    }
+    let left = limit.saturating_sub(line.len()) as u64;
+    lines.by_ref().take(left).read_until(b'\n', line)?;
+    Ok(line.len())
 }
 
 /// Buffer that a connection keeps between lines.

@@ -1,7 +1,8 @@
 //! Where objects lie: adapters of [`ledger_core::store::ObjectStore`] over files.
 //!
-//! [`FolderStore`] is what blobs use. The others are for who embeds the ledger, each behind a feature: segment files
-//! (`segment`) and a git repository (`git`). Start with [`fresh`], by which a file appears whole or not at all.
+//! [`FolderStore`] is what blobs use: shredding overwrites keys where they lie, which neither of the others could. To
+//! those, each behind a feature, ciphertexts are carried (`cli/objects.rs`): segment files (`segment`) and a git
+//! repository (`git`). Start with [`fresh`], by which a file appears whole or not at all.
 
 mod folder;
 mod fresh;

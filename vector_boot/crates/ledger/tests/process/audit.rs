@@ -1,13 +1,15 @@
 //! The command line over logs that are whole, cut, signed anew or changed, and a foreign verifier of what
 //! it exports.
 
-use super::command;
+use super::blobs::Lines;
 use super::running::Running;
+use super::{Service, command};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signer, SigningKey};
 use ledger::device::Access;
 use ledger_core::tile;
+use serde_json::json;
 use signed_note::{StandardVerifier, VerifierList};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -516,4 +518,63 @@ pub fn the_documented_lines_convict_a_log_signed_anew() {
         "{}",
         told[6]
     );
+}
+
+/// The memory of a process that it may write, as it is now.
+fn memory(pid: u32) -> Vec<Vec<u8>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let writable = maps
+        .lines()
+        .filter(|l| l.split(' ').nth(1).unwrap().starts_with("rw"));
+    let ranges = writable.map(|line| {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        [from, to].map(|at| u64::from_str_radix(at, 16).unwrap())
+    });
+    ranges
+        .map(|[from, to]| {
+            let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+            // A mapping of a device, or one that went since, is not memory.
+            let read = memory.read_at(&mut bytes, from).unwrap_or(0);
+            bytes.truncate(read);
+            bytes
+        })
+        .collect()
+}
+
+fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
+    memory
+        .iter()
+        .any(|bytes| bytes.windows(wanted.len()).any(|w| w == wanted))
+}
+
+/// A tenant's key that was handed out is neither in the ledger's memory any more, nor in a file of its.
+pub fn an_audit_key_that_was_handed_out_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let ask = json!({"type": "audit_key", "id": 1, "tenant": "tenant-a"});
+    let key = loop {
+        let (line, _) = lines.call(&ask).unwrap();
+        match line["key"].as_str() {
+            Some(key) => break key.to_owned(),
+            // The device key is opened behind the start.
+            None => assert_eq!(line["error"]["code"], "INTERNAL", "{line}"),
+        }
+    };
+    let hex = key.strip_prefix("vb-audit-key tenant-a ").unwrap();
+    let raw: [u8; 32] = ledger_core::keys::bytes_of(hex).unwrap();
+    let subject = "what is looked for is found";
+    let event = json!({"event_type": "note", "subject": subject});
+    let append =
+        json!({"type": "append_event", "id": 2, "ns": "work", "actor": "user:a", "event": event});
+    assert_eq!(lines.call(&append).unwrap().0["ok"], true);
+    let memory = memory(service.child.id());
+    assert!(holds(&memory, subject.as_bytes()));
+    assert!(!holds(&memory, hex.as_bytes()), "the key as text");
+    assert!(!holds(&memory, &raw), "the key");
+    for path in super::blobs::files(folder.path()) {
+        let bytes = [fs::read(path).unwrap()];
+        assert!(!holds(&bytes, hex.as_bytes()) && !holds(&bytes, &raw));
+    }
 }

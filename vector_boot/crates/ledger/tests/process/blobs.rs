@@ -98,7 +98,7 @@ fn shred(pointer: &str) -> Value {
 }
 
 /// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -450,6 +450,53 @@ pub fn a_recipient_opens_a_blob_elsewhere() {
     assert_eq!(keys[1]["recipient"], alice);
     let wrapped = BASE64.decode(keys[1]["key"].as_str().unwrap()).unwrap();
     assert_eq!(wrapped.len(), 80);
+}
+
+/// Ciphertexts go to a store of each kind and come back from it; without the keys, which stay, it opens nothing.
+pub fn objects_are_carried_to_other_stores_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let service = Service::start(folder.path());
+    let mut lines = Lines::connect(folder.path());
+    let content: Vec<Vec<u8>> = (0..5u8).map(|n| vec![n; 100_000]).collect();
+    let pointers: Vec<String> = content.iter().map(|bytes| lines.put(bytes)).collect();
+    drop((lines, service));
+    let run = |words: &[&str]| {
+        let (log, data) = (at("ledger.log"), at(""));
+        super::command(
+            folder.path(),
+            &[&["--log", &log, "--data", &data], words].concat(),
+        )
+    };
+    for kind in ["folder", "segment", "git"] {
+        let store = format!("{kind}:{}", at(kind));
+        let (code, said) = run(&["export", "--objects", &store]);
+        assert_eq!((code, said.as_str()), (0, "5 objects\n"), "{kind}");
+        assert_eq!(run(&["export", "--objects", &store]).1, "0 objects\n");
+        // One is gone, one is damaged.
+        let object = |n: usize| {
+            let name = &pointers[n];
+            folder
+                .path()
+                .join("objects/blake3")
+                .join(&name[..2])
+                .join(name)
+        };
+        std::fs::remove_file(object(0)).unwrap();
+        let mut bytes = std::fs::read(object(1)).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(object(1), bytes).unwrap();
+        let (code, said) = run(&["import", "--objects", &store]);
+        assert_eq!((code, said.as_str()), (0, "imported 2 objects\n"), "{kind}");
+        let service = Service::start(folder.path());
+        let mut lines = Lines::connect(folder.path());
+        for (pointer, bytes) in pointers.iter().zip(&content) {
+            assert_eq!(&lines.good(&get(pointer)).1, bytes, "{kind}");
+        }
+        drop(service);
+    }
+    let (code, said) = run(&["export", "--objects", "tape:x"]);
+    assert_ne!(code, 0, "{said}");
 }
 
 /// A folder of objects beside another log is not cleared: what that log does not point to is not litter.

@@ -2,7 +2,6 @@
 
 use super::{Call, Handler};
 use crate::committer::Draft;
-use crate::json::Json;
 use crate::refusal::Refusal;
 use crate::sealing::audit_key;
 use ledger_core::rules;
@@ -38,9 +37,8 @@ fn export(call: &Call<'_>) -> Result<(), Refusal> {
         payload: "{}".to_owned(),
         ..Draft::default()
     };
-    let later = call.later();
-    let members = move |_| format!("\"key\":{}", Json::from(line.as_str()));
-    call.ledger()
-        .append(vec![draft], Box::new(move |o| later.end(o.map(members))));
+    call.ledger().append_wait(vec![draft])?;
+    // Digits and a tenant's name: nothing in it needs to be escaped.
+    call.secret_ok(&["\"key\":\"", &line, "\""]);
     Ok(())
 }

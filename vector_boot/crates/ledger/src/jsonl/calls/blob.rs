@@ -21,6 +21,7 @@ use ledger_core::store::ObjectId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Blobs that one connection may be sending at once.
@@ -51,15 +52,16 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Whether any blob waits for its next piece.
-    pub fn any(&self) -> bool {
-        !self.coming.is_empty()
-    }
-
-    /// Gives up all that wait for their next piece; what comes of them after all is refused.
-    pub fn abandon(&mut self) {
+    /// Gives up blobs that waited for their next piece for longer than `limit`: what comes of them after all is
+    /// refused. Whether any others wait.
+    pub fn wait_on(&mut self, limit: Duration) -> bool {
+        let late = |coming: &Coming| coming.touched.elapsed() >= limit;
         let all = std::mem::take(&mut self.coming);
-        self.refused.extend(all.into_keys());
+        let (late, waiting) = all.into_iter().partition(|(_, coming)| late(coming));
+        self.coming = waiting;
+        let late: BTreeMap<String, Coming> = late;
+        self.refused.extend(late.into_keys());
+        !self.coming.is_empty()
     }
 }
 
@@ -67,6 +69,8 @@ impl Uploads {
 struct Coming {
     upload: Upload,
     names: Names,
+    /// When its last piece came.
+    touched: Instant,
 }
 
 /// Under which names an event is written.
@@ -201,6 +205,7 @@ fn piece(call: &Call<'_>, id: &str, coming: Option<Coming>) -> Result<Coming, Re
     };
     let kept = kept(call, &coming.names.tenant)?;
     coming.upload.write(&data(call)?, kept)?;
+    coming.touched = Instant::now();
     Ok(coming)
 }
 
@@ -221,11 +226,15 @@ fn begin(call: &Call<'_>) -> Result<Coming, Refusal> {
     let kept = kept(call, &names.tenant)?;
     let blobs = call.ledger().blobs()?;
     let upload = blobs.begin(recipients, Some(&names.tenant), kept)?;
-    Ok(Coming { upload, names })
+    Ok(Coming {
+        upload,
+        names,
+        touched: Instant::now(),
+    })
 }
 
 fn end(call: &Call<'_>, coming: Coming) -> Result<(), Refusal> {
-    let Coming { upload, names } = coming;
+    let Coming { upload, names, .. } = coming;
     let sealed = upload.finish(None)?;
     let pointer = sealed.manifest.object;
     let draft = names.draft(blob::PUT, &pointer, sealed.manifest.payload());
@@ -447,7 +456,7 @@ impl<'c> Pieces<'c> {
         self.sent += self.buffer.len() as u64;
         self.buffer.clear();
         let line = Zeroizing::new(format!("\"at\":{at},\"data\":\"{}\"", *data));
-        self.call.line(&line)
+        self.call.secret_line(&line)
     }
 }
 
@@ -494,4 +503,43 @@ fn shred(call: &Call<'_>) -> Result<(), Refusal> {
         receipt_members(&receipt)
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_waits_too_long_is_given_up_and_refused_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Arc::new(Blobs::open(folder.path(), &[7; 32]).unwrap());
+        let files = || {
+            std::fs::read_dir(folder.path().join("objects/blake3"))
+                .unwrap()
+                .count()
+        };
+        let coming = || Coming {
+            upload: blobs.begin(Vec::new(), Some("t"), Used::default()).unwrap(),
+            names: Names {
+                ns: "work".to_owned(),
+                actor: "user:a".to_owned(),
+                tenant: "t".to_owned(),
+            },
+            touched: Instant::now(),
+        };
+        let mut uploads = Uploads::default();
+        assert!(!uploads.wait_on(Duration::ZERO));
+        for id in ["1", "2"] {
+            uploads.coming.insert(id.to_owned(), coming());
+        }
+        assert!(uploads.wait_on(Duration::MAX));
+        assert_eq!(files(), 2);
+        assert!(!uploads.wait_on(Duration::ZERO));
+        assert_eq!((files(), uploads.refused.len()), (0, 2));
+        // What they took of the quota is free again.
+        let again: Vec<Coming> = (0..8).map(|_| coming()).collect();
+        assert_eq!(again.len(), 8);
+        let ninth = blobs.begin(Vec::new(), Some("t"), Used::default());
+        assert_eq!(ninth.err().map(|refusal| refusal.code), Some("QUOTA"));
+    }
 }
