@@ -7,6 +7,7 @@ mod crashes;
 mod dhcp;
 mod evolution;
 mod figures;
+mod foreign_verifier;
 mod fuzz;
 mod health;
 mod kills;
@@ -74,6 +75,11 @@ const DRILLS: &[(&str, &str, Drill)] = &[
         "bus",
         "100,000 messages on the bus, doubled, their consumers cut and the ledger killed: each has one effect",
         bus,
+    ),
+    (
+        "foreign-verifier",
+        "PyPI's aics-tlog accepts what the ledger exports, and names the entry behind a flipped byte",
+        foreign_verifier::drill,
     ),
     (
         "ten-million",
