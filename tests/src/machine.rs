@@ -357,6 +357,11 @@ impl Machine {
         curl(self.http_port, path, None, None)
     }
 
+    /// Reads a page of the gateway with a token.
+    pub fn get_with(&self, path: &str, token: &str) -> Reply {
+        curl(self.http_port, path, Some(token), None)
+    }
+
     /// The host's port of the gateway.
     pub fn http_port(&self) -> u16 {
         self.http_port

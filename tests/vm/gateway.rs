@@ -56,6 +56,15 @@ fn calls_are_answered_scored_and_recorded() {
         reply.body
     );
     assert_eq!(reply.body["reality_index"], 0.2);
+
+    // The boot token calls tools alone; the console gives one for the ledger, which shows its tenant's own.
+    let events = "/v1/ledger/events?limit=10";
+    let reply = machine.get_with(events, machine.token());
+    assert_eq!(reply.status, 403, "{}", reply.body);
+    let token = machine.ok("capacity request acme --as notes");
+    let reply = machine.get_with(events, token.trim());
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    assert_eq!(reply.body["events"], json!([]), "{}", reply.body);
     machine.assert_no_call_was_refused();
     machine.power_off();
 }

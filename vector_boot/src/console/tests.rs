@@ -833,6 +833,8 @@ const LINES: &[&str] = &[
     "capacity leases",
     "capacity gates",
     "capacity all",
+    "capacity request",
+    "capacity request acme --permissions root",
     "gateway token",
     "gateway stats",
     "gateway",

@@ -359,17 +359,8 @@ fn parse_want(text: &str) -> Result<Want, String> {
 }
 
 fn parse_permissions(text: &str) -> Result<u32, String> {
-    text.split(',')
-        .filter(|w| !w.is_empty())
-        .try_fold(0, |bits, word| match word {
-            "tools" => Ok(bits | permission::TOOLS),
-            "ledger" => Ok(bits | permission::LEDGER),
-            "capacity" => Ok(bits | permission::CAPACITY),
-            "admin" => Ok(bits | permission::ADMIN),
-            _ => Err(format!(
-                "permission {word:?}: tools, ledger, capacity, admin"
-            )),
-        })
+    permission::of_names(text)
+        .map_err(|word| format!("permission {word:?}: tools, ledger, capacity, admin"))
 }
 
 fn share(points: u16) -> f64 {

@@ -29,6 +29,27 @@ pub mod permission {
     pub const CAPACITY: u32 = 4;
     /// May run the console's commands from outside.
     pub const ADMIN: u32 = 8;
+
+    /// What people call them.
+    const NAMES: [(&str, u32); 4] = [
+        ("tools", TOOLS),
+        ("ledger", LEDGER),
+        ("capacity", CAPACITY),
+        ("admin", ADMIN),
+    ];
+
+    /// The bits of names separated by commas.
+    ///
+    /// # Errors
+    /// The first word that names none.
+    pub fn of_names(list: &str) -> Result<u32, &str> {
+        list.split(',')
+            .filter(|word| !word.is_empty())
+            .try_fold(0, |bits, word| {
+                let named = NAMES.iter().find(|(name, _)| *name == word);
+                named.map(|(_, bit)| bits | bit).ok_or(word)
+            })
+    }
 }
 
 /// What is asked of one axis.

@@ -6,8 +6,20 @@ use crate::console::text::{self, Table};
 use crate::console::words::Words;
 use serde_json::{Map, Value, json};
 use wire::capacity::{
-    AXES, AXIS_NAMES, Gate, GateVerdict, GatesGet, Lease, LeasesGet, State, StateGet,
+    AXES, AXIS_NAMES, Gate, GateVerdict, GatesGet, Grant, Lease, LeasesGet, Request, State,
+    StateGet, Want, permission,
 };
+
+/// What a token asked for here is guaranteed and may have, on every axis: a hundredth and all that is free.
+const ASKED: Want = Want {
+    min: 100,
+    want: 10_000,
+    weight: 1,
+};
+/// How long it holds unless told otherwise: an hour.
+const TOKEN_S_DEFAULT: u64 = 3600;
+/// Its place among others: the middle, as the boot token's.
+const PRIORITY: u8 = 5;
 
 /// The rows of this group.
 pub const COMMANDS: &[Command] = &[
@@ -15,11 +27,13 @@ pub const COMMANDS: &[Command] = &[
         name: "capacity",
         alias: "",
         group: Group::Services,
-        usage: "[state|leases|gates]",
+        usage: "[state|leases|gates|request TENANT [--as NAME] [--permissions LIST] [--for SECONDS]]",
         help: "Shares of the machine: budgets, leases, gates. Shares are percent of what the machine can \
                give away, on the axes geo (processor time), int (traffic), gauge (commits), ptr (memory) \
-               and obs (telemetry). A gate with a score of 1.000 or more fails.",
-        completes: &[Completes::Words(&["state", "leases", "gates"])],
+               and obs (telemetry). A gate with a score of 1.000 or more fails. request makes a lease and \
+               shows its token, which speaks for the agent NAME (agent) of the tenant: LIST of tools, \
+               ledger, capacity, admin (ledger), for SECONDS (3600; 0: for ever). The token is a secret.",
+        completes: &[Completes::Words(&["state", "leases", "gates", "request"])],
         changes: false,
         run: capacity,
     },
@@ -29,7 +43,7 @@ pub const COMMANDS: &[Command] = &[
         group: Group::Services,
         usage: "token|stats",
         help: "The boot token for agents, or the gateway's counters. The token is a secret: whoever has \
-               it may call every tool.",
+               it may call every tool, and nothing else: capacity request gives others.",
         completes: &[Completes::Words(&["token", "stats"])],
         changes: false,
         run: gateway,
@@ -54,15 +68,62 @@ fn shares(points: [u16; AXES]) -> Value {
 }
 
 fn capacity(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Outcome {
-    let words = Words::parse(words, &[], &[], 1)?;
-    match words.argument(0).unwrap_or("state") {
+    let what = words.first().map_or("state", String::as_str);
+    if what == "request" {
+        return request(words.get(1..).unwrap_or_default(), context, out);
+    }
+    Words::parse(words, &[], &[], 1)?;
+    match what {
         "state" => state(context, out),
         "leases" => leases(context, out),
         "gates" => gates(context, out),
         other => Err(Failure::usage(format!(
-            "\"{other}\" is not state, leases or gates"
+            "\"{other}\" is not state, leases, gates or request"
         ))),
     }
+}
+
+fn request(words: &[String], context: &Context<'_>, out: &mut Out<'_>) -> Outcome {
+    let words = Words::parse(words, &[], &["--as", "--permissions", "--for"], 1)?;
+    let tenant_id = words.required(0, "a tenant")?;
+    let list = words.value("--permissions").unwrap_or("ledger");
+    let permissions = permission::of_names(list).map_err(|word| {
+        let known = "tools, ledger, capacity, admin";
+        Failure::usage(format!("--permissions: \"{word}\" is not one of {known}"))
+    })?;
+    let duration_s = words.number("--for", TOKEN_S_DEFAULT, 0, u32::MAX.into())?;
+    refuse_secrets(context)?;
+    let asked = Request {
+        tenant_id,
+        workload_id: words.value("--as").unwrap_or("agent"),
+        axes: [Some(ASKED); AXES],
+        duration_s: u32::try_from(duration_s).unwrap_or(u32::MAX),
+        priority: PRIORITY,
+        permissions,
+    };
+    let (token, refusal, slot) = context.capacity()?.ask(&asked, |frame| {
+        let g = frame.body::<Grant<'_>>()?;
+        let refusal = (!g.admitted).then(|| g.reason.to_owned());
+        Ok((g.token.to_owned(), refusal, g.slot))
+    })?;
+    if let Some(reason) = refusal {
+        return Err(Failure::failed(format!("capacity refuses: {reason}")));
+    }
+    out.either(
+        &json!({ "token": token, "slot": slot }),
+        std::slice::from_ref(&token),
+    )?;
+    Ok(DONE)
+}
+
+/// Where nothing may be changed, no token is shown that could.
+fn refuse_secrets(context: &Context<'_>) -> Result<(), Failure> {
+    if context.power == crate::console::context::Power::ReadOnly {
+        let text =
+            "the token is not shown: vb.console_mode is readonly, and the token may change things";
+        return Err(Failure::failed(text));
+    }
+    Ok(())
 }
 
 fn state(context: &Context<'_>, out: &mut Out<'_>) -> Outcome {
@@ -176,11 +237,7 @@ fn gateway(words: &[String], context: &mut Context<'_>, out: &mut Out<'_>) -> Ou
 }
 
 fn token(context: &Context<'_>, out: &mut Out<'_>) -> Outcome {
-    if context.power == crate::console::context::Power::ReadOnly {
-        let text =
-            "the token is not shown: vb.console_mode is readonly, and the token may change things";
-        return Err(Failure::failed(text));
-    }
+    refuse_secrets(context)?;
     let token = context.token()?;
     out.either(&json!({ "token": token }), std::slice::from_ref(&token))?;
     Ok(DONE)
