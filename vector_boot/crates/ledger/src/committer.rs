@@ -5,8 +5,6 @@
 //! group frame is durable, and nobody who reads or listens slowly can hold the thread up: answers
 //! are handed to callbacks that must not block.
 
-mod answers;
-mod batch;
 mod upkeep;
 
 use crate::blobs::{Blobs, Shelf};
@@ -27,9 +25,7 @@ use crate::reader::Reader;
 pub use crate::refusal::Refusal;
 use crate::scan;
 use crate::ulids::Ulids;
-use answers::{Answers, CROWD_MIN};
-use batch::Batch;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::policy::Denials;
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
 use std::collections::VecDeque;
@@ -78,23 +74,15 @@ impl Draft {
     /// What it takes of the queue.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.text_bytes() + size_of::<Self>()
-    }
-
-    fn text_bytes(&self) -> usize {
-        self.texts().iter().map(|text| text.len()).sum()
-    }
-
-    /// In the order of a frame's body.
-    fn texts(&self) -> [&str; 6] {
-        [
+        let text = [
             &self.ns,
             &self.actor,
             &self.tenant_id,
             &self.event_type,
             &self.subject,
             &self.payload,
-        ]
+        ];
+        text.iter().map(|t| t.len()).sum::<usize>() + size_of::<Self>()
     }
 
     /// The event as it lies in a frame, but for its tenant's tag.
@@ -137,7 +125,7 @@ pub type Reply = Box<dyn FnOnce(Result<Vec<Receipt>, Refusal>) + Send>;
 type Decide = Box<dyn FnOnce(Result<(&Planes, &Moment), Refusal>) -> (Vec<Draft>, Reply) + Send>;
 
 enum Work {
-    Append(Batch, Reply),
+    Append(Vec<Draft>, Reply),
     Decide(Decide),
 }
 
@@ -286,7 +274,6 @@ impl Committer {
             sender,
         };
         let mut writer = Writer {
-            answers: Answers::default(),
             log,
             dedupe: fold.dedupe,
             ulids: fold.ulids,
@@ -346,7 +333,7 @@ impl Ledger {
             }
             reply(outcome);
         });
-        self.queue(Work::Append(Batch::of(drafts), timed), bytes);
+        self.queue(Work::Append(drafts, timed), bytes);
     }
 
     /// Reads the planes, checks and appends as one step: `decide` runs on the committer's thread, sees
@@ -658,7 +645,6 @@ fn standing_of(log: &Log, groups: u64) -> Standing {
 /// The thread's state.
 struct Writer {
     log: Log,
-    answers: Answers,
     dedupe: Dedupe,
     ulids: Ulids,
     shared: Arc<Shared>,
@@ -681,14 +667,14 @@ struct Placed {
 
 /// A request that does not fit what is left of the group.
 struct Unfit {
-    batch: Batch,
+    drafts: Vec<Draft>,
     reply: Reply,
 }
 
 impl Unfit {
     fn into_job(self, bytes: usize) -> Job {
         Job {
-            work: Work::Append(self.batch, self.reply),
+            work: Work::Append(self.drafts, self.reply),
             bytes,
         }
     }
@@ -698,37 +684,16 @@ impl Unfit {
 enum NotPlaced {
     Refused(Refusal),
     /// The group has no room for it.
-    Full,
+    Full(Box<Draft>),
 }
 
 /// What a group adds to the index and the planes.
-#[derive(Default)]
 struct Added {
-    batches: Vec<Batch>,
-    events: Vec<Entry>,
-}
-
-/// One event of a group.
-struct Entry {
     offset: u64,
     committed: Committed,
     wall_ns: u64,
-    ulid: [u8; 16],
-    origin: Option<Origin>,
-    /// Which batch, and which of its events, with its timestamp and ULID filled in.
-    place: (usize, usize),
-}
-
-impl Added {
-    /// Its events, each with its body, from one of them on.
-    fn bodies(&self, from: usize) -> impl Iterator<Item = (&Entry, Body<'_>)> {
-        let events = self.events.get(from..).unwrap_or_default().iter();
-        events.filter_map(|entry| Some((entry, self.body(entry.place, entry.wall_ns)?)))
-    }
-
-    fn body(&self, (batch, event): (usize, usize), wall_ns: u64) -> Option<Body<'_>> {
-        self.batches.get(batch)?.body(event, wall_ns)
-    }
+    /// With its timestamp and ULID filled in.
+    draft: Draft,
 }
 
 impl Writer {
@@ -783,14 +748,14 @@ impl Writer {
     ) {
         let mut group = self.log.group();
         let mut placed = Vec::new();
-        let mut added = Added::default();
+        let mut added = Vec::new();
         let mut released = 0;
         let mut job = first;
         loop {
             let bytes = job.bytes;
             match self.place(&mut group, job, &mut added) {
                 Ok(done) => placed.push(done),
-                Err(unfit) if added.events.is_empty() => {
+                Err(unfit) if added.is_empty() => {
                     let more;
                     (group, more) = self.in_next_segment(unfit, bytes, &mut added);
                     placed.extend(more);
@@ -804,18 +769,17 @@ impl Writer {
             if group.count() >= GROUP_EVENTS_MAX {
                 break;
             }
-            let waiting = receiver.try_recv().ok();
-            job = match waiting.or_else(|| self.answers.meanwhile(receiver)) {
-                Some(Message::Job(job)) => job,
-                Some(Message::Order(order, answer)) => {
+            job = match receiver.try_recv() {
+                Ok(Message::Job(job)) => job,
+                Ok(Message::Order(order, answer)) => {
                     self.orders.push_back((order, answer));
                     break;
                 }
-                Some(Message::Stop) => {
+                Ok(Message::Stop) => {
                     *stopping = true;
                     break;
                 }
-                None => break,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             };
         }
         self.finish(group, placed, added, released);
@@ -827,20 +791,16 @@ impl Writer {
         &mut self,
         unfit: Unfit,
         bytes: usize,
-        added: &mut Added,
+        added: &mut Vec<Added>,
     ) -> (GroupBuilder, Vec<Placed>) {
         let mut widest = self.log.widest_group();
         // As long as it will be: times are numbers of variable length. What fits by a guess that is too
         // short would cost a segment each time it is refused.
         let (wall_ns, monotonic_ns) = (clock::wall_ns(), clock::monotonic_ns());
-        let fits = unfit.batch.bodies(wall_ns).all(|body| {
-            let timestamp_ns = match body.timestamp_ns {
-                0 => monotonic_ns,
-                given => given,
-            };
+        let fits = unfit.drafts.iter().all(|d| {
             let body = Body {
-                timestamp_ns,
-                ..body
+                timestamp_ns: d.timestamp_ns.unwrap_or(monotonic_ns),
+                ..d.body(wall_ns)
             };
             widest.push(&body).is_some()
         });
@@ -866,7 +826,7 @@ impl Writer {
     }
 
     fn too_large(&self, unfit: Unfit) -> Placed {
-        let bytes = unfit.batch.bytes();
+        let bytes: usize = unfit.drafts.iter().map(Draft::bytes).sum();
         let limit = format!(
             "at most {} bytes of events",
             self.shared.superblock.body_bytes_max()
@@ -884,7 +844,7 @@ impl Writer {
         &mut self,
         group: &mut GroupBuilder,
         job: Job,
-        added: &mut Added,
+        added: &mut Vec<Added>,
     ) -> Result<Placed, Unfit> {
         let shared = self.shared.clone();
         let mut planes = shared.planes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -894,53 +854,65 @@ impl Writer {
             next_id: group.next_id(),
         };
         let stopped = self.log.stopped().map(Refusal::from);
-        let decided = |(drafts, reply)| (Batch::of(drafts), reply);
-        let (batch, reply) = match (job.work, &stopped) {
-            (Work::Append(batch, reply), _) => (batch, reply),
-            (Work::Decide(decide), None) => decided(decide(Ok((&planes, &moment)))),
-            (Work::Decide(decide), Some(refusal)) => decided(decide(Err(refusal.clone()))),
+        let (drafts, reply) = match (job.work, &stopped) {
+            (Work::Append(drafts, reply), _) => (drafts, reply),
+            (Work::Decide(decide), None) => decide(Ok((&planes, &moment))),
+            (Work::Decide(decide), Some(refusal)) => decide(Err(refusal.clone())),
         };
         if let Some(refusal) = stopped {
             let outcome = Err(refusal);
             return Ok(Placed { reply, outcome });
         }
-        let stranger = |b: Body<'_>| !planes.keys.own(b.tenant_id, b.actor, b.sig);
-        if batch.bodies(0).any(stranger) {
+        let stranger = |d: &&Draft| !planes.keys.own(&d.tenant_id, &d.actor, d.sig.as_deref());
+        if drafts.iter().any(|d| stranger(&d)) {
             // It was when the signature was checked: revoked in between.
             let refusal = Refusal::new("BAD_SIG", "sig", "", "by a registered key of the actor");
             let outcome = Err(refusal);
             return Ok(Placed { reply, outcome });
         }
-        // Of a single event nothing is in the group when it does not come in.
-        let count = batch.len();
-        let mark = (count > 1).then(|| group.mark());
-        let kept = added.events.len();
-        let mut receipts = Vec::with_capacity(count);
-        added.events.reserve(count);
-        added.batches.push(batch);
-        for n in 0..count {
-            let why = match self.place_one(group, n, &moment, added) {
-                Ok(receipt) => {
+        let (mark, kept) = (group.mark(), added.len());
+        let mut receipts = Vec::with_capacity(drafts.len());
+        let mut repeats = Vec::new();
+        let mut drafts = drafts.into_iter();
+        while let Some(draft) = drafts.next() {
+            let why = match self.repeat(&draft, added) {
+                Ok(Some(receipt)) => {
+                    repeats.push((receipts.len(), draft));
                     receipts.push(receipt);
                     continue;
                 }
-                Err(why) => why,
+                Ok(None) => match self.place_one(group, draft, &moment, added) {
+                    Ok(receipt) => {
+                        receipts.push(receipt);
+                        continue;
+                    }
+                    Err(why) => why,
+                },
+                Err(refusal) => NotPlaced::Refused(refusal),
             };
-            if let Some(mark) = mark {
-                group.rewind(mark);
-            }
-            added.events.truncate(kept);
-            let batch = added.batches.pop().unwrap_or_default();
+            group.rewind(mark);
+            let back = added.drain(kept..).map(|event| event.draft);
             return match why {
-                NotPlaced::Full => Err(Unfit { batch, reply }),
-                NotPlaced::Refused(refusal) => Ok(Placed {
-                    reply,
-                    outcome: Err(refusal),
-                }),
+                NotPlaced::Refused(refusal) => {
+                    drop(back);
+                    Ok(Placed {
+                        reply,
+                        outcome: Err(refusal),
+                    })
+                }
+                NotPlaced::Full(draft) => {
+                    let mut all: Vec<Draft> = back.collect();
+                    for (at, repeat) in repeats {
+                        all.insert(at, repeat);
+                    }
+                    all.push(*draft);
+                    all.extend(drafts);
+                    Err(Unfit { drafts: all, reply })
+                }
             };
         }
-        for (entry, body) in added.bodies(kept) {
-            planes.apply(entry.committed.id, &body);
+        for event in added.get(kept..).unwrap_or_default() {
+            planes.apply(event.committed.id, &event.draft.body(event.wall_ns));
         }
         Ok(Placed {
             reply,
@@ -950,97 +922,94 @@ impl Writer {
 
     /// Refuses a ULID that its sender chose before; not that of a message, which the bus knows again by
     /// topic and ULID.
-    fn is_new(&self, body: &Body<'_>, added: &Added) -> Result<(), Refusal> {
-        if body.event_type == "bus.published" {
+    fn is_new(&self, draft: &Draft, added: &[Added]) -> Result<(), Refusal> {
+        let ulid = draft.ulid.filter(|_| draft.event_type != "bus.published");
+        let Some(ulid) = ulid else {
             return Ok(());
-        }
-        let tenant = |e: &Entry| added.body(e.place, 0).map(|b| b.tenant_id);
-        let same = |e: &&Entry| e.ulid == body.ulid && tenant(e) == Some(body.tenant_id);
-        let here = added.events.iter().find(same).map(|e| e.committed.id);
-        match here.or_else(|| self.ulids.event(body.tenant_id, &body.ulid)) {
+        };
+        let same = |a: &&Added| a.draft.ulid == Some(ulid) && a.draft.tenant_id == draft.tenant_id;
+        let here = added.iter().find(same).map(|a| a.committed.id);
+        match here.or_else(|| self.ulids.event(&draft.tenant_id, &ulid)) {
             None => Ok(()),
             Some(id) => {
                 let limit = format!("event {id} has it");
-                let value = ulid::text(&body.ulid);
-                Err(Refusal::new("DUPLICATE", "ulid", &value, &limit))
+                Err(Refusal::new(
+                    "DUPLICATE",
+                    "ulid",
+                    &ulid::text(&ulid),
+                    &limit,
+                ))
             }
         }
     }
 
     /// The receipt of an event that is there already.
-    fn repeat(&self, origin: &Origin, added: &Added) -> Result<Option<Receipt>, Refusal> {
-        let same = |e: &&Entry| e.origin.as_ref() == Some(origin);
-        let seen = match added.events.iter().find(same) {
-            Some(entry) => Seen::Event(entry.committed.id, entry.committed.chain),
-            None => self.dedupe.seen(origin),
-        };
-        match seen {
-            Seen::New => Ok(None),
-            Seen::Event(id, commit_id) => Ok(Some(Receipt {
-                id,
-                commit_id,
-                ulid: [0; 16],
-                repeated: true,
-            })),
-            Seen::Forgotten => Err(Refusal::new(
-                "DUPLICATE",
-                "origin",
-                &origin.sequence.to_string(),
-                "the sequence is older than those remembered",
-            )),
+    fn repeat(&self, draft: &Draft, added: &[Added]) -> Result<Option<Receipt>, Refusal> {
+        if let Some(origin) = draft.origin {
+            let here = added.iter().find(|a| a.draft.origin == Some(origin));
+            let seen = match here {
+                Some(a) => Seen::Event(a.committed.id, a.committed.chain),
+                None => self.dedupe.seen(&origin),
+            };
+            match seen {
+                Seen::New => {}
+                Seen::Event(id, commit_id) => {
+                    return Ok(Some(Receipt {
+                        id,
+                        commit_id,
+                        ulid: [0; 16],
+                        repeated: true,
+                    }));
+                }
+                Seen::Forgotten => {
+                    return Err(Refusal::new(
+                        "DUPLICATE",
+                        "origin",
+                        &origin.sequence.to_string(),
+                        "the sequence is older than those remembered",
+                    ));
+                }
+            }
         }
+        Ok(None)
     }
 
-    /// Puts one event of the batch that was added last into the group.
     fn place_one(
         &mut self,
         group: &mut GroupBuilder,
-        n: usize,
+        mut draft: Draft,
         moment: &Moment,
-        added: &mut Added,
+        added: &mut Vec<Added>,
     ) -> Result<Receipt, NotPlaced> {
+        self.may_take(&draft).map_err(NotPlaced::Refused)?;
+        self.is_new(&draft, added).map_err(NotPlaced::Refused)?;
         let wall_ns = moment.wall_ns;
-        let at = added.batches.len().saturating_sub(1);
-        // It was counted by who calls.
-        let body = added.body((at, n), wall_ns).ok_or(NotPlaced::Full)?;
-        if let Some(origin) = &body.origin
-            && let Some(receipt) = self.repeat(origin, added).map_err(NotPlaced::Refused)?
-        {
-            return Ok(receipt);
-        }
-        self.may_take(&body).map_err(NotPlaced::Refused)?;
-        if added.batches.last().is_some_and(|b| b.chose_ulid(n)) {
-            self.is_new(&body, added).map_err(NotPlaced::Refused)?;
-        }
-        if let Some(event) = added.batches.last_mut().and_then(|b| b.event(n)) {
-            let random = &mut self.random;
-            event
-                .ulid
-                .get_or_insert_with(|| ulid::compose(wall_ns, random.take()));
-            event.timestamp_ns.get_or_insert(moment.monotonic_ns);
-        }
-        let body = added.body((at, n), wall_ns).ok_or(NotPlaced::Full)?;
+        let random = &mut self.random;
+        let ulid = *draft
+            .ulid
+            .get_or_insert_with(|| ulid::compose(wall_ns, random.take()));
+        draft.timestamp_ns.get_or_insert(moment.monotonic_ns);
+        let body = draft.body(wall_ns);
         rules::stored(&body, group.next_id()).map_err(|broken| {
             let value = match broken {
-                rules::Broken::Ns => body.ns.to_owned(),
-                rules::Broken::Actor => body.actor.to_owned(),
-                rules::Broken::Tenant => body.tenant_id.to_owned(),
-                rules::Broken::EventType => body.event_type.to_owned(),
+                rules::Broken::Ns => draft.ns.clone(),
+                rules::Broken::Actor => draft.actor.clone(),
+                rules::Broken::Tenant => draft.tenant_id.clone(),
+                rules::Broken::EventType => draft.event_type.clone(),
                 rules::Broken::Causation(id) => id.to_string(),
                 _ => String::new(),
             };
             let refusal = Refusal::new(broken.code(), broken.field(), &value, broken.limit());
             NotPlaced::Refused(refusal)
         })?;
-        let committed = group.push(&body).ok_or(NotPlaced::Full)?;
-        let (ulid, origin) = (body.ulid, body.origin);
-        added.events.push(Entry {
+        let Some(committed) = group.push(&body) else {
+            return Err(NotPlaced::Full(Box::new(draft)));
+        };
+        added.push(Added {
             offset: self.log.segment_base() + committed.offset,
             committed,
             wall_ns,
-            ulid,
-            origin,
-            place: (at, n),
+            draft,
         });
         Ok(Receipt {
             id: committed.id,
@@ -1050,14 +1019,20 @@ impl Writer {
         })
     }
 
-    fn finish(&mut self, group: GroupBuilder, placed: Vec<Placed>, added: Added, released: usize) {
-        let outcome = if added.events.is_empty() {
+    fn finish(
+        &mut self,
+        group: GroupBuilder,
+        placed: Vec<Placed>,
+        added: Vec<Added>,
+        released: usize,
+    ) {
+        let outcome = if added.is_empty() {
             Ok(())
         } else {
             self.log.commit(group)
         };
         match &outcome {
-            Ok(()) if !added.events.is_empty() => {
+            Ok(()) if !added.is_empty() => {
                 self.groups += 1;
                 let mut index = self
                     .shared
@@ -1067,45 +1042,37 @@ impl Writer {
                 if let Some(extent) = self.log.begun() {
                     index.begin(extent);
                 }
-                for (entry, body) in added.bodies(0) {
-                    let id = entry.committed.id;
-                    self.last_wall_ns = entry.wall_ns;
-                    self.boots.see(&boots::Seen::of(id, &body));
-                    self.ulids.add(body.tenant_id, &body.ulid, id);
-                    index.add(&Posted::of(id, entry.offset, &body));
-                    if let Some(origin) = &body.origin {
-                        self.dedupe.add(origin, id, &entry.committed.chain);
+                for event in &added {
+                    let body = event.draft.body(event.wall_ns);
+                    self.last_wall_ns = event.wall_ns;
+                    self.boots.see(&boots::Seen::of(event.committed.id, &body));
+                    self.ulids
+                        .add(body.tenant_id, &body.ulid, event.committed.id);
+                    index.add(&Posted::of(event.committed.id, event.offset, &body));
+                    if let Some(origin) = &event.draft.origin {
+                        self.dedupe
+                            .add(origin, event.committed.id, &event.committed.chain);
                     }
                 }
                 drop(index);
                 // Leaves count from 0.
-                let first = added.events.first().map_or(0, |e| e.committed.id - 1);
-                let leaves = added.events.iter().map(|e| e.committed.leaf);
+                let first = added.first().map_or(0, |a| a.committed.id - 1);
+                let leaves = added.iter().map(|a| a.committed.leaf);
                 self.shared.leaves.push(first, leaves);
             }
             Ok(()) => {}
             Err(stopped) => ::log::error!("stopped writing: reason=\"{stopped}\""),
         }
         self.publish(false);
-        let crowd = placed.len() >= CROWD_MIN;
-        let round = move || {
-            for Placed {
-                reply,
-                outcome: placed,
-            } in placed
-            {
-                reply(match &outcome {
-                    Err(stopped) => Err(stopped.into()),
-                    Ok(()) => placed,
-                });
-            }
-            drop(added);
-        };
-        if crowd {
-            self.answers.give(Box::new(round));
-        } else {
-            self.answers.finish();
-            round();
+        for Placed {
+            reply,
+            outcome: placed,
+        } in placed
+        {
+            reply(match &outcome {
+                Err(stopped) => Err(stopped.into()),
+                Ok(()) => placed,
+            });
         }
         let mut queued = self
             .shared

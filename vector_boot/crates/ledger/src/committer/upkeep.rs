@@ -5,14 +5,13 @@
 //! begins, and only then drops segments; a cut anywhere leaves the log as it was, or is finished at
 //! the next start.
 
-use super::{Added, Batch, Draft, Job, Receipt, Refusal, Work, Writer};
+use super::{Draft, Job, Receipt, Refusal, Work, Writer};
 use crate::boots;
 use crate::log::Log;
 use crate::planes::Summary;
 use crossbeam::channel::bounded;
 use ledger_core::{
-    Anchor, Body, COMPACTED, EPOCH_OPENED, LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT, SUMMARY,
-    SummaryPiece,
+    Anchor, COMPACTED, EPOCH_OPENED, LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT, SUMMARY, SummaryPiece,
 };
 use std::sync::PoisonError;
 
@@ -118,9 +117,9 @@ impl Writer {
 
     /// Whether an event may still be taken: of a log that is nearly full, those that tell of the
     /// machine and of its security alone.
-    pub(super) fn may_take(&self, event: &Body<'_>) -> Result<(), Refusal> {
+    pub(super) fn may_take(&self, draft: &Draft) -> Result<(), Refusal> {
         let (used, room) = (self.log.used(), self.log.room());
-        if used / RESERVED_PERCENT < room / 100 || is_essential(event) {
+        if used / RESERVED_PERCENT < room / 100 || draft.is_essential() {
             return Ok(());
         }
         let limit = format!(
@@ -303,13 +302,13 @@ impl Writer {
         let (sender, receiver) = bounded(1);
         let job = Job {
             work: Work::Append(
-                Batch::of(drafts),
+                drafts,
                 // The receiver is read below.
                 Box::new(move |outcome| drop(sender.send(outcome))),
             ),
             bytes: 0,
         };
-        let (mut group, mut added, mut placed) = (self.log.group(), Added::default(), Vec::new());
+        let (mut group, mut added, mut placed) = (self.log.group(), Vec::new(), Vec::new());
         match self.place(&mut group, job, &mut added) {
             Ok(done) => placed.push(done),
             Err(unfit) => {
@@ -321,16 +320,18 @@ impl Writer {
     }
 }
 
-/// Whether a log that is nearly full still takes it: PID 1's events, the ledger's own, and those
-/// that tell of rights and secrets.
-fn is_essential(event: &Body<'_>) -> bool {
-    const OF_SECURITY: [&str; 4] = ["policy.", "key.", "capability_", "secret_"];
-    // A word that only begins so is anybody's.
-    matches!(event.event_type, "grant" | "revoke")
-        || matches!(event.actor, LEDGER_ACTOR | INIT_ACTOR)
-        || OF_SECURITY
-            .iter()
-            .any(|prefix| event.event_type.starts_with(prefix))
+impl Draft {
+    /// Whether a log that is nearly full still takes it: PID 1's events, the ledger's own, and those
+    /// that tell of rights and secrets.
+    fn is_essential(&self) -> bool {
+        const OF_SECURITY: [&str; 4] = ["policy.", "key.", "capability_", "secret_"];
+        // A word that only begins so is anybody's.
+        matches!(&*self.event_type, "grant" | "revoke")
+            || matches!(&*self.actor, LEDGER_ACTOR | INIT_ACTOR)
+            || OF_SECURITY
+                .iter()
+                .any(|prefix| self.event_type.starts_with(prefix))
+    }
 }
 
 /// PID 1.
