@@ -95,7 +95,10 @@ impl Superblock {
             return Err("magic is not VBLEDGER");
         }
         if u32::from_le_bytes(r.take().ok_or(short)?) != FORMAT_VERSION {
-            return Err("version is not 2");
+            return Err(
+                "version is not 2: another version of the software wrote this log; export it with that one, \
+                 and import it into a new log",
+            );
         }
         if hash != blake3::derive_key(SUPERBLOCK_CONTEXT, fields) {
             return Err("hash does not match");

@@ -49,6 +49,11 @@ pub trait Device: Send + Sync {
     fn discard(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
     }
+    /// Bytes of the pieces that segments lie in by name, where the device has such: the log's own
+    /// segments must be as long.
+    fn piece_bytes(&self) -> Option<u64> {
+        None
+    }
     /// Where an offset of the log is, for people: the file and the byte in it.
     fn locate(&self, offset: u64) -> String;
 }
@@ -105,11 +110,6 @@ impl FileDevice {
             capacity,
             sector_bytes,
         })
-    }
-
-    /// Replaces the capacity, once a superblock says what it is.
-    pub fn set_capacity(&mut self, bytes: u64) {
-        self.capacity = bytes;
     }
 
     fn at(&self, offset: u64) -> io::Result<u64> {
@@ -315,6 +315,9 @@ impl Device for FolderDevice {
             Some(file) => sys::space::punch_hole(&file, at, bytes),
             None => Ok(()),
         }
+    }
+    fn piece_bytes(&self) -> Option<u64> {
+        Some(self.segment_bytes)
     }
     fn locate(&self, offset: u64) -> String {
         let (number, at, _) = self.part(offset);

@@ -94,6 +94,16 @@ pub enum OpenError {
         /// The device's size.
         bytes: u64,
     },
+    /// The device keeps segments of another length: what is written would not be found again.
+    #[error(
+        "superblock: segments of {segment_bytes} bytes, but the folder keeps segments of {piece_bytes}"
+    )]
+    Pieces {
+        /// Of a segment, by the superblock.
+        segment_bytes: u64,
+        /// Of a file of the folder.
+        piece_bytes: u64,
+    },
     /// There is no log.
     #[error("blank: no log here yet")]
     Blank,
@@ -214,6 +224,7 @@ impl Log {
             }
             None => {
                 let superblock = birth.superblock(&*device)?;
+                check_size(&*device, &superblock)?;
                 create(&*device, &superblock).map_err(io_at("make log"))?;
                 recovery.created = true;
                 superblock
@@ -687,7 +698,14 @@ pub(crate) fn check_size(device: &dyn Device, superblock: &Superblock) -> Result
             bytes: device.capacity(),
         });
     }
-    Ok(())
+    let segment_bytes = superblock.segment_bytes;
+    match device.piece_bytes().filter(|b| *b != segment_bytes) {
+        Some(piece_bytes) => Err(OpenError::Pieces {
+            segment_bytes,
+            piece_bytes,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The newest compaction that a scan met in a whole group.
@@ -737,3 +755,6 @@ fn write_superblock(device: &dyn Device, superblock: &Superblock) -> io::Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

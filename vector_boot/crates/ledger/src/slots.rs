@@ -92,6 +92,9 @@ impl Device for Mapped<'_> {
         self.device
             .discard(self.superblock.slot_offset(offset), bytes)
     }
+    fn piece_bytes(&self) -> Option<u64> {
+        self.device.piece_bytes()
+    }
     fn locate(&self, offset: u64) -> String {
         self.device.locate(self.superblock.slot_offset(offset))
     }
@@ -118,6 +121,9 @@ impl Device for Slots {
     }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.mapped().discard(offset, bytes)
+    }
+    fn piece_bytes(&self) -> Option<u64> {
+        self.device.piece_bytes()
     }
     fn locate(&self, offset: u64) -> String {
         self.mapped().locate(offset)
