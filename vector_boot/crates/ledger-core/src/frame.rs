@@ -1,6 +1,7 @@
 //! The frame: a fixed header, a body, zeros up to eight bytes; checksum and chain over it.
 
-use crate::{Hash, Place};
+use crate::tree::commitment_of;
+use crate::{Body, Commitment, Hash, Leaf, Place, leaf_hash};
 use alloc::vec::Vec;
 
 /// `length u32, crc u32, kind u8, encoding u8, flags u16, reserved u32, id u64, previous chain [32]`.
@@ -160,9 +161,14 @@ impl Chain {
         *hasher.finalize().as_bytes()
     }
 
-    /// Hash of a body, which the tree's leaf has a part of.
-    pub fn body(&mut self, body: &[u8]) -> Hash {
-        *self.body.reset().update(body).finalize().as_bytes()
+    /// The value behind a frame, and its leaf.
+    pub fn leaf(&mut self, header: &Header, body: &[u8], tag: &[u8; 8]) -> (Hash, Leaf) {
+        let value = self.next(header, body);
+        // The leaf has a part of it.
+        let hash = *self.body.reset().update(body).finalize().as_bytes();
+        let entry = commitment_of(header.id, &value, tag, &hash);
+        let hash = leaf_hash(&entry);
+        (value, Leaf { entry, hash })
     }
 }
 
@@ -208,25 +214,38 @@ pub fn peek(bytes: &[u8]) -> Peek {
     }
 }
 
-/// Opens the event frame at the start of `bytes` if its checksum holds: id, chain value, body.
-#[must_use]
-pub fn open_event<'b>(place: &Place, bytes: &'b [u8]) -> Option<(u64, Hash, crate::Body<'b>)> {
-    let (header, body) = open(place, bytes)?;
-    let chain = Chain::new().next(&header, body);
-    Some((header.id, chain, crate::Body::decode(body)?))
+/// Opens event frames one at a time; a new one costs as much as an event, so it is kept.
+#[derive(Clone)]
+pub struct Opener(Chain);
+
+impl Default for Opener {
+    fn default() -> Self {
+        Self(Chain::new())
+    }
 }
 
-/// As [`open_event`]: what the tree says of the event, and its body.
-#[must_use]
-pub fn open_entry<'b>(
-    place: &Place,
-    bytes: &'b [u8],
-) -> Option<(crate::Commitment, crate::Body<'b>)> {
-    let (header, body) = open(place, bytes)?;
-    let chain = Chain::new().next(&header, body);
-    let event = crate::Body::decode(body)?;
-    let entry = crate::commitment(header.id, &chain, &event.tenant_tag, body);
-    Some((entry, event))
+impl Opener {
+    /// Opens the event frame at the start of `bytes` if its checksum holds: id, chain value, body.
+    #[must_use]
+    pub fn event<'b>(&mut self, place: &Place, bytes: &'b [u8]) -> Option<(u64, Hash, Body<'b>)> {
+        let (header, body) = open(place, bytes)?;
+        Some((header.id, self.0.next(&header, body), Body::decode(body)?))
+    }
+
+    /// As [`Self::event`]: what the tree says of the event, and its body.
+    #[must_use]
+    pub fn entry<'b>(&mut self, place: &Place, bytes: &'b [u8]) -> Option<(Commitment, Body<'b>)> {
+        let (header, body) = open(place, bytes)?;
+        let event = Body::decode(body)?;
+        let (_, leaf) = self.0.leaf(&header, body, &event.tenant_tag);
+        Some((leaf.entry, event))
+    }
+
+    /// Opens the body alone, without the chain value: for who looks whether the event is wanted.
+    #[must_use]
+    pub fn body<'b>(place: &Place, bytes: &'b [u8]) -> Option<Body<'b>> {
+        Body::decode(open(place, bytes)?.1)
+    }
 }
 
 fn open<'b>(place: &Place, bytes: &'b [u8]) -> Option<(Header, &'b [u8])> {

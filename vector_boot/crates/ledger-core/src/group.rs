@@ -1,7 +1,6 @@
 //! Groups: the events that became durable together, and the frame that ends them.
 
 use crate::frame::{self, Chain, ENCODING_FIXED, Header, Reader, Writer};
-use crate::tree::commitment_of;
 use crate::{
     Body, CompactRange, ENCODING_POSTCARD, HEADER_BYTES, Hash, KIND_EVENT, KIND_GROUP, Leaf, Place,
     Superblock, padded, tenant_key, tenant_tag,
@@ -47,11 +46,15 @@ impl Head {
         body: &[u8],
         tag: &[u8; 8],
     ) -> Leaf {
-        self.chain = chain.next(header, body);
-        self.id = header.id;
-        let entry = commitment_of(header.id, &self.chain, tag, &chain.body(body));
-        let hash = self.tree.push(&entry);
-        Leaf { entry, hash }
+        let (value, leaf) = chain.leaf(header, body, tag);
+        self.take(header.id, value, &leaf);
+        leaf
+    }
+
+    /// Takes the next event in, by its chain value and leaf.
+    pub(crate) fn take(&mut self, id: u64, chain: Hash, leaf: &Leaf) {
+        (self.id, self.chain) = (id, chain);
+        self.tree.push_leaf(leaf.hash);
     }
 }
 

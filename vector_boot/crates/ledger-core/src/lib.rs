@@ -22,6 +22,7 @@ mod epoch;
 mod event;
 mod frame;
 mod group;
+mod inspect;
 mod layout;
 mod meta;
 mod tree;
@@ -56,12 +57,13 @@ pub use epoch::{
 };
 pub use event::{Body, EventId, Origin};
 pub use frame::{
-    ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Peek, open_entry,
-    open_event, padded, peek,
+    ENCODING_POSTCARD, FRAME_ALIGN, HEADER_BYTES, KIND_EVENT, KIND_GROUP, Opener, Peek, padded,
+    peek,
 };
 pub use group::{
     Committed, GROUP_FRAME_BYTES, GroupBuilder, GroupFrame, GroupMark, Head, group_frame_end,
 };
+pub use inspect::{Inspected, Inspector};
 pub use layout::{
     FIRST_EPOCH, GROUP_BYTES_MAX, Place, SECTOR_BYTES_MAX, SECTOR_BYTES_MIN, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SEGMENTS_OFFSET, SUPERBLOCK_BYTES, SegmentHeader,

@@ -4,12 +4,13 @@
 //! segment and asks for one step at a time; after a fault or at the end, [`Verifier::committed`]
 //! is where the last whole group ended. Recovery continues there, `verify` reports the fault.
 
-use crate::frame::{self, Chain, Header};
+use crate::frame::Header;
 use crate::group::TRAILER;
+use crate::inspect::{Inspected, Inspector};
 use crate::{
-    Anchor, Body, Compacted, ENCODING_POSTCARD, EventId, GROUP_FRAME_BYTES, GroupFrame,
-    HEADER_BYTES, Hash, Head, KIND_EVENT, KIND_GROUP, Leaf, Place, SEGMENT_HEADER_BYTES,
-    SegmentHeader, Superblock, group_frame_end, padded, rules, tenant_key, tenant_tag,
+    Anchor, Body, Compacted, EventId, GROUP_FRAME_BYTES, GroupFrame, HEADER_BYTES, Hash, Head,
+    KIND_GROUP, Leaf, Place, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock, group_frame_end,
+    padded, rules,
 };
 
 /// What is wrong.
@@ -124,7 +125,7 @@ struct Open {
 /// The state machine. See the module.
 pub struct Verifier {
     superblock: Superblock,
-    chain: Chain,
+    inspector: Inspector,
     place: Place,
     epoch_segment: u32,
     /// No segment was entered yet.
@@ -142,7 +143,6 @@ pub struct Verifier {
     head: Head,
     open: Option<Open>,
     committed: (u32, u64, Head),
-    tenant: Option<(alloc::string::String, Hash)>,
 }
 
 impl Verifier {
@@ -161,7 +161,7 @@ impl Verifier {
 
     fn at(superblock: Superblock, header: &SegmentHeader) -> Self {
         Self {
-            chain: Chain::new(),
+            inspector: Inspector::new(&superblock),
             place: header.place,
             epoch_segment: header.epoch_segment,
             outside: true,
@@ -175,7 +175,6 @@ impl Verifier {
             head: header.head.clone(),
             open: None,
             superblock,
-            tenant: None,
         }
     }
 
@@ -253,6 +252,12 @@ impl Verifier {
         self.offset
     }
 
+    /// Whether a group has begun that has not ended.
+    #[must_use]
+    pub fn in_group(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// The current segment.
     #[must_use]
     pub fn segment(&self) -> u32 {
@@ -279,6 +284,18 @@ impl Verifier {
     /// # Errors
     /// The [`Fault`]; the state is of no use afterwards but for [`Self::committed`].
     pub fn step<'b>(&mut self, bytes: &'b [u8]) -> Result<Step<'b>, Fault> {
+        self.step_with(bytes, None)
+    }
+
+    /// As [`Self::step`], with what an [`Inspector`] found of the frame at the start of these bytes.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_with<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        inspected: Option<&Inspected>,
+    ) -> Result<Step<'b>, Fault> {
         let left = self.superblock.segment_bytes.saturating_sub(self.offset);
         let Some(length) = bytes.first_chunk::<4>() else {
             // Frames are aligned, so either nothing or at least eight bytes are left.
@@ -287,7 +304,7 @@ impl Verifier {
         match (u32::from_le_bytes(*length), self.open) {
             (0, None) => Ok(Step::Blank),
             (0, Some(open)) => self.group(bytes, open),
-            (length, open) => self.frame(bytes, length, open, left),
+            (length, open) => self.frame(bytes, length, open, left, inspected),
         }
     }
 
@@ -297,6 +314,7 @@ impl Verifier {
         length: u32,
         open: Option<Open>,
         left: u64,
+        inspected: Option<&Inspected>,
     ) -> Result<Step<'b>, Fault> {
         let whole = padded(length as usize);
         let bad = self.fault(FaultKind::Length(length));
@@ -314,21 +332,13 @@ impl Verifier {
         let Some(frame) = bytes.get(..whole) else {
             return Ok(Step::Need(whole as u64));
         };
-        let (frame, padding) = frame.split_at_checked(length as usize).ok_or(bad)?;
         let header = Header::read(frame).ok_or(bad)?;
-        let body = frame.get(HEADER_BYTES..).ok_or(bad)?;
-        if header.crc != frame::checksum(&self.place, &header, body) {
-            return Err(self.fault(FaultKind::Checksum));
-        }
-        for (holds, field) in [
-            (header.kind == KIND_EVENT, "kind"),
-            (header.encoding == ENCODING_POSTCARD, "encoding"),
-            (header.flags == 0, "flags"),
-            (header.reserved == 0, "reserved"),
-        ] {
-            if !holds {
-                return Err(self.fault(FaultKind::Header(field)));
-            }
+        let (found, event) = match inspected.filter(|found| found.place == self.place) {
+            Some(found) => (*found, None),
+            None => self.inspector.look(&self.place, frame).ok_or(bad)?,
+        };
+        if let Some(kind) = found.frame {
+            return Err(self.fault(kind));
         }
         if Some(header.id) != self.head.id.checked_add(1) {
             return Err(self.fault(FaultKind::Id(header.id)));
@@ -336,14 +346,10 @@ impl Verifier {
         if header.previous != self.head.chain {
             return Err(self.fault(FaultKind::Chain));
         }
-        if padding.iter().any(|b| *b != 0) {
-            return Err(self.fault(FaultKind::Padding));
-        }
-        let event = Body::decode(body).ok_or(self.fault(FaultKind::Body))?;
-        rules::stored(&event, header.id).map_err(|broken| self.fault(FaultKind::Rule(broken)))?;
-        if tenant_tag(&self.key_of(event.tenant_id), header.id) != event.tenant_tag {
-            return Err(self.fault(FaultKind::TenantTag));
-        }
+        let proven = found.event.map_err(|kind| self.fault(kind))?;
+        let body = frame.get(HEADER_BYTES..length as usize).ok_or(bad)?;
+        let event = event.or_else(|| Body::decode(body));
+        let event = event.ok_or(self.fault(FaultKind::Body))?;
         if self.anchor_due {
             let anchor = Anchor::of(&event).filter(|anchor| {
                 (anchor.epoch, anchor.chain) == (self.place.epoch, self.head.chain)
@@ -360,9 +366,8 @@ impl Verifier {
         });
         open.count = open.count.saturating_add(1);
         self.open = Some(open);
-        let leaf = self
-            .head
-            .advance(&mut self.chain, &header, body, &event.tenant_tag);
+        let leaf = proven.leaf;
+        self.head.take(header.id, proven.chain, &leaf);
         self.bound |= Compacted::of(&event).is_some_and(|c| c.is_of(&self.begin));
         if core::mem::take(&mut self.anchor_due) {
             self.anchor = Some((header.id, self.head.chain));
@@ -376,17 +381,6 @@ impl Verifier {
             leaf,
             body: event,
         })
-    }
-
-    fn key_of(&mut self, tenant: &str) -> Hash {
-        match &self.tenant {
-            Some((name, key)) if name == tenant => *key,
-            _ => {
-                let key = tenant_key(&self.superblock.tag_key, tenant);
-                self.tenant = Some((tenant.into(), key));
-                key
-            }
-        }
     }
 
     fn group<'b>(&mut self, bytes: &'b [u8], open: Open) -> Result<Step<'b>, Fault> {

@@ -176,6 +176,15 @@ pub struct Standing {
     pub closing: bool,
 }
 
+/// What waits for the committer.
+#[derive(Default)]
+struct Queued {
+    /// Of events.
+    bytes: usize,
+    /// Nobody takes them any more.
+    closed: bool,
+}
+
 /// Shared by the committer and the connections.
 struct Shared {
     device: Arc<dyn Device>,
@@ -194,7 +203,7 @@ struct Shared {
     /// Opened by who first needs it.
     shelf: Shelf,
     moved: Condvar,
-    queued: Mutex<usize>,
+    queued: Mutex<Queued>,
     drained: Condvar,
     metrics: Metrics,
     /// To the tree's tiles, behind durability.
@@ -234,13 +243,16 @@ impl Committer {
         index_folder: Option<&Path>,
     ) -> Result<(Self, Recovery), OpenError> {
         let mut fold = Fold::kept_in(index_folder);
-        let resumed = index_folder.and_then(|folder| {
+        let mut resumed = index_folder.and_then(|folder| {
             // What is wrong with the superblock, opening says.
             let (superblock, _) = scan::superblock(&*device).ok()??;
             index::resume(&*device, &superblock, folder)
         });
-        if let Some(resumed) = &resumed {
-            fold.resume(resumed);
+        if let Some(known) = &resumed
+            && let Err(why) = fold.resume(known)
+        {
+            ::log::warn!("state of the log not taken, reading all of it: why=\"{why}\"");
+            (fold, resumed) = (Fold::kept_in(index_folder), None);
         }
         let (log, recovery) = Log::open_from(device, birth, resumed.as_ref(), &mut |found| {
             fold.found(&found);
@@ -262,7 +274,7 @@ impl Committer {
             standing: Mutex::new(standing_of(&log, 0)),
             shelf: Shelf::default(),
             moved: Condvar::new(),
-            queued: Mutex::new(0),
+            queued: Mutex::default(),
             drained: Condvar::new(),
             metrics: Metrics::default(),
             leaves: Leaves::default(),
@@ -457,14 +469,18 @@ impl Ledger {
             .queued
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        while *queued + bytes > QUEUE_BYTES_MAX {
+        while !queued.closed && queued.bytes + bytes > QUEUE_BYTES_MAX {
             queued = self
                 .shared
                 .drained
                 .wait(queued)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        *queued += bytes;
+        if queued.closed {
+            drop(queued);
+            return Job { work, bytes }.refuse(Refusal::closing());
+        }
+        queued.bytes += bytes;
         drop(queued);
         if let Err(unsent) = self.sender.send(Message::Job(Job { work, bytes }))
             && let Message::Job(job) = unsent.into_inner()
@@ -619,11 +635,8 @@ impl Ledger {
     /// Bytes of events that wait.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        *self
-            .shared
-            .queued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let queued = self.shared.queued.lock();
+        queued.unwrap_or_else(PoisonError::into_inner).bytes
     }
 }
 
@@ -728,6 +741,10 @@ impl Writer {
                 }
             }
         }
+        // Those who wait for room find nobody to make it.
+        let queued = self.shared.queued.lock();
+        queued.unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.drained.notify_all();
         // Those who sent behind the stop are answered, not dropped.
         while let Ok(message) = receiver.try_recv() {
             match message {
@@ -1079,7 +1096,7 @@ impl Writer {
             .queued
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *queued = queued.saturating_sub(released);
+        queued.bytes = queued.bytes.saturating_sub(released);
         drop(queued);
         self.shared.drained.notify_all();
     }
@@ -1098,3 +1115,6 @@ impl Writer {
         self.shared.moved.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! A fold over the log, so that it survives a restart. Bounded: the latest sequences of the latest
 //! producers.
 
-use crate::planes::Summary;
+use crate::planes::{Summary, Unreadable};
 use ledger_core::{Hash, Origin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const SEQUENCES_MAX: usize = 512;
 /// Producers of which a summary has every sequence; of the others, how far they came.
 const PRODUCERS_WHOLE: usize = 8;
 /// Its name in a summary.
-const SECTION: &str = "dedupe";
+pub const SECTION: &str = "dedupe";
 
 /// Boot and producer.
 type Key = ([u8; 16], u32);
@@ -123,13 +123,17 @@ impl Dedupe {
     }
 
     /// Takes the state from a summary.
-    pub fn restore(&mut self, summary: &Summary) {
+    ///
+    /// # Errors
+    /// [`Unreadable`], and nothing is changed.
+    pub fn restore(&mut self, summary: &Summary) -> Result<(), Unreadable> {
         let mut state = BTreeMap::new();
-        summary.take(SECTION, &mut state);
+        summary.take(SECTION, &mut state)?;
         if !state.is_empty() {
             self.used = state.values().map(|p: &Producer| p.used).max().unwrap_or(0);
             self.producers = state;
         }
+        Ok(())
     }
 }
 

@@ -10,9 +10,11 @@ use crate::fold::Fold;
 use crate::index::{Extent, Snapshot, Wanted};
 use crate::json::Json;
 use crate::objects::FolderStore;
+use crate::planes::Unreadable;
 use crate::proofs::folder::{CHECKPOINT, Folder, TILES};
 use crate::said::Said;
-use crate::scan::{self, End, Found};
+use crate::scan::{End, Found};
+use crate::verify::{Whole, read_whole};
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::store::{ObjectId, ObjectStore};
 use ledger_core::{Anchor, CompactRange, Hash, Superblock};
@@ -106,20 +108,30 @@ pub fn examine(
     live: Option<Live<'_>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Check>, String> {
-    let (superblock, copy) = scan::superblock(device)
-        .map_err(|e| e.to_string())?
-        .ok_or("blank: no log here yet")?;
-    let mut seen = Seen::new(data, live.is_some());
     let until = live.as_ref().map(|live| live.end);
-    let end = scan::scan(device, &superblock, until, &mut |found| {
-        if let Found::Group { end } = found {
-            progress(end);
-        }
-        seen.found(&found);
-    })
-    .map_err(|e| e.to_string())?;
+    let mut seen = Seen::new(data, until.is_some());
+    let Whole {
+        superblock,
+        copy,
+        end,
+    } = read_whole(
+        device,
+        until,
+        &mut seen,
+        &mut |seen, _| *seen = Seen::new(data, until.is_some()),
+        &mut |seen, found| {
+            if let Found::Group { end } = found {
+                progress(*end);
+            }
+            seen.found(found);
+        },
+    )
+    .map_err(|e| match std::error::Error::source(&e) {
+        Some(cause) => format!("{e}: {cause}"),
+        None => e.to_string(),
+    })?;
     let mut checks = vec![
-        log(&end, copy.map(|(_, what)| what)),
+        log(&end, copy.map(|(_, what)| what), seen.fold.lost.as_ref()),
         events(&seen.said),
         seen.fast_forward(&superblock, &end),
         seen.epochs.check(),
@@ -134,9 +146,16 @@ pub fn examine(
     Ok(checks)
 }
 
-fn log(end: &End, copy: Option<&str>) -> Check {
+fn log(end: &End, copy: Option<&str>, lost: Option<&Unreadable>) -> Check {
     let (state, what) = match (&end.fault, end.damaged, copy) {
         (Some(fault), true, _) => (State::Bad, format!("damaged: {}", fault.kind)),
+        _ if lost.is_some() => {
+            let why = lost.map_or_else(String::new, Unreadable::to_string);
+            (
+                State::Bad,
+                format!("the state of a compaction is lost: {why}"),
+            )
+        }
         (Some(fault), false, _) => (
             State::Warning,
             format!("torn, never acknowledged: {}", fault.kind),
@@ -190,7 +209,7 @@ impl Seen {
         let objects = data.map(|data| data.join(blobs::FOLDER));
         let belongs = objects.map_or(Ok(None), |o| Belongs::read(&o).map_err(said));
         Self {
-            fold: Fold::default(),
+            fold: Fold::of_planes(),
             said: Said::default(),
             epochs: Epochs::default(),
             clock: Clock::default(),

@@ -90,12 +90,18 @@ impl Planes {
     }
 
     /// Takes the state from a summary; a plane that it says nothing of stays as it is.
-    pub fn restore(&mut self, summary: &Summary) {
-        summary.take("policy", &mut self.policy);
-        summary.take("keys", &mut self.keys);
-        summary.take("blobs", &mut self.blobs);
-        summary.take("bus", &mut self.bus);
-        summary.take("jobs", &mut self.jobs);
+    ///
+    /// # Errors
+    /// [`Unreadable`] names the first section that does not decode; the others are taken.
+    pub fn restore(&mut self, summary: &Summary) -> Result<(), Unreadable> {
+        let taken = [
+            summary.take("policy", &mut self.policy),
+            summary.take("keys", &mut self.keys),
+            summary.take("blobs", &mut self.blobs),
+            summary.take("bus", &mut self.bus),
+            summary.take("jobs", &mut self.jobs),
+        ];
+        taken.into_iter().collect()
     }
 
     /// Takes the next event in: total, and in order of ids.
@@ -112,6 +118,24 @@ impl Planes {
     }
 }
 
+/// Sections of a summary that this version reads. A name stands for one form of its state: whoever
+/// changes the form gives the section a new name, and goes on reading the old one.
+const SECTIONS: [&str; 8] = [
+    "policy",
+    "keys",
+    "blobs",
+    "bus",
+    "jobs",
+    crate::dedupe::SECTION,
+    crate::ulids::SECTION,
+    crate::boots::SECTION,
+];
+
+/// A section of a summary that this version does not know, or that does not decode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("section {0} of the planes' summary is not known or does not decode")]
+pub struct Unreadable(pub String);
+
 /// The state of planes by their names: what a compaction writes down before it drops events.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Summary(BTreeMap<String, Vec<u8>>);
@@ -124,12 +148,20 @@ impl Summary {
         self.0.insert(name.to_owned(), bytes);
     }
 
-    /// Takes one plane's state back, if it is there and is whole.
-    pub fn take<T: DeserializeOwned>(&self, name: &str, state: &mut T) {
-        if let Some(bytes) = self.0.get(name)
-            && let Ok((found, [])) = postcard::take_from_bytes(bytes)
-        {
-            *state = found;
+    /// Takes one plane's state back, if it is there.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if it does not decode; the state is as before.
+    pub fn take<T: DeserializeOwned>(&self, name: &str, state: &mut T) -> Result<(), Unreadable> {
+        let Some(bytes) = self.0.get(name) else {
+            return Ok(());
+        };
+        match postcard::take_from_bytes(bytes) {
+            Ok((found, [])) => {
+                *state = found;
+                Ok(())
+            }
+            _ => Err(Unreadable(name.to_owned())),
         }
     }
 
@@ -141,11 +173,53 @@ impl Summary {
     }
 
     /// Reads it.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`Unreadable`] if it is none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         match postcard::take_from_bytes(bytes) {
-            Ok((sections, [])) => Some(Self(sections)),
-            _ => None,
+            Ok((sections, [])) => Ok(Self(sections)),
+            _ => Err(Unreadable("table".to_owned())),
         }
+    }
+
+    /// Whether this version knows every section.
+    ///
+    /// # Errors
+    /// [`Unreadable`] names the first that it does not.
+    pub fn known(&self) -> Result<(), Unreadable> {
+        let unknown = self
+            .0
+            .keys()
+            .find(|name| !SECTIONS.contains(&name.as_str()));
+        unknown.map_or(Ok(()), |name| {
+            Err(Unreadable(name.escape_debug().to_string()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_does_not_decode_or_is_not_known_is_named() {
+        let mut summary = Summary::default();
+        Planes::default().summary(&mut summary);
+        let whole = summary.encode();
+        assert_eq!(Summary::decode(&whole), Ok(summary.clone()));
+        assert_eq!(Planes::default().restore(&summary), Ok(()));
+        assert_eq!(summary.known(), Ok(()));
+        assert!(Summary::decode(&whole[1..]).is_err());
+        for (name, _) in summary.clone().0 {
+            let mut bad = summary.clone();
+            bad.0.get_mut(&name).unwrap().push(0);
+            let bad = Summary::decode(&bad.encode()).unwrap();
+            let named = Unreadable(name.clone());
+            assert_eq!(Planes::default().restore(&bad), Err(named), "{name}");
+        }
+        summary.put("bus.2", &7u8);
+        let named = Unreadable("bus.2".to_owned());
+        assert_eq!(summary.known(), Err(named));
     }
 }

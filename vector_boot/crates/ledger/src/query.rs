@@ -315,9 +315,11 @@ impl Run<'_> {
             (self.idle)();
         }
         let (filter, emit) = (&self.query.filter, &mut self.emit);
-        let wanted = self.reader.event(id, |id, chain, body| {
-            filter.matches(body).then(|| emit(id, chain, body))
-        })?;
+        let wanted = self.reader.event_if(
+            id,
+            |body| filter.matches(body),
+            |id, chain, body| emit(id, chain, body),
+        )?;
         let Some(go_on) = wanted else {
             return Ok(ControlFlow::Continue(()));
         };

@@ -4,14 +4,16 @@ use crate::device::Device;
 use crate::index::{Extent, Index, Look};
 use crate::slots::Slots;
 use ledger_core::{
-    Body, Commitment, Hash, Peek, Place, SEGMENT_HEADER_BYTES, Superblock, group_frame_end,
-    open_entry, open_event, peek,
+    Body, Commitment, Hash, Opener, Peek, Place, SEGMENT_HEADER_BYTES, Superblock, group_frame_end,
+    peek,
 };
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes read at once; most events and their neighbours fit.
+/// Bytes read at once of events that follow each other.
 const WINDOW_BYTES: usize = 32 * 1024;
+/// Bytes read where one event is looked for: the way to it from its anchor.
+const LOOK_BYTES: usize = 4 * 1024;
 /// Walking over this many events is cheaper than a new start at an anchor.
 const WALK_MAX: u64 = 64;
 
@@ -20,6 +22,7 @@ pub struct Reader {
     device: Arc<dyn Device>,
     superblock: Superblock,
     index: Arc<Mutex<Index>>,
+    opener: Opener,
     /// The segment that the position is in.
     look: Option<Look>,
     /// The event that begins at `at`.
@@ -38,6 +41,7 @@ impl Reader {
             device: Slots::over(device, &superblock),
             superblock,
             index,
+            opener: Opener::default(),
             look: None,
             id: 0,
             at: 0,
@@ -68,8 +72,8 @@ impl Reader {
         id: u64,
         read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
     ) -> io::Result<T> {
-        self.frame(id, |place, at, bytes| {
-            let (_, chain, body) = open_event(place, bytes)?;
+        self.frame(id, |opener, place, at, bytes| {
+            let (_, chain, body) = opener.event(place, bytes)?;
             Some(read(at, &chain, &body))
         })
     }
@@ -83,9 +87,29 @@ impl Reader {
         id: u64,
         read: impl FnOnce(&Commitment, &Body<'_>) -> T,
     ) -> io::Result<T> {
-        self.frame(id, |place, _, bytes| {
-            let (entry, body) = open_entry(place, bytes)?;
+        self.frame(id, |opener, place, _, bytes| {
+            let (entry, body) = opener.entry(place, bytes)?;
             Some(read(&entry, &body))
+        })
+    }
+
+    /// As [`Self::event`], for an event that may not be wanted: its chain value is worked out where
+    /// `wanted` says so alone.
+    ///
+    /// # Errors
+    /// As [`Self::event`].
+    pub fn event_if<T>(
+        &mut self,
+        id: u64,
+        wanted: impl FnOnce(&Body<'_>) -> bool,
+        read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
+    ) -> io::Result<Option<T>> {
+        self.frame(id, |opener, place, _, bytes| {
+            if !wanted(&Opener::body(place, bytes)?) {
+                return Some(None);
+            }
+            let (_, chain, body) = opener.event(place, bytes)?;
+            Some(Some(read(id, &chain, &body)))
         })
     }
 
@@ -93,7 +117,7 @@ impl Reader {
     fn frame<T>(
         &mut self,
         id: u64,
-        open: impl FnOnce(&Place, u64, &[u8]) -> Option<T>,
+        open: impl FnOnce(&mut Opener, &Place, u64, &[u8]) -> Option<T>,
     ) -> io::Result<T> {
         let extent = self.seek(id)?;
         loop {
@@ -106,7 +130,9 @@ impl Reader {
                 Peek::Event { id: found, bytes } if found == self.id => {
                     if found == id {
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                        let opened = open(&extent.place, at, self.bytes(at, bytes)?);
+                        self.bytes(at, bytes)?;
+                        let frame = from(&self.buf, self.first, self.filled, at);
+                        let opened = open(&mut self.opener, &extent.place, at, frame);
                         return opened.ok_or_else(|| self.bad(at));
                     }
                     self.id += 1;
@@ -176,20 +202,30 @@ impl Reader {
         let need = need.min(left);
         let inside = at >= self.first && at - self.first + need as u64 <= self.filled as u64;
         if !inside {
-            let n = WINDOW_BYTES.max(need).min(left);
+            let next = self.first..=self.first + self.filled as u64;
+            let window = match self.filled > 0 && next.contains(&at) {
+                true => WINDOW_BYTES,
+                false => LOOK_BYTES,
+            };
+            let n = window.max(need).min(left);
             self.buf.resize(n, 0);
             self.filled = 0;
             self.device.read_at(at, &mut self.buf)?;
             (self.first, self.filled) = (at, n);
         }
-        let skip = usize::try_from(at - self.first).unwrap_or(usize::MAX);
-        Ok(self.buf.get(skip..self.filled).unwrap_or_default())
+        Ok(from(&self.buf, self.first, self.filled, at))
     }
 
     /// Forgets what was read, so that a later look sees what was written since.
     pub fn refresh(&mut self) {
         self.filled = 0;
     }
+}
+
+/// What a buffer filled from `first` on holds from `at` on.
+fn from(buf: &[u8], first: u64, filled: usize, at: u64) -> &[u8] {
+    let skip = usize::try_from(at - first).unwrap_or(usize::MAX);
+    buf.get(skip..filled).unwrap_or_default()
 }
 
 fn compacted(id: u64, first: u64) -> io::Error {

@@ -55,9 +55,10 @@ impl Said {
                     self.wrong = Some(Wrong { id, offset, what });
                 }
                 self.keys.apply(*id, body);
-                if let Some(whole) = self.summary.take(body).and_then(|b| Summary::decode(&b)) {
-                    whole.take("keys", &mut self.keys);
-                    self.known = true;
+                if let Some(whole) = self.summary.take(body) {
+                    let summary = Summary::decode(&whole);
+                    let taken = summary.and_then(|s| s.take("keys", &mut self.keys));
+                    self.known = taken.is_ok();
                 }
             }
             _ => {}

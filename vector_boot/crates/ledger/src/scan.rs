@@ -1,5 +1,7 @@
 //! Reads a log from its beginning through the verifier: the one way in for recovery and `verify`.
 
+mod window;
+
 use crate::device::Device;
 use crate::index::Extent;
 use crate::slots::Mapped;
@@ -8,9 +10,8 @@ use ledger_core::{
     SegmentHeader, Step, Superblock, Verifier,
 };
 use std::io;
-
-/// Bytes read at once; a larger frame makes the window grow to it.
-const WINDOW_BYTES: usize = 256 * 1024;
+use std::thread::scope;
+use window::{ALONE_BYTES, WINDOW_BYTES, Window};
 
 /// What a scan hands over while it reads.
 pub enum Found<'a> {
@@ -88,7 +89,7 @@ pub fn superblock(device: &dyn Device) -> io::Result<Option<(Superblock, Option<
         (Err(_), Err(_)) if is_zero(&first) => Ok(None),
         (Err(why), Err(_)) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{}: no ledger here: superblock {why}", device.locate(0)),
+            format!("{}: superblock: {why}", device.locate(0)),
         )),
     }
 }
@@ -118,8 +119,20 @@ pub fn scan_from(
     found: &mut dyn FnMut(Found<'_>),
 ) -> io::Result<End> {
     let device = &Mapped { device, superblock };
+    scan_with(device, superblock, first, until, ALONE_BYTES, found)
+}
+
+/// As [`scan_from`], over a mapped device; alone up to so many bytes.
+fn scan_with(
+    device: &Mapped<'_>,
+    superblock: &Superblock,
+    first: u32,
+    until: Option<u64>,
+    alone_bytes: u64,
+    found: &mut dyn FnMut(Found<'_>),
+) -> io::Result<End> {
     let mut area = vec![0; SEGMENT_HEADER_BYTES];
-    let mut verifier = match first {
+    let verifier = match first {
         0 => Verifier::new(*superblock),
         _ => {
             device.read_at(superblock.segment_offset(first), &mut area)?;
@@ -130,8 +143,38 @@ pub fn scan_from(
             }
         }
     };
+    let (end, long) = scope(|scope| {
+        let mut window = Window::new(device, superblock, scope, alone_bytes);
+        let end = read_log(
+            device,
+            superblock,
+            first,
+            until,
+            verifier,
+            &mut window,
+            found,
+        );
+        (end, window.is_ahead())
+    });
+    if long {
+        // The two threads have taken what one at rest does not need.
+        sys::reclaim::heap();
+    }
+    end
+}
+
+/// Reads on with a verifier that stands before the first segment.
+fn read_log(
+    device: &Mapped<'_>,
+    superblock: &Superblock,
+    first: u32,
+    until: Option<u64>,
+    mut verifier: Verifier,
+    window: &mut Window<'_, '_>,
+    found: &mut dyn FnMut(Found<'_>),
+) -> io::Result<End> {
+    let mut area = vec![0; SEGMENT_HEADER_BYTES];
     let begin = verifier.committed().2.clone();
-    let mut window = Window::new(device);
     let mut fault = None;
     let reached = |offset: u64| until.is_some_and(|until| offset >= until);
     for segment in first..superblock.segments_end() {
@@ -168,7 +211,7 @@ pub fn scan_from(
             base + verifier.offset(),
             superblock.segment_offset(segment + 1),
         );
-        if let Err(bad) = read_segment(&mut verifier, &mut window, base, until, found)? {
+        if let Err(bad) = read_segment(&mut verifier, window, base, until, found)? {
             fault = Some(bad);
             break;
         }
@@ -241,7 +284,7 @@ fn is_unused(superblock: &Superblock, segment: u32, area: &[u8]) -> bool {
 
 fn read_segment(
     verifier: &mut Verifier,
-    window: &mut Window<'_>,
+    window: &mut Window<'_, '_>,
     base: u64,
     until: Option<u64>,
     found: &mut dyn FnMut(Found<'_>),
@@ -251,8 +294,9 @@ fn read_segment(
         if until.is_some_and(|until| at >= until) {
             return Ok(Ok(()));
         }
-        match verifier.step(window.from(at)) {
-            Ok(Step::Need(bytes)) => window.fill(at, bytes)?,
+        let inspected = window.inspected(at);
+        match verifier.step_with(window.from(at), inspected.as_ref()) {
+            Ok(Step::Need(bytes)) => window.fill(at, bytes, verifier.in_group())?,
             Ok(Step::Event {
                 id,
                 chain,
@@ -369,48 +413,5 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|b| *b == 0)
 }
 
-/// A sliding view of the device.
-struct Window<'d> {
-    device: &'d dyn Device,
-    buf: Vec<u8>,
-    first: u64,
-    filled: usize,
-    end: u64,
-}
-
-impl<'d> Window<'d> {
-    fn new(device: &'d dyn Device) -> Self {
-        Self {
-            device,
-            buf: vec![0; WINDOW_BYTES],
-            first: 0,
-            filled: 0,
-            end: 0,
-        }
-    }
-
-    /// Goes to a segment that ends at `end`.
-    fn move_to(&mut self, first: u64, end: u64) {
-        (self.first, self.filled, self.end) = (first, 0, end);
-    }
-
-    /// What is there from `at` on.
-    fn from(&self, at: u64) -> &[u8] {
-        let skip = usize::try_from(at - self.first).unwrap_or(usize::MAX);
-        self.buf.get(skip..self.filled).unwrap_or_default()
-    }
-
-    /// Reads anew from `at`, at least `need` bytes, which the verifier knows to lie in the segment.
-    fn fill(&mut self, at: u64, need: u64) -> io::Result<()> {
-        let need = usize::try_from(need).unwrap_or(usize::MAX);
-        if self.buf.len() < need {
-            self.buf.resize(need, 0);
-        }
-        let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        let n = left.min(self.buf.len());
-        self.device
-            .read_at(at, self.buf.get_mut(..n).unwrap_or_default())?;
-        (self.first, self.filled) = (at, n);
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,12 @@
 //! A fold over the log. Bounded: the latest ULIDs of the latest tenants; one that is older is taken
 //! again.
 
-use crate::planes::Summary;
+use crate::planes::{Summary, Unreadable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Its name in the state beside the index's snapshots.
-const SECTION: &str = "ulids";
+pub const SECTION: &str = "ulids";
 
 /// Tenants remembered; whoever was silent longest goes first.
 const TENANTS_MAX: usize = 64;
@@ -68,28 +68,38 @@ impl Ulids {
     }
 
     /// Takes the state back.
-    pub fn restore(&mut self, summary: &Summary) {
-        summary.take(SECTION, &mut self.tenants);
+    ///
+    /// # Errors
+    /// [`Unreadable`], and nothing is changed.
+    pub fn restore(&mut self, summary: &Summary) -> Result<(), Unreadable> {
+        summary.take(SECTION, &mut self.tenants)?;
         self.used = self.tenants.values().map(|t| t.used).max().unwrap_or(0);
+        Ok(())
     }
 
     /// Takes an appended event in.
     pub fn add(&mut self, tenant: &str, ulid: &[u8; 16], id: u64) {
         self.used += 1;
-        if !self.tenants.contains_key(tenant) {
-            if self.tenants.len() >= TENANTS_MAX {
-                let oldest = self.tenants.iter().min_by_key(|(_, recent)| recent.used);
-                if let Some(oldest) = oldest.map(|(tenant, _)| tenant.clone()) {
-                    self.tenants.remove(&oldest);
-                }
+        let recent = match self.tenants.get_mut(tenant) {
+            Some(recent) => recent,
+            None => {
+                self.make_room();
+                self.tenants.entry(tenant.to_owned()).or_default()
             }
-            self.tenants.insert(tenant.to_owned(), Recent::default());
+        };
+        recent.used = self.used;
+        recent.seen.push_back((*ulid, id));
+        if recent.seen.len() > WINDOW {
+            recent.seen.pop_front();
         }
-        if let Some(recent) = self.tenants.get_mut(tenant) {
-            recent.used = self.used;
-            recent.seen.push_back((*ulid, id));
-            if recent.seen.len() > WINDOW {
-                recent.seen.pop_front();
+    }
+
+    /// For one more tenant.
+    fn make_room(&mut self) {
+        if self.tenants.len() >= TENANTS_MAX {
+            let oldest = self.tenants.iter().min_by_key(|(_, recent)| recent.used);
+            if let Some(oldest) = oldest.map(|(tenant, _)| tenant.clone()) {
+                self.tenants.remove(&oldest);
             }
         }
     }
@@ -117,7 +127,7 @@ mod tests {
             let mut summary = Summary::default();
             ulids.summary(&mut summary, room);
             let mut restored = Ulids::default();
-            restored.restore(&summary);
+            restored.restore(&summary).unwrap();
             restored
         };
         let all = restored(64 << 20);

@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::log::{OpenError, check_size};
 use crate::query::hex;
-use crate::scan::{self, Found};
+use crate::scan::{self, End, Found};
 use ledger_core::{FaultKind, SUPERBLOCK_BYTES, Superblock};
 
 /// What was found.
@@ -81,6 +81,54 @@ pub fn verify(
     watched(device, until, progress, &mut |_| ())
 }
 
+/// What a reading of a whole log found.
+pub struct Whole {
+    /// Whose segments were read.
+    pub superblock: Superblock,
+    /// What is wrong with a copy of it.
+    pub copy: Option<scan::BadCopy>,
+    /// Where it ended, and why.
+    pub end: End,
+}
+
+/// Reads a log from its beginning, and once more if what was being read was dropped meanwhile; `again`
+/// is told so before each reading, and `watch` shown all that is read.
+///
+/// # Errors
+/// [`OpenError`] if there is no log or it cannot be read.
+pub fn read_whole<W>(
+    device: &dyn Device,
+    until: Option<u64>,
+    watch: &mut W,
+    again: &mut dyn FnMut(&mut W, &Superblock),
+    found: &mut dyn FnMut(&mut W, &Found<'_>),
+) -> Result<Whole, OpenError> {
+    let io = |step| move |error| OpenError::Io { step, error };
+    let read = || scan::superblock(device).map_err(io("read superblock"));
+    let (mut superblock, _) = read()?.ok_or(OpenError::Blank)?;
+    let mut dropped = false;
+    loop {
+        check_size(device, &superblock)?;
+        again(watch, &superblock);
+        let mut end = scan::scan(device, &superblock, until, &mut |it| found(watch, &it))
+            .map_err(io("read log"))?;
+        let (now, copy) = read()?.ok_or(OpenError::Blank)?;
+        if now.generation == superblock.generation {
+            // The event that says what was dropped lies behind `until` then.
+            let unseen = dropped && until.is_some();
+            if unseen && end.fault.is_some_and(|f| f.kind == FaultKind::Unbound) {
+                (end.fault, end.damaged) = (None, false);
+            }
+            return Ok(Whole {
+                superblock,
+                copy,
+                end,
+            });
+        }
+        (superblock, dropped) = (now, true);
+    }
+}
+
 /// As [`verify`]; `watch` is shown all that is read, from the beginning once more if what was being
 /// read is dropped meanwhile.
 ///
@@ -92,36 +140,29 @@ pub fn watched(
     progress: &mut dyn FnMut(u64),
     watch: &mut dyn FnMut(&Found<'_>),
 ) -> Result<Report, OpenError> {
-    let io = |step| move |error| OpenError::Io { step, error };
-    let read = || scan::superblock(device).map_err(io("read superblock"));
-    let (mut superblock, _) = read()?.ok_or(OpenError::Blank)?;
-    let mut dropped = false;
-    let (end, groups, bytes, copy) = loop {
-        check_size(device, &superblock)?;
-        let (mut groups, mut bytes) = (0, superblock.segment_offset(superblock.first_segment));
-        let end = scan::scan(device, &superblock, until, &mut |found| {
-            watch(&found);
+    let mut counted = (0, 0);
+    let whole = read_whole(
+        device,
+        until,
+        &mut counted,
+        &mut |counted, log| *counted = (0, log.segment_offset(log.first_segment)),
+        &mut |(groups, bytes), found| {
+            watch(found);
             if let Found::Group { end } = found {
-                groups += 1;
-                bytes = end;
-                progress(end);
+                *groups += 1;
+                *bytes = *end;
+                progress(*end);
             }
-        })
-        .map_err(io("read log"))?;
-        let (now, bad) = read()?.ok_or(OpenError::Blank)?;
-        if now.generation == superblock.generation {
-            break (end, groups, bytes, bad);
-        }
-        // What was being read was dropped meanwhile.
-        (superblock, dropped) = (now, true);
-    };
-    // The event that says so lies behind `until` then.
-    let unseen = dropped && until.is_some();
-    let fault = end
-        .fault
-        .filter(|fault| !(unseen && fault.kind == FaultKind::Unbound));
+        },
+    )?;
+    let (groups, bytes) = counted;
+    let Whole {
+        superblock,
+        copy,
+        end,
+    } = whole;
     let by_copy = copy.map(|(copy, what)| superblock_bad(device, copy, what));
-    let by_scan = fault.map(|fault| {
+    let by_scan = end.fault.map(|fault| {
         let at = superblock.segment_offset(fault.segment) + fault.offset;
         let offset = superblock.slot_offset(at);
         Bad {

@@ -2,8 +2,8 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use ledger::audit::{Asked, audit};
-use ledger::committer::{Committer, Draft};
-use ledger::device::Access;
+use ledger::committer::{Committer, Draft, Keep, Order};
+use ledger::device::{Access, FolderDevice};
 use ledger::doctor::{self, Check, State};
 use ledger::log::Birth;
 use ledger_core::blob::Manifest;
@@ -11,11 +11,12 @@ use ledger_core::checkpoint::Checkpoint;
 use ledger_core::keys;
 use ledger_core::note::VerifierKey;
 use ledger_core::store::ObjectId;
-use ledger_core::{Anchor, Body, SEGMENT_BYTES_MAX};
+use ledger_core::{Anchor, Body, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 fn draft(event_type: &str, subject: &str, payload: &str) -> Draft {
     Draft {
@@ -336,4 +337,52 @@ fn what_changes_while_it_is_looked_at_is_no_damage() {
     put(folder.path(), "blake3", &other);
     assert_eq!(state(&[object, other]), State::Good);
     assert_eq!(state(&[object]), State::Warning);
+}
+
+#[test]
+fn a_log_that_is_compacted_while_it_is_looked_at_is_not_called_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let birth = Birth {
+        log_id: [7; 16],
+        tag_key: [8; 32],
+        wall_ns: 1,
+        segment_bytes_max: SEGMENT_BYTES_MIN,
+    };
+    let device = FolderDevice::new(folder.path(), SEGMENT_BYTES_MIN, Access::Write);
+    let (committer, _) =
+        Committer::start(Arc::new(device.expect("a device")), &birth).expect("a ledger");
+    let ledger = committer.ledger();
+    let fill = || {
+        for _ in 0..60 {
+            ledger.append_wait(five()).expect("receipts");
+        }
+    };
+    fill();
+    ledger.order_wait(Order::Epoch).expect("an epoch");
+    fill();
+    let standing = ledger.standing();
+    let mut dropped = 0;
+    let device = &**ledger.device();
+    let needed = &|| Ok(BTreeSet::new());
+    let live = doctor::Live {
+        end: standing.end,
+        needed,
+    };
+    let checks = doctor::examine(device, None, Some(live), &mut |_| {
+        if dropped == 0 {
+            let keep = Keep {
+                bytes: Some(0),
+                events: None,
+            };
+            let done = ledger.order_wait(Order::Compact(keep));
+            dropped = done.expect("a compaction").dropped;
+        }
+    });
+    assert!(dropped > 2, "{dropped}");
+    let checks = checks.expect("checks");
+    let log = checks.iter().find(|check| check.name == "log");
+    let log = log.expect("a check of the log");
+    let what = format!("{} events hold", standing.id);
+    assert_eq!((log.state, &log.what), (State::Good, &what));
+    committer.stop();
 }

@@ -85,7 +85,8 @@ pub fn keep_all(index: &mut Index) {
     while let Some(task) = index.task(true) {
         let Some(part) = &task.part else { return };
         let written = snapshot::write(&task.folder, &task.wanted, &mut lock(part));
-        let done = outcome(&task, written, false);
+        // It was sealed before this start, so a part of it had been there or is late.
+        let done = outcome(&task, written, true);
         index.done(&task.wanted, &done);
     }
 }
@@ -136,6 +137,8 @@ pub fn start(
             sweep(&index);
             for () in woken {
                 keep(&index, &device, &superblock);
+                // A part takes megabytes while it is built or copied.
+                sys::reclaim::heap();
             }
         })?;
     Ok(())

@@ -14,7 +14,7 @@ mod snapshot;
 mod state;
 
 pub use keeper::{keep_all, start as start_keeper};
-pub use part::{ANCHOR_EVERY, BLOCK_EVENTS, DIMENSIONS, Dimension, Part, Posted, Span};
+pub use part::{ANCHOR_EVERY, BLOCK_EVENTS, Dimension, Part, Posted, Span};
 pub use snapshot::{Snapshot, Wanted};
 pub use state::{Resumed, State, resume};
 
@@ -284,7 +284,7 @@ impl Index {
     }
 
     /// Takes the next event of the open segment in.
-    pub fn add(&mut self, event: &Posted<'_>) {
+    pub fn add(&mut self, event: &Posted) {
         if let Some(View::Memory(part)) = self.entries.last().map(|entry| &entry.view) {
             lock(part).add(event);
         }

@@ -6,7 +6,7 @@
 
 use ledger_core::Body;
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 /// Events from one anchor to the next: what a look-up walks over at most.
 pub const ANCHOR_EVERY: u32 = 16;
@@ -15,8 +15,9 @@ pub const BLOCK_EVENTS: u32 = 1024;
 /// Values of one dimension that have a posting of their own. With some 130 bytes each, all
 /// dimensions together stay under 3 MiB.
 pub const VALUES_MAX: usize = 4096;
-/// Postings that all other values of a dimension share.
-pub const SPILLS: u32 = 1024;
+/// Postings that all other values of each dimension share. Subjects are the ones that are many: a
+/// posting of a full segment is then shared by some twenty of them.
+pub const SPILLS: [u32; DIMENSIONS] = [1024, 1024, 1024, 1024, 8192];
 /// Causes wait unsorted for at least so many, and for an eighth of those sorted: sorting stays linear.
 const UNSORTED_MIN: usize = 1024;
 
@@ -38,12 +39,12 @@ pub enum Dimension {
 /// Number of dimensions.
 pub const DIMENSIONS: usize = 5;
 
-/// Values of one event in the order of [`Dimension`].
-pub type Values<'a> = [&'a str; DIMENSIONS];
+/// What an event's values are posted under, in the order of [`Dimension`].
+pub type Hashes = [u32; DIMENSIONS];
 
 /// What the index takes of an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Posted<'a> {
+pub struct Posted {
     /// Its id.
     pub id: u64,
     /// Where its frame begins in the log.
@@ -53,27 +54,28 @@ pub struct Posted<'a> {
     /// When it happened, CLOCK_MONOTONIC.
     pub timestamp_ns: u64,
     /// What it is posted by.
-    pub values: Values<'a>,
+    pub hashes: Hashes,
     /// Its cause.
     pub causation_id: Option<u64>,
 }
 
-impl<'a> Posted<'a> {
+impl Posted {
     /// Of an event whose frame begins at `offset`.
     #[must_use]
-    pub fn of(id: u64, offset: u64, body: &Body<'a>) -> Self {
+    pub fn of(id: u64, offset: u64, body: &Body<'_>) -> Self {
+        let values = [
+            body.ns,
+            body.actor,
+            body.tenant_id,
+            body.event_type,
+            body.subject,
+        ];
         Self {
             id,
             offset,
             wall_ns: body.wall_ns,
             timestamp_ns: body.timestamp_ns,
-            values: [
-                body.ns,
-                body.actor,
-                body.tenant_id,
-                body.event_type,
-                body.subject,
-            ],
+            hashes: values.map(hash),
             causation_id: body.causation_id,
         }
     }
@@ -120,8 +122,15 @@ pub(super) fn hash(value: &str) -> u32 {
 }
 
 /// The shared posting of a value that has none of its own.
-pub(super) fn spill_of(hash: u32) -> u32 {
-    hash % SPILLS
+pub(super) fn spill_of(dimension: usize, hash: u32) -> u32 {
+    let spills = SPILLS.get(dimension).copied().unwrap_or(1);
+    hash % spills
+}
+
+/// Adds an ordinal behind all others.
+fn push(list: &mut RoaringBitmap, ordinal: u32) {
+    // A shared posting may have it already.
+    let _ = list.try_push(ordinal);
 }
 
 /// The part.
@@ -140,7 +149,7 @@ pub struct Part {
     /// Times of all.
     pub(super) span: Span,
     /// Ordinals by [`key`].
-    pub(super) postings: BTreeMap<u64, RoaringBitmap>,
+    pub(super) postings: HashMap<u64, RoaringBitmap>,
     values: [usize; DIMENSIONS],
     /// Cause and ordinal; sorted up to `sorted`.
     causes: Vec<(u64, u32)>,
@@ -158,7 +167,7 @@ impl Part {
             anchors: Vec::new(),
             blocks: Vec::new(),
             span: Span::NONE,
-            postings: BTreeMap::new(),
+            postings: HashMap::new(),
             values: [0; DIMENSIONS],
             causes: Vec::new(),
             sorted: 0,
@@ -166,7 +175,7 @@ impl Part {
     }
 
     /// Takes the segment's next event in.
-    pub fn add(&mut self, event: &Posted<'_>) {
+    pub fn add(&mut self, event: &Posted) {
         let ordinal = self.events;
         self.events += 1;
         if ordinal.is_multiple_of(ANCHOR_EVERY) {
@@ -181,8 +190,8 @@ impl Part {
             block.add(event.wall_ns, event.timestamp_ns);
         }
         self.span.add(event.wall_ns, event.timestamp_ns);
-        for (dimension, value) in event.values.iter().enumerate() {
-            self.post(dimension, hash(value), ordinal);
+        for (dimension, hash) in event.hashes.iter().enumerate() {
+            self.post(dimension, *hash, ordinal);
         }
         if let Some(cause) = event.causation_id {
             self.causes.push((cause, ordinal));
@@ -195,7 +204,7 @@ impl Part {
     fn post(&mut self, dimension: usize, hash: u32, ordinal: u32) {
         let own = key(dimension, false, hash);
         if let Some(list) = self.postings.get_mut(&own) {
-            list.insert(ordinal);
+            push(list, ordinal);
             return;
         }
         let values = self.values.get_mut(dimension);
@@ -204,9 +213,9 @@ impl Part {
                 *values += 1;
                 own
             }
-            _ => key(dimension, true, spill_of(hash)),
+            _ => key(dimension, true, spill_of(dimension, hash)),
         };
-        self.postings.entry(key).or_default().insert(ordinal);
+        push(self.postings.entry(key).or_default(), ordinal);
     }
 
     fn sort_causes(&mut self) {
@@ -234,7 +243,8 @@ impl Part {
             let hash = hash(value);
             let own = self.postings.get(&key(*dimension as usize, false, hash));
             let shared = || {
-                let key = key(*dimension as usize, true, spill_of(hash));
+                let dimension = *dimension as usize;
+                let key = key(dimension, true, spill_of(dimension, hash));
                 self.postings.get(&key)
             };
             let Some(list) = own.or_else(shared) else {
@@ -274,11 +284,13 @@ mod tests {
                 offset: u64::from(n) * 512,
                 wall_ns: 1,
                 timestamp_ns: 1,
-                values: [&value; DIMENSIONS],
+                hashes: [hash(&value); DIMENSIONS],
                 causation_id: None,
             });
         }
-        assert!(part.postings.len() <= DIMENSIONS * (VALUES_MAX + SPILLS as usize));
+        let shared: u32 = SPILLS.iter().sum();
+        let bound = DIMENSIONS * VALUES_MAX + shared as usize;
+        assert!(part.postings.len() <= bound);
         let last = part.candidates(&[(Dimension::Subject, "v19999")]).unwrap();
         assert!(last.contains(19_999));
         assert!(last.len() < 100, "shared by few: {}", last.len());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"VBLINDEX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CONTEXT: &str = "vb-ledger-index v1";
 /// Where the header's hash lies.
 const HASHED: usize = PAGE_BYTES - 32;
@@ -96,8 +96,9 @@ pub fn write(folder: &Path, wanted: &Wanted, part: &mut Part) -> io::Result<()> 
     let mut entries = Vec::with_capacity(part.postings.len());
     section(&mut out, BITMAPS, &mut |out| {
         let begin = out.position();
-        for (key, list) in &part.postings {
-            let mut list = list.clone();
+        let mut postings: Vec<_> = part.postings.iter_mut().collect();
+        postings.sort_unstable_by_key(|(key, _)| **key);
+        for (key, list) in postings {
             list.optimize();
             let at = out.position() - begin;
             list.serialize_into(&mut *out)?;
@@ -287,7 +288,7 @@ impl Snapshot {
             let dimension = *dimension as usize;
             let list = match self.list(key(dimension, false, hash))? {
                 Some(list) => Some(list),
-                None => self.list(key(dimension, true, spill_of(hash)))?,
+                None => self.list(key(dimension, true, spill_of(dimension, hash)))?,
             };
             let Some(list) = list else {
                 return Ok(Some(RoaringBitmap::new()));
