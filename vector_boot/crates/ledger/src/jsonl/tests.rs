@@ -1,6 +1,7 @@
 //! Lines as each role would send them, over a real ledger on a file; what is hostile, too.
 
 mod bus;
+mod proofs;
 mod rights;
 mod worlds;
 
