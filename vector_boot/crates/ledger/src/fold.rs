@@ -34,6 +34,8 @@ pub struct Fold {
     anchor: Option<(u64, Hash)>,
     /// The last event that was not read, but known by a state.
     resumed_at: u64,
+    /// Whether the planes stand for every event so far: in a compacted log, only behind its summary.
+    whole: bool,
     /// Events whose group has not ended, and their texts: kept from group to group, so that an event
     /// costs no allocation.
     pending: Vec<Pending>,
@@ -77,7 +79,8 @@ impl Fold {
             Found::Segment { .. } if self.unindexed => {}
             Found::Segment { extent, .. } => {
                 self.index.begin(*extent);
-                if self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
+                self.whole |= extent.first_id == 1;
+                if self.whole && self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
                     let state = self.state(extent);
                     self.index.keep_state(state);
                 }
@@ -205,7 +208,9 @@ impl Fold {
             summary.known(),
         ];
         self.boots.add_older(older);
-        taken.into_iter().collect()
+        let taken: Result<(), Unreadable> = taken.into_iter().collect();
+        self.whole |= taken.is_ok();
+        taken
     }
 }
 

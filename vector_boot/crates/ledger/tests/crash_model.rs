@@ -9,9 +9,11 @@ mod disk;
 use disk::{Chance, Disk};
 use ledger::committer::{Committer, Draft, Keep, Ledger, Order};
 use ledger::log::Birth;
+use ledger::planes::Summary;
 use ledger::verify::verify;
 use ledger_core::{Hash, Origin, SEGMENT_BYTES_MIN};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Of the ordinary tests.
@@ -248,6 +250,54 @@ fn a_log_that_fills_opens_epochs_and_drops_what_is_oldest() {
         )
     );
     committer.stop();
+}
+
+/// The planes as bytes.
+fn planes(ledger: &Ledger) -> Vec<u8> {
+    let mut summary = Summary::default();
+    ledger
+        .planes(|planes| planes.summary(&mut summary))
+        .unwrap();
+    summary.encode()
+}
+
+#[test]
+fn a_start_keeps_no_state_of_a_segment_that_begins_amid_a_summary() {
+    let (disk, folder) = (Disk::new(12), tempfile::tempdir().unwrap());
+    let start = |index: Option<&Path>| {
+        let started = Committer::start_with(Arc::new(disk.clone()), &BIRTH, index);
+        started.unwrap().0
+    };
+    let committer = start(None);
+    let ledger = committer.ledger();
+    // Their summary takes more than a segment.
+    for n in 0..8 {
+        let rules = "allow bus.* on=queue.* tenant=acme\\n".repeat(60);
+        let policy = Draft {
+            origin: None,
+            event_type: "policy.set".into(),
+            payload: format!("{{\"name\":\"p{n}\",\"text\":\"vb-policy 1\\n{rules}\"}}"),
+            ..draft(1, 0)
+        };
+        ledger.append_wait(vec![policy]).unwrap();
+    }
+    ledger.order_wait(Order::Epoch).unwrap();
+    fill(ledger, "service:gateway", 20, 400).unwrap();
+    let keep = Keep {
+        bytes: Some(0),
+        events: None,
+    };
+    assert!(ledger.order_wait(Order::Compact(keep)).unwrap().dropped > 0);
+    let told = planes(ledger);
+    // In hex, and in events.
+    assert!(2 * told.len() as u64 > SEGMENT_BYTES_MIN);
+    committer.stop();
+    // The first of these reads all and keeps what it may; the others believe it.
+    for _ in 0..3 {
+        let committer = start(Some(folder.path()));
+        assert!(planes(committer.ledger()) == told);
+        committer.stop();
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #[path = "process/running.rs"]
 mod running;
 
-use ledger::committer::Committer;
+use ledger::committer::{Committer, Done, Keep, Order};
 use ledger::device::Access;
 use ledger::proofs::Keeper;
 use ledger_core::checkpoint::Checkpoint;
@@ -183,5 +183,44 @@ fn without_a_folder_checkpoints_are_signed_and_young_leaves_proven() {
     let proofs = running.ledger().proofs().unwrap();
     let refusal = proofs.inclusion(&entry(&running, 1), 0, 320).unwrap_err();
     assert_eq!(refusal.code, "NOT_FOUND");
+    running.stop();
+}
+
+#[test]
+fn nothing_is_dropped_before_it_is_known_that_its_leaves_are_in_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path());
+    running.append(700);
+    running.ledger().order_wait(Order::Epoch).unwrap();
+    running.append(10);
+    running.stop();
+    fs::remove_dir_all(folder.path().join("tiles")).unwrap();
+    // As the service starts: ready first, and then the proofs.
+    let path = folder.path().join("ledger.log");
+    let device = ledger::open::path(&path, Access::Write).unwrap();
+    let (committer, _) = Committer::start_with(device, &BIRTH, Some(folder.path())).unwrap();
+    let compact = |committer: &Committer| -> Done {
+        let keep = Keep {
+            bytes: Some(0),
+            events: None,
+        };
+        let done = committer.ledger().order_wait(Order::Compact(keep));
+        done.unwrap()
+    };
+    assert_eq!(compact(&committer).dropped, 0);
+    let keeper = Keeper::start(committer.ledger(), Some(folder.path())).unwrap();
+    let running = Running { committer, keeper };
+    let proofs = running.ledger().proofs().unwrap();
+    let size = running.ledger().standing().id;
+    proofs.checkpoint(size).unwrap();
+    proofs.hasten(size);
+    while proofs.settled() < Some(size) {
+        std::thread::yield_now();
+    }
+    assert!(compact(&running.committer).dropped > 0);
+    let size = running.ledger().standing().id;
+    proofs.checkpoint(size).unwrap();
+    let (path, old, new) = proofs.consistency(1, size).unwrap();
+    assert!(verify_consistency(1, size, &old, &new, &path));
     running.stop();
 }

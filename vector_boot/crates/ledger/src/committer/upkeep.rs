@@ -105,12 +105,14 @@ impl Writer {
         // Not again for every group: once a segment is enough.
         self.tried = Some(self.log.segment());
         match opened.and_then(|()| self.compact(Keep::default())) {
-            Ok(done) => ::log::info!(
+            Ok(done) if done.dropped > 0 => ::log::info!(
                 "compacted: dropped={} first_event={} epoch={}",
                 done.dropped,
                 done.first_event_id,
                 done.epoch
             ),
+            // Tiles may be behind: there is no segment after the last to try it again in.
+            Ok(_) => self.tried = self.tried.filter(|_| self.log.segments_free() > 0),
             Err(refusal) => ::log::warn!("not compacted: reason={:?}", refusal.reason()),
         }
     }
@@ -242,7 +244,14 @@ impl Writer {
     fn proven(&self) -> Result<u32, Refusal> {
         let proofs = self.shared.proofs.lock();
         let proofs = proofs.unwrap_or_else(PoisonError::into_inner).clone();
-        match proofs.and_then(|proofs| proofs.settled()) {
+        let Some(proofs) = proofs else {
+            let index = self.shared.index.lock();
+            let begins = index.unwrap_or_else(PoisonError::into_inner).is_kept();
+            // A service that has just begun does not know yet what is in tiles; without a folder there are none.
+            let first = self.log.superblock().first_segment;
+            return Ok(if begins { first } else { u32::MAX });
+        };
+        match proofs.settled() {
             None => Ok(u32::MAX),
             Some(leaves) if leaves >= self.log.head().id => Ok(u32::MAX),
             Some(leaves) => {
