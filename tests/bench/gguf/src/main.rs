@@ -1,7 +1,7 @@
 //! What opening a model costs, beside candle's and gguf-rs's readers of the same file, interleaved.
 //!
 //! Ours maps, checks every record and touches the first tensor. The peers read the records and no tensor.
-//! `cargo run --release -p neural --example open -- FILE.gguf`
+//! `cargo run --release --manifest-path tests/bench/gguf/Cargo.toml -- FILE.gguf`
 
 use gguf::Index;
 use gguf_rs::{ByteOrder, GGUFContainer};
