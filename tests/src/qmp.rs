@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,9 +23,16 @@ impl Qmp {
     /// The same, for who must not fail.
     ///
     /// # Errors
-    /// As `connect(2)` and `read(2)`; `WouldBlock` when QEMU does not answer, or somebody else is connected.
+    /// As `connect(2)` and `read(2)`; `WouldBlock` or `TimedOut` when QEMU does not answer, or somebody else is
+    /// connected.
     pub fn try_connect(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
+        // Two may wait to be accepted, and who hung up still counts: the third waits in connect(2), for ever.
+        let (connected, connection) = mpsc::channel();
+        let path = path.to_owned();
+        std::thread::spawn(move || connected.send(UnixStream::connect(path)));
+        let stream = connection
+            .recv_timeout(ANSWER_LIMIT)
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         let mut this = Self(BufReader::new(stream));
         this.ask(&json!({"execute": "qmp_capabilities"}))?;

@@ -74,7 +74,6 @@ fn liars_are_refused_links_change_and_the_clock_keeps_its_floor() {
         ..options(folder)
     };
     let mut machine = Machine::ready(&boot);
-    let mut qmp = machine.control();
 
     // The first card's network lies; the second is QEMU's own, and is found in the end.
     let all = settled(&mut machine, "eth1", "10.0.2.15/24");
@@ -150,7 +149,7 @@ fn liars_are_refused_links_change_and_the_clock_keeps_its_floor() {
     // The second card loses its carrier; the first one's server is honest now, but for an address
     // that somebody has.
     lan.turn(Manner::Taken(Ipv4Addr::new(10, 77, 0, 9)));
-    qmp.link("net", false);
+    machine.control().link("net", false);
     machine.until("log net -n 500", |text| {
         text.contains("10.77.0.9 is taken by 02:bb:00:00:00:06")
             .then_some(())
@@ -172,12 +171,12 @@ fn liars_are_refused_links_change_and_the_clock_keeps_its_floor() {
 
     // A better link that comes back changes nothing; the loss of this one leads back to it, and to
     // the address that it had.
-    qmp.link("net", true);
+    machine.control().link("net", true);
     machine.until("log net -n 500", |text| {
         text.contains("link up: link=eth1").then_some(())
     });
     settled(&mut machine, "eth0", "10.77.0.5/24");
-    qmp.link("wire", false);
+    machine.control().link("wire", false);
     let all = settled(&mut machine, "eth1", "10.0.2.15/24");
     assert_eq!(all["gateways"], json!(["10.0.2.2 on eth1"]));
     let reply = machine.call(&call("fs_read", "work", "welcome.txt"));

@@ -94,9 +94,10 @@ def hold(args: argparse.Namespace, scratch: Path) -> bool:
     figures = _ours(args, "szrm", scratch)
     if figures.start_us is None:
         raise HostError("budget: not all services started; --keep FOLDER keeps the machine's console")
-    start = budget.holds(args.profile, figures.start_us, kernel.debian(architecture.host()), args.record)
+    under = kernel.debian(architecture.host())
+    start = budget.holds(args.profile, figures.start_us, under, args.record)
     beats = budget.holds_beats(figures)
-    return budget.holds_memory(args.profile, figures) and start and beats
+    return budget.holds_memory(args.profile, figures, under) and start and beats
 
 
 def main() -> int:

@@ -1049,6 +1049,7 @@ fn a_readonly_console_looks_and_changes_nothing() {
         "signal init KILL",
         "reboot",
         "gateway token",
+        "capacity request acme",
     ] {
         let (code, text) = fixture.run(line);
         assert_eq!(code, 1, "{line}");

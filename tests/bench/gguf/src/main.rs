@@ -3,6 +3,8 @@
 //! Ours maps, checks every record and touches the first tensor. The peers read the records and no tensor.
 //! `cargo run --release --manifest-path tests/bench/gguf/Cargo.toml -- FILE.gguf`
 
+#![forbid(unsafe_code)]
+
 use gguf::Index;
 use gguf_rs::{ByteOrder, GGUFContainer};
 use std::error::Error;

@@ -42,7 +42,8 @@ impl Heart {
         if self.generations.was_given_up(number) {
             return self.reply(slot, id, &refused("CONFLICT", "one that was not given up"));
         }
-        if self.generations.is_outdated(&base) {
+        // Once nothing is replaced any more, whoever gives one is of the model that counts: two may have one base.
+        if self.upgrades.is_running() && self.generations.is_outdated(&base) {
             return self.reply(
                 slot,
                 id,

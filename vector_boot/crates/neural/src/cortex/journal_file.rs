@@ -18,6 +18,8 @@ const BEFORE: &str = "cortex.journal.before";
 const ROWS_MAX: u64 = 32_768;
 /// Rows that wait for a disk that takes nothing; what is over ends the file.
 const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Rows of the file before among which those of PID 1's ring are that it may still have.
+const LOOKED_BACK: u64 = 1024;
 /// Rows of PID 1's ring.
 const ROWS_MAX_OF_INIT: usize = wire::neural::ROWS_MAX as usize;
 
@@ -48,10 +50,11 @@ impl JournalFile {
             fetched: 0,
             before: Vec::new(),
         };
-        if let Some(folder) = folder
-            && let Err(e) = this.read(folder)
-        {
-            eprintln!("<4>cortex: {NAME}: {e}");
+        if let Some(folder) = folder {
+            this.before = taken_of(&folder.join(BEFORE));
+            if let Err(e) = this.read(folder) {
+                eprintln!("<4>cortex: {NAME}: {e}");
+            }
         }
         this
     }
@@ -67,12 +70,25 @@ impl JournalFile {
         (&mut file).take(limit).read_to_end(&mut bytes)?;
         let first = bytes.first_chunk::<ROW_BYTES>();
         let first = first.and_then(|row| Entry::decode(row).ok());
-        (self.chain, self.rows) = match (last_of(&folder.join(BEFORE)), first) {
-            // The first of all, or of a file that counted for itself.
-            (_, Some(first)) if first.seq == 1 => (Chain::default(), 0),
-            (Some(before), _) => (Chain::behind(before.seq, before.hash), 0),
+        let before = last_of(&folder.join(BEFORE)).map(|row| Chain::behind(row.seq, row.hash));
+        let alone = first.map(|row| Chain::behind(row.seq, row.hash));
+        let goes_on = |chain: Option<Chain>, at: usize| {
+            let row = bytes.chunks(ROW_BYTES).nth(at);
+            chain
+                .zip(row)
+                .is_some_and(|(mut chain, row)| chain.check(row).is_ok())
+        };
+        (self.chain, self.rows) = match (before, alone) {
+            // The first of all, or of a file that counted for itself; no row has the number 0.
+            (_, Some(alone)) if alone.seq() <= 1 => (Chain::default(), 0),
+            // The end of the file before is damaged, and not the beginning of this one.
+            (Some(_), Some(chain)) if !goes_on(before, 0) && goes_on(alone, 1) => {
+                eprintln!("<4>cortex: {BEFORE}: not what {NAME} goes on from");
+                (chain, 1)
+            }
+            (Some(before), _) => (before, 0),
             // The file before was taken away: there is nothing to hold its first row against.
-            (None, Some(first)) => (Chain::behind(first.seq, first.hash), 1),
+            (None, Some(alone)) => (alone, 1),
             (None, None) => (Chain::default(), 0),
         };
         self.base = self.chain.seq() - self.rows;
@@ -197,6 +213,23 @@ impl JournalFile {
     }
 }
 
+/// Rows of PID 1's ring among the newest of a file: number and time.
+fn taken_of(path: &Path) -> Vec<(u64, u64)> {
+    let Ok(file) = File::open(path) else {
+        return Vec::new();
+    };
+    let rows = file.metadata().map_or(0, |m| m.len() / ROW_BYTES as u64);
+    let row = |at: u64| {
+        let mut row = [0; ROW_BYTES];
+        file.read_exact_at(&mut row, at * ROW_BYTES as u64).ok()?;
+        let row = Entry::decode(&row).ok()?.row;
+        (row.origin > 0).then_some((row.origin, row.at_ns))
+    };
+    (rows.saturating_sub(LOOKED_BACK)..rows)
+        .filter_map(row)
+        .collect()
+}
+
 /// The last whole row of a file, if it is one.
 fn last_of(path: &Path) -> Option<Entry> {
     let file = File::open(path).ok()?;
@@ -245,12 +278,56 @@ mod tests {
         assert_eq!((again.base, again.rows), (ROWS_MAX, 3));
         again.push(Row::new(Kind::Published, 0, 0));
         assert_eq!(numbers(&mut again, c, 64), [c + 1]);
+        // One changed bit in the file before costs no row of this one.
+        let path = folder.path().join(BEFORE);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let mut beside = JournalFile::open(Some(folder.path()));
+        assert_eq!(numbers(&mut beside, 5, 64), [a, b, c, c + 1]);
         // Without the file before, the rest still holds and goes on.
         fs::remove_file(folder.path().join(BEFORE)).unwrap();
         let mut alone = JournalFile::open(Some(folder.path()));
         assert_eq!(numbers(&mut alone, 5, 64), [a, b, c, c + 1]);
         alone.push(Row::new(Kind::Published, 0, 0));
         assert_eq!(numbers(&mut alone, c, 64), [c + 1, c + 2]);
+    }
+
+    #[test]
+    fn a_first_row_with_the_number_0_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = JournalFile::open(Some(folder.path()));
+        journal.push(Row::new(Kind::Published, 1, 0));
+        assert_eq!(journal.rows(0, 64).len(), 1);
+        let path = folder.path().join(NAME);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let mut again = JournalFile::open(Some(folder.path()));
+        assert_eq!((again.base, again.rows), (0, 0));
+        again.push(Row::new(Kind::Published, 2, 0));
+        assert_eq!(again.rows(0, 64).len(), 1);
+    }
+
+    #[test]
+    fn a_row_of_the_ring_in_the_file_before_is_not_taken_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ring = Chain::default();
+        let rows = [1, 2, 3].map(|at_ns| ring.push(&Row::new(Kind::Raised, at_ns, 0)).encode());
+        let mut journal = JournalFile::open(Some(folder.path()));
+        for at_ns in 0..ROWS_MAX - 3 {
+            journal.push(Row::new(Kind::Published, at_ns, 0));
+        }
+        for row in &rows {
+            journal.take(row);
+        }
+        journal.push(Row::new(Kind::Published, 0, 0));
+        assert_eq!(journal.rows(0, 64).len(), 1);
+        let mut again = JournalFile::open(Some(folder.path()));
+        for row in &rows {
+            again.take(row);
+        }
+        assert_eq!((again.fetched(), again.rows(0, 64).len()), (3, 1));
     }
 
     #[test]
