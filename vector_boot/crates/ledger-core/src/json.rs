@@ -18,6 +18,11 @@ pub const DEPTH_MAX: usize = 64;
 /// Memory that the values of one text may take, as [`Strict`] counts it: a line of small objects needs
 /// ninety times its own bytes. A batch of 1,024 events of twenty members each needs three quarters of it.
 pub const COST_MAX: usize = 4 * 1024 * 1024;
+/// Levels that the ledger puts around a value that it was given: it stores a message's payload beside the headers, and
+/// tells it in an event in a line.
+const AROUND_DEPTH: usize = 4;
+/// Parts that came alone, each of [`COST_MAX`] at most, and are stored as one.
+const PARTS_MAX: usize = 4;
 /// A value in its list or object, with its key's header.
 const COST_OF_VALUE: usize = 64;
 /// The first node of an object that is not empty (a B-tree's, with room for eleven members).
@@ -62,7 +67,7 @@ impl fmt::Display for JsonError {
 /// # Errors
 /// [`JsonError`] if it is no object, or not strict.
 pub fn payload(text: &str) -> Result<String, JsonError> {
-    match Json::parse(text)? {
+    match Json::stored(text)? {
         object @ Json::Object(_) => object.payload(),
         _ => Err(JsonError("not a JSON object".to_string())),
     }
@@ -74,10 +79,30 @@ impl Json {
     /// # Errors
     /// [`JsonError`] with the parser's words.
     pub fn parse(text: &str) -> Result<Self, JsonError> {
+        Self::within(text, DEPTH_MAX, COST_MAX)
+    }
+
+    /// Parses what will be a part of what is stored, and must be told in a line then.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn part(text: &str) -> Result<Self, JsonError> {
+        Self::within(text, DEPTH_MAX - AROUND_DEPTH, COST_MAX)
+    }
+
+    /// Parses what the ledger stored or tells: what it took, and what it put around that.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn stored(text: &str) -> Result<Self, JsonError> {
+        Self::within(text, DEPTH_MAX + AROUND_DEPTH, PARTS_MAX * COST_MAX)
+    }
+
+    fn within(text: &str, depth: usize, cost: usize) -> Result<Self, JsonError> {
         let bad = |e: serde_json::Error| JsonError(e.to_string());
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let left = Cell::new(COST_MAX);
-        let value = Strict(DEPTH_MAX, &left)
+        let left = Cell::new(cost);
+        let value = Strict(depth, &left)
             .deserialize(&mut deserializer)
             .map_err(bad)?;
         deserializer.end().map_err(bad)?;
@@ -377,6 +402,23 @@ mod tests {
         assert!(Json::parse(&many(event, 1024 * (event.len() + 1))).is_ok());
         // One long text is what a line is for.
         assert!(Json::parse(&format!("\"{}\"", "x".repeat(LINE - 2))).is_ok());
+    }
+
+    #[test]
+    fn what_was_taken_in_parts_is_read_whole() {
+        let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
+        let around =
+            |part: &str| format!("{{\"bus\":{{\"seq\":1}},\"headers\":{{}},\"payload\":{part}}}");
+        // As a line and a frame could carry them.
+        let dear = format!("[{}]", vec!["{\"\":0}"; COST_MAX / 832 - 1].join(","));
+        assert!(Json::parse(&dear).is_ok());
+        for part in [deep(DEPTH_MAX), dear] {
+            let text = around(&part);
+            assert!(Json::parse(&text).is_err());
+            assert_eq!(payload(&text).as_deref(), Ok(&*text));
+        }
+        assert!(Json::part(&deep(DEPTH_MAX - AROUND_DEPTH)).is_ok());
+        assert!(Json::part(&deep(DEPTH_MAX - AROUND_DEPTH + 1)).is_err());
     }
 
     fn canonical(text: &str) -> String {

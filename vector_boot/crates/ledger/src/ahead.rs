@@ -21,6 +21,8 @@ use std::time::Duration;
 const NEAR_BYTES: u64 = 6 * 1024 * 1024;
 /// So far they reach once it was quiet: a burst of 70,000 events of 400 bytes meets no others.
 const FAR_BYTES: u64 = 32 * 1024 * 1024;
+/// Only where so much stays free for others: a small disk, or a log in memory, has no room to take for nothing.
+const FREE_BYTES_MIN: u64 = 8 * FAR_BYTES;
 /// The thread is woken for these when so much of them is missing.
 const WAKE_FAR_BYTES: u64 = FAR_BYTES / 4;
 /// It is quiet when nothing was committed for so long; then one piece is written.
@@ -70,6 +72,12 @@ impl Shared {
     fn step(&self, reach: Reach) -> bool {
         let mut failed = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_some() || self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        if matches!(reach, Reach::Far)
+            && let Some(free) = self.device.shared_free()
+            && free < FREE_BYTES_MIN
+        {
             return false;
         }
         // Under the lock, for the committer may have gone on itself: not a byte past a limit.
@@ -246,7 +254,10 @@ fn run(shared: &Shared, wake: &Receiver<()>) {
         } else {
             0
         };
-        shared.watching.store(far > 0, Ordering::Relaxed);
+        // Where they cannot be, no commit wakes it for them.
+        shared
+            .watching
+            .store(far > 0 || !far_works, Ordering::Relaxed);
         let woken = match far {
             0 => wake.recv().map_err(|_| RecvTimeoutError::Disconnected),
             _ => wake.recv_timeout(QUIET),
@@ -282,8 +293,8 @@ pub fn write_zeros(device: &dyn Device, from: u64, to: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Zeros alone are written to it, and where is checked.
-    struct Blank(AtomicU64);
+    /// Zeros alone are written to it, and where is checked; with so much free for others, if it is theirs too.
+    struct Blank(AtomicU64, Option<u64>);
 
     impl Device for Blank {
         fn capacity(&self) -> u64 {
@@ -307,6 +318,9 @@ mod tests {
         fn start_writing(&self, _: u64, _: u64) -> io::Result<()> {
             Ok(())
         }
+        fn shared_free(&self) -> Option<u64> {
+            self.1
+        }
         fn locate(&self, offset: u64) -> String {
             offset.to_string()
         }
@@ -320,7 +334,7 @@ mod tests {
 
     #[test]
     fn zeros_reach_far_once_it_is_quiet_and_never_past_a_limit() {
-        let blank = Arc::new(Blank(AtomicU64::new(4096)));
+        let blank = Arc::new(Blank(AtomicU64::new(4096), Some(FREE_BYTES_MIN)));
         let mut ahead = Ahead::new(blank.clone(), 4096);
         ahead.start().unwrap();
         ahead.follow(4096, u64::MAX, u64::MAX);
@@ -330,5 +344,21 @@ mod tests {
         wait_for(&ahead, limit);
         drop(ahead);
         assert_eq!(blank.0.load(Ordering::Acquire), limit);
+    }
+
+    #[test]
+    fn a_small_disk_is_left_to_the_others() {
+        let blank = Arc::new(Blank(AtomicU64::new(4096), Some(FREE_BYTES_MIN - 1)));
+        let mut ahead = Ahead::new(blank.clone(), 4096);
+        ahead.start().unwrap();
+        ahead.follow(4096, u64::MAX, u64::MAX);
+        wait_for(&ahead, 4096 + NEAR_BYTES);
+        // It has looked whether it may go on, and goes on for nobody.
+        while !ahead.shared.watching.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(4 * QUIET);
+        drop(ahead);
+        assert_eq!(blank.0.load(Ordering::Acquire), 4096 + NEAR_BYTES);
     }
 }

@@ -62,7 +62,7 @@ impl Dedupe {
 
     /// Takes an appended event in.
     pub fn add(&mut self, origin: &Origin, id: u64, chain: &Hash) {
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         let key = (origin.boot_id, origin.producer);
         if !self.producers.contains_key(&key) && self.producers.len() >= PRODUCERS_MAX {
             let oldest = self

@@ -172,7 +172,7 @@ impl Claim {
         let ((job, claim, until_ms), receipts) = ledger.decide_wait(1024, decide)?;
         let enqueued = ledger
             .reader()
-            .event(job.enqueued, |_, _, body| Json::parse(body.payload));
+            .event(job.enqueued, |_, _, body| Json::stored(body.payload));
         let manifest = match enqueued {
             Ok(payload) => payload?.get("manifest").cloned().unwrap_or(Json::Null),
             // A compaction dropped it; who enqueued it still has it.

@@ -67,19 +67,37 @@ impl Ulids {
         summary.put(SECTION, &tenants);
     }
 
-    /// Takes the state back.
+    /// Takes the state back. A small log's summary has a part of the window alone: what was read of the events before
+    /// it stays known.
     ///
     /// # Errors
     /// [`Unreadable`], and nothing is changed.
     pub fn restore(&mut self, summary: &Summary) -> Result<(), Unreadable> {
-        summary.take(SECTION, &mut self.tenants)?;
-        self.used = self.tenants.values().map(|t| t.used).max().unwrap_or(0);
+        let mut taken: BTreeMap<String, Recent> = BTreeMap::new();
+        summary.take(SECTION, &mut taken)?;
+        if taken.is_empty() {
+            return Ok(());
+        }
+        for (tenant, recent) in &mut taken {
+            recent
+                .seen
+                .drain(..recent.seen.len().saturating_sub(WINDOW));
+            let first = recent.seen.front().map_or(u64::MAX, |(_, id)| *id);
+            let read = self.tenants.get(tenant).into_iter().flat_map(|r| &r.seen);
+            let older: Vec<_> = read.filter(|(_, id)| *id < first).copied().collect();
+            let room = WINDOW - recent.seen.len();
+            for one in older.into_iter().rev().take(room) {
+                recent.seen.push_front(one);
+            }
+        }
+        self.used = taken.values().map(|t| t.used).max().unwrap_or(0);
+        self.tenants = taken;
         Ok(())
     }
 
     /// Takes an appended event in.
     pub fn add(&mut self, tenant: &str, ulid: &[u8; 16], id: u64) {
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         let recent = match self.tenants.get_mut(tenant) {
             Some(recent) => recent,
             None => {
@@ -135,6 +153,17 @@ mod tests {
         let few = restored(ROOM_SHARE * ULID_BYTES * 3);
         let known = |n: usize| few.event("t", &ulid(2 * WINDOW - n)).is_some();
         assert!(known(1) && known(3) && !known(4));
+        // What was read before the summary stays known.
+        let mut summary = Summary::default();
+        ulids.summary(&mut summary, ROOM_SHARE * ULID_BYTES * 3);
+        let mut read = Ulids::default();
+        for n in 2 * WINDOW - 10..2 * WINDOW {
+            read.add("t", &ulid(n), n as u64);
+        }
+        read.restore(&summary).unwrap();
+        let known = |n: usize| read.event("t", &ulid(2 * WINDOW - n)).is_some();
+        assert!(known(1) && known(3) && known(4) && known(10) && !known(11));
+        assert_eq!(read.tenants["t"].seen.len(), 10);
         for n in 0..2 * TENANTS_MAX {
             ulids.add(&n.to_string(), &ulid(n), n as u64);
         }

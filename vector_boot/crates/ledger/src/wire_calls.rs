@@ -298,7 +298,7 @@ fn json(field: &'static str, text: &str) -> Result<Json, Refusal> {
         let value = text.len().to_string();
         return Err(Refusal::new("TOO_LARGE", field, &value, &limit));
     }
-    Json::parse(text).map_err(|e| Refusal::bad(field, &e.0))
+    Json::part(text).map_err(|e| Refusal::bad(field, &e.0))
 }
 
 /// A frame's packet.

@@ -385,7 +385,7 @@ fn draft(append: &Append<'_>, served: &Served) -> Result<Draft, Refusal> {
         let refusal = Refusal::new("BAD_ACTOR", "origin.producer", &value, &limit);
         return Err(refusal.by(identity::RULE_ACTOR));
     }
-    let payload = Json::parse(append.payload)?;
+    let payload = Json::part(append.payload)?;
     identity::may_write(append.event_type, &payload)?;
     Ok(Draft {
         origin,

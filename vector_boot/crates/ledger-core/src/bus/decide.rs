@@ -156,7 +156,7 @@ impl Bus {
         if topic.is_none() {
             self.room_for_topic(publish.tenant, publish.topic, wall_ns)?;
         }
-        self.room_for_message(publish)?;
+        self.room_for_message(publish, now_ms)?;
         Ok(Published::New(count + 1))
     }
 
@@ -166,11 +166,13 @@ impl Bus {
             .map_err(|limit| No::new("QUOTA", "topics", "", limit))
     }
 
-    fn room_for_message(&self, publish: &Publish<'_>) -> Result<(), No> {
-        let open = self.tenants.get(publish.tenant).map_or(0, |t| t.open);
+    fn room_for_message(&self, publish: &Publish<'_>, now_ms: u64) -> Result<(), No> {
+        let tenant = self.tenants.get(publish.tenant);
+        let open = tenant.map_or(0, |t| t.open);
         // Beyond it somebody's open messages would have to be forgotten, whose duplicates then passed.
         let admits = || OPEN.admits(open, self.tenants.values().map(|t| t.open));
-        if publish.qos != Qos::ExactlyOnce || admits() {
+        let makes_room = || tenant.is_some_and(|t| t.has_expired(now_ms));
+        if publish.qos != Qos::ExactlyOnce || admits() || makes_room() {
             return Ok(());
         }
         let limit = format!(

@@ -64,6 +64,9 @@ pub const VOTERS_MAX: usize = 64;
 /// Acknowledgements without a name of one tenant that wait for their message's commit, some 100 bytes each.
 pub const VOTES_MAX: usize = 16 * 1024;
 
+/// Open messages of each topic, the oldest, that are looked at for having expired where there is no room.
+const OLDEST: usize = 4;
+
 /// How often a message may have its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Qos {
@@ -146,6 +149,13 @@ struct Open {
     expires_ms: u64,
     /// Consumers without a name that acknowledged it.
     voters: BTreeSet<String>,
+}
+
+impl Open {
+    /// Whether it is worth nothing any more.
+    fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms != 0 && self.expires_ms <= now_ms
+    }
 }
 
 /// A message that is remembered by its ULID and wants nothing more.
@@ -251,10 +261,9 @@ impl Topic {
 
     /// Whether nobody would miss it.
     fn is_idle(&self, now_ms: u64) -> bool {
-        let expired = |o: &Open| o.expires_ms != 0 && o.expires_ms <= now_ms;
         self.consumers.is_empty()
             && self.active_ms.saturating_add(TOPIC_KEPT_MS) <= now_ms
-            && self.open.values().all(expired)
+            && self.open.values().all(|o| o.is_expired(now_ms))
     }
 
     /// The greatest ULID of which it knows that it is not new.
@@ -270,12 +279,9 @@ impl Topic {
         greatest.map_or(self.base, |n| n.max(self.base))
     }
 
-    /// Whether it is as if it had never been.
+    /// Whether it is as if it had never been: what it began behind is its tenant's to know.
     fn is_blank(&self) -> bool {
-        self.consumers.is_empty()
-            && self.counts.is_empty()
-            && self.map == ShardMap::default()
-            && self.forgotten == [0; 16]
+        self.consumers.is_empty() && self.counts.is_empty() && self.map == ShardMap::default()
     }
 
     /// A consumer by its name.
@@ -325,6 +331,12 @@ struct Tenant {
 }
 
 impl Tenant {
+    /// Whether the next message that is taken makes room for itself: [`Bus::expire`] finds one.
+    fn has_expired(&self, now_ms: u64) -> bool {
+        let mut topics = self.topics.values();
+        topics.any(|t| t.open.values().take(OLDEST).any(|o| o.is_expired(now_ms)))
+    }
+
     /// Topics that there are, since somebody would miss them.
     fn topics_at(&self, now_ms: u64) -> usize {
         self.topics.values().filter(|t| !t.is_idle(now_ms)).count()
@@ -406,7 +418,8 @@ impl Bus {
 
     /// The same, if it is not gone by then. Idle topics leave memory when some tenant makes one, so nobody
     /// may learn from them that one did.
-    fn topic_at(&self, tenant: &str, topic: &str, now_ms: u64) -> Option<&Topic> {
+    #[must_use]
+    pub fn topic_at(&self, tenant: &str, topic: &str, now_ms: u64) -> Option<&Topic> {
         self.topic(tenant, topic).filter(|t| !t.is_idle(now_ms))
     }
 
@@ -501,25 +514,31 @@ impl Bus {
             tenant.done += usize::from(!exactly);
         }
         self.remembered += 1;
-        self.expire(body);
+        if exactly {
+            self.expire(body);
+        }
         self.forget();
     }
 
-    /// What has expired needs no commit. Looked at now and then, once half of what may be open is.
+    /// What has expired needs no commit. Beyond what is the tenant's own the oldest of each topic are looked at, and
+    /// all now and then, once half of what may be open is.
     fn expire(&mut self, body: &Body<'_>) {
         const EVERY: usize = 256;
         let Some(tenant) = self.tenants.get_mut(body.tenant_id) else {
             return;
         };
-        if tenant.open < OPEN.each / 2 || !tenant.open.is_multiple_of(EVERY) {
+        if tenant.open <= OPEN.own {
             return;
         }
+        let all = tenant.open >= OPEN.each / 2 && tenant.open.is_multiple_of(EVERY);
+        let looked_at = if all { usize::MAX } else { OLDEST };
+        let now_ms = body.wall_ns / 1_000_000;
         for topic in tenant.topics.values_mut() {
-            let due = |o: &Open| o.expires_ms != 0 && o.expires_ms <= body.wall_ns / 1_000_000;
             let expired: alloc::vec::Vec<_> = topic
                 .open
                 .iter()
-                .filter(|(_, o)| due(o))
+                .take(looked_at)
+                .filter(|(_, o)| o.is_expired(now_ms))
                 .map(|(ulid, _)| *ulid)
                 .collect();
             for ulid in expired {

@@ -287,6 +287,20 @@ fn open_messages_are_bounded_and_expired_ones_leave_room() {
         publish(&mut log, OPEN.each as u16, 0).unwrap_err().code,
         "QUOTA"
     );
+    // What expires later leaves room then, though nothing was published in between.
+    let mut log = Log::default();
+    for n in 0..OPEN.each as u16 {
+        publish(&mut log, n, WALL / 1_000_000 + 1).unwrap();
+    }
+    let next = Publish {
+        tenant: TENANT,
+        topic: "t",
+        qos: Qos::ExactlyOnce,
+        ulid: ulid::compose(WALL, [0xff; 10]),
+        chosen: false,
+    };
+    assert_eq!(log.bus.publish(&next, WALL).unwrap_err().code, "QUOTA");
+    assert!(log.bus.publish(&next, WALL + 1_000_000).is_ok());
     let mut log = Log::default();
     for n in 0..=u16::MAX {
         publish(&mut log, n, 1).unwrap();
@@ -668,6 +682,12 @@ fn a_topic_that_nobody_misses_goes_after_a_day_and_nothing_of_it_is_taken_for_ne
     );
     let topic = bus.topic(TENANT, "old").unwrap();
     assert_eq!(topic.lag(topic.consumer("c").unwrap()), 0);
+    // Also where others of the tenant are gone.
+    for (id, kind) in [(14, "bus.subscribed"), (15, "bus.unsubscribed")] {
+        let event = (kind, [0; 16], "\"consumer\":\"d\"");
+        at(&mut bus, id, TENANT, "empty", wall, event);
+    }
+    assert!(bus.topic(TENANT, "empty").is_none());
     // What expired without a commit holds nothing up.
     let mut bus = Bus::default();
     at(

@@ -63,6 +63,8 @@ struct Lease {
 struct State {
     /// By lane, the first event that was not looked at.
     next: Box<[u64]>,
+    /// By lane, the last message that was given and may be given once only: found again, it is not.
+    once: Box<[u64]>,
     waiting: BTreeMap<u64, Item>,
     leased: BTreeMap<u64, Lease>,
     members: BTreeMap<u64, Member>,
@@ -82,8 +84,6 @@ struct State {
 /// A consumer with its connections.
 pub struct Group {
     address: Address,
-    /// The last event when it was made: what may be given once only is given behind it alone.
-    head: u64,
     state: Mutex<State>,
 }
 
@@ -131,9 +131,11 @@ pub enum Owed {
 }
 
 impl Group {
+    /// `head` is the last event there is: what may be given once only is given behind it alone.
     pub(super) fn new(address: Address, from: u64, head: u64) -> Self {
         let state = State {
             next: vec![from.max(1); usize::from(LANES)].into_boxed_slice(),
+            once: vec![head; usize::from(LANES)].into_boxed_slice(),
             waiting: BTreeMap::new(),
             leased: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -146,7 +148,6 @@ impl Group {
         };
         Self {
             address,
-            head,
             state: Mutex::new(state),
         }
     }
@@ -225,7 +226,7 @@ impl Group {
         state.scanning = false;
         let stale = std::mem::take(&mut state.stale);
         if let Some(found) = found.filter(|_| !stale) {
-            state.take_in(found, self.head);
+            state.take_in(found);
         }
     }
 
@@ -319,7 +320,7 @@ impl State {
         }
     }
 
-    fn take_in(&mut self, found: Found, head: u64) {
+    fn take_in(&mut self, found: Found) {
         for (item, owed) in found.items {
             let lane = item.target.lane;
             let covered = self.covers(lane);
@@ -335,7 +336,8 @@ impl State {
                 continue;
             }
             *next = item.id + 1;
-            let missed = item.qos == Qos::AtMostOnce && item.id <= head;
+            let given = self.once.get(usize::from(lane));
+            let missed = item.qos == Qos::AtMostOnce && given.is_some_and(|id| item.id <= *id);
             if owed == Owed::Yes && !missed {
                 self.waiting.insert(item.id, item);
             }
@@ -365,7 +367,11 @@ impl State {
             attempts: item.attempts.saturating_add(1),
             ..item
         };
-        if item.qos != Qos::AtMostOnce {
+        if item.qos == Qos::AtMostOnce {
+            if let Some(once) = self.once.get_mut(usize::from(item.target.lane)) {
+                *once = item.id;
+            }
+        } else {
             let lease = Lease {
                 item,
                 holder: number,
@@ -555,6 +561,44 @@ mod tests {
         assert_eq!(got, [6, 7]);
         group.tick(now + Duration::from_secs(100), 0);
         assert!(all.take(now).is_none());
+    }
+
+    #[test]
+    fn what_was_given_once_is_not_found_again_with_what_was_given_back() {
+        let address = Address {
+            tenant: "a".into(),
+            topic: "t".into(),
+            consumer: Name::Named("c".into()),
+        };
+        let group = Arc::new(Group::new(address, 1, 0));
+        let keep = group.clone().enter(member(Some((&[1], 2))));
+        let of_lane = |id, qos| Item {
+            target: Target { lane: 2, seq: id },
+            qos,
+            ..item(id)
+        };
+        let find = |group: &Group| {
+            group.begin_scan(9).unwrap();
+            let items = vec![
+                (of_lane(8, Qos::AtLeastOnce), Owed::Yes),
+                (of_lane(9, Qos::AtMostOnce), Owed::Yes),
+            ];
+            group.found(Some(Found { items, through: 9 }));
+        };
+        let now = Instant::now();
+        let given = |member: &Membership| -> Vec<u64> {
+            std::iter::from_fn(|| member.take(now))
+                .map(|i| i.id)
+                .collect()
+        };
+        let first = group.clone().enter(member(None));
+        find(&group);
+        assert_eq!(given(&first), [8, 9]);
+        drop(first);
+        let second = group.clone().enter(member(None));
+        find(&group);
+        assert_eq!(given(&second), [8]);
+        drop(keep);
     }
 
     #[test]

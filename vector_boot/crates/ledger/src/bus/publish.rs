@@ -113,7 +113,7 @@ impl Message {
             ulid: self.ulid,
             chosen: self.chosen,
         };
-        let topic = bus.topic(&self.tenant, &self.topic);
+        let topic = bus.topic_at(&self.tenant, &self.topic, moment.wall_ns / 1_000_000);
         let map = topic.map_or_else(ShardMap::default, Topic::map);
         let shard = shard_of(lane_of(&self.ulid), map.shards);
         let seq = match bus.publish(&publish, moment.wall_ns)? {

@@ -213,7 +213,7 @@ fn owed(ledger: &Ledger, group: &Group, items: &[Item]) -> Result<Vec<Owed>, Str
 
 /// What a message's line says.
 fn message_members(id: u64, body: &Body<'_>, item: &Item, map: ShardMap, topic: &str) -> String {
-    let content = Json::parse(body.payload).ok();
+    let content = Json::stored(body.payload).ok();
     let member = |key| content.as_ref().and_then(|c| c.get(key)).cloned();
     let headers = member("headers").unwrap_or_else(|| Json::object([]));
     let payload = member("payload").unwrap_or(Json::Null);

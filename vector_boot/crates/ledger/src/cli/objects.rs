@@ -92,7 +92,7 @@ fn copy(from: &dyn ObjectStore, into: &mut dyn ObjectStore) -> Result<u64, Strin
     })
     .map_err(|e| e.to_string())?;
     let mut progress = Progress::objects(names.len() as u64);
-    let mut copied = 0;
+    let (mut copied, mut failed) = (0, Vec::new());
     for (done, id) in names.iter().enumerate() {
         progress.at(done as u64);
         // Read whole, so that what is damaged is written anew.
@@ -103,10 +103,20 @@ fn copy(from: &dyn ObjectStore, into: &mut dyn ObjectStore) -> Result<u64, Strin
             Ok(content) => content,
             // Shredded since it was listed.
             Err(StoreError::Missing(_)) => continue,
-            Err(e) => return Err(e.to_string()),
+            // One that is damaged is no reason to leave the others behind.
+            Err(e) => {
+                failed.push(format!("{id}: {e}"));
+                continue;
+            }
         };
         into.put(&content).map_err(|e| e.to_string())?;
         copied += 1;
     }
-    Ok(copied)
+    match failed.first() {
+        None => Ok(copied),
+        Some(first) => Err(format!(
+            "{copied} objects copied, {} not: {first}",
+            failed.len()
+        )),
+    }
 }

@@ -81,7 +81,7 @@ impl Peer {
         stream.set_read_timeout(patience).map_err(failed)?;
         writeln!(stream, "{request}").map_err(failed)?;
         for line in BufReader::new(stream).lines() {
-            let line = Json::parse(&line.map_err(failed)?).map_err(|e| e.to_string())?;
+            let line = Json::stored(&line.map_err(failed)?).map_err(|e| e.to_string())?;
             match line.get("ok").cloned() {
                 Some(Json::Bool(true)) if patience.is_some() => return Ok(Some(line)),
                 // A subscription begins.

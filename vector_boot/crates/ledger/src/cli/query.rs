@@ -189,7 +189,7 @@ fn print_event(event: &str, json: bool) -> Next {
     let line = if json {
         event.to_owned()
     } else {
-        match Json::parse(event) {
+        match Json::stored(event) {
             Ok(event) => {
                 let text = |key| event.get(key).and_then(Json::text).unwrap_or("").to_owned();
                 let id = event.get("id").and_then(Json::unsigned).unwrap_or(0);

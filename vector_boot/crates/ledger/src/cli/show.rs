@@ -52,7 +52,7 @@ impl Words {
                     order: Order::Ascending,
                 };
                 let found = Snapshot::open(disk.open(Access::Read)?)?.query(&query)?;
-                let event = found.first().map(|text| Json::parse(text));
+                let event = found.first().map(|text| Json::stored(text));
                 event.transpose().map_err(|e| e.to_string())?
             }
             Place::Running(peer) => {

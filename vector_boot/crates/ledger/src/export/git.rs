@@ -176,7 +176,7 @@ impl Sink for GitExport {
             event.event_type.as_str(),
         ) == (LEDGER_NS, LEDGER_ACTOR, EPOCH_OPENED)
         {
-            let parsed = Json::parse(&event.json).ok();
+            let parsed = Json::stored(&event.json).ok();
             let payload = parsed.as_ref().and_then(|e| e.get("payload"));
             let number = payload
                 .and_then(|p| p.get("epoch"))

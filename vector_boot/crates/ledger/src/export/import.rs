@@ -55,7 +55,7 @@ pub fn import(
         }
         hasher.update(line.as_bytes());
         let expected = count + 1;
-        let event = Json::parse(line.trim_end())
+        let event = Json::stored(line.trim_end())
             .map_err(|e| e.to_string())
             .and_then(|event| Line::parse(&event, expected))
             .map_err(|why| format!("line {expected}: {why}"))?;

@@ -16,7 +16,7 @@ use std::path::Path;
 /// Name of the file.
 pub const FILE_NAME: &str = "state";
 const MAGIC: &[u8; 8] = b"VBLSTATE";
-const CONTEXT: &str = "vb-ledger-state v2";
+const CONTEXT: &str = "vb-ledger-state v3";
 /// Longest file that is read: the planes are bounded, and what is larger is not theirs.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
 const HASH_BYTES: usize = 32;

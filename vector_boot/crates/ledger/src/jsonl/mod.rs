@@ -30,6 +30,8 @@ use zeroize::Zeroizing;
 
 /// Appends and decisions of one connection whose answers are not sent yet.
 const UNDER_WAY_MAX: usize = 64;
+/// Longest id of a call: it is kept for each that is under way, and for each blob that was refused.
+const ID_BYTES_MAX: usize = 128;
 /// Subscriptions of one connection.
 const SUBSCRIPTIONS_MAX: usize = 8;
 /// The same of a user's service, and of a token's holder through the gateway: each is a thread, and the manifest
@@ -236,11 +238,14 @@ impl Connection<'_> {
             Err(refusal) => return self.refuse(&Json::Null, &refusal),
         };
         let id = request.get("id").cloned().unwrap_or(Json::Null);
-        if !matches!(id, Json::Null | Json::Text(_) | Json::Unsigned(_)) {
-            return self.refuse(
-                &Json::Null,
-                &Refusal::bad("id", "text or a number from 0 on"),
-            );
+        let holds = match &id {
+            Json::Null | Json::Unsigned(_) => true,
+            Json::Text(text) => text.len() <= ID_BYTES_MAX,
+            _ => false,
+        };
+        if !holds {
+            let limit = format!("text of at most {ID_BYTES_MAX} bytes, or a number from 0 on");
+            return self.refuse(&Json::Null, &Refusal::bad("id", &limit));
         }
         if let Err(refusal) = self.dispatch(&request, &id) {
             self.refuse(&id, &refusal);

@@ -125,7 +125,8 @@ fn publish(call: &Call<'_>) -> Result<(), Refusal> {
 fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let (tenant, topic) = (tenant(call)?, call.text("topic")?);
     named(topic)?;
-    let look = |planes: &Planes| planes.bus.topic(&tenant, topic).map(Topic::map);
+    let now_ms = clock::wall_ns() / 1_000_000;
+    let look = |planes: &Planes| planes.bus.topic_at(&tenant, topic, now_ms).map(Topic::map);
     let map = call.ledger().planes(look)?.unwrap_or_default();
     let member = Member {
         shards: shards_of(call, map)?.map(|shards| (shards, map.shards)),
@@ -152,10 +153,22 @@ fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
         topic: topic.to_owned(),
         consumer,
     };
-    let group = call
-        .ledger()
-        .deliveries()
-        .join(&address, from, call.ledger().standing().id);
+    let head = call.ledger().standing().id;
+    let join = |planes: &Planes| {
+        // As one step: one that is taken off the topic from here on finds the group and ends it.
+        let from = match &address.consumer {
+            Name::Connection(_) => from,
+            Name::Named(name) => {
+                let there = planes.bus.topic(&address.tenant, topic);
+                there.and_then(|t| t.consumer(name))?.from()
+            }
+        };
+        Some((from, call.ledger().deliveries().join(&address, from, head)))
+    };
+    let (from, group) = call.ledger().peek(join).ok_or_else(|| {
+        let limit = "it was taken off the topic";
+        Refusal::new("NOT_FOUND", "consumer", "", limit)
+    })?;
     call.ok(&format!(
         "\"from\":{from},\"shards\":{},\"shard_map\":{}",
         map.shards, map.version
@@ -273,7 +286,9 @@ fn unsubscribe(call: &Call<'_>) -> Result<(), Refusal> {
     };
     call.decide(1024, decide, move |was, _| {
         // Whoever subscribes under the name from now on begins anew.
-        ledger.deliveries().end(&address);
+        if was {
+            ledger.deliveries().end(&address);
+        }
         Ok(format!("\"was\":{was}"))
     });
     Ok(())
@@ -530,7 +545,9 @@ fn shards(call: &Call<'_>) -> Result<(), Refusal> {
         moment.wall_ns,
     )? {
         None => {
-            let map = planes.bus.topic(&tenant, &topic).map(|t| t.map());
+            let now_ms = moment.wall_ns / 1_000_000;
+            let map = planes.bus.topic_at(&tenant, &topic, now_ms);
+            let map = map.map(|t| t.map());
             Ok(Decision::only(map.unwrap_or_default()))
         }
         Some(map) => {
