@@ -142,10 +142,11 @@ fn demo() {
     );
 }
 
-/// Appends, rotation, epochs and compaction under cuts at any write or sync; a failure names its seed.
+/// The log alone, then with all that lies beside it, under cuts and kills at any operation; a failure names
+/// its seed.
 fn disk_model() {
     let seeds = std::env::args().nth(2);
-    let seeds: u64 = seeds.map_or(2000, |n| n.parse().expect("a number of seeds"));
+    let seeds: u64 = seeds.map_or(1000, |n| n.parse().expect("a number of seeds"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let words = [
         "test",
@@ -154,6 +155,8 @@ fn disk_model() {
         "ledger",
         "--test",
         "crash_model",
+        "--test",
+        "folder_model",
         "power_cuts",
         "--",
         "--nocapture",

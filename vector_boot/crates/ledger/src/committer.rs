@@ -620,6 +620,16 @@ impl Ledger {
         index::start_keeper(&shared.index, &shared.device, &shared.superblock)
     }
 
+    /// Writes what the index misses in its folder now: for who has no thread do it.
+    pub fn keep_index_now(&self) {
+        let shared = &self.shared;
+        index::keep(
+            &Arc::downgrade(&shared.index),
+            &shared.device,
+            &shared.superblock,
+        );
+    }
+
     /// The device.
     #[must_use]
     pub fn device(&self) -> &Arc<dyn Device> {

@@ -199,6 +199,8 @@ impl FolderDevice {
         let lock_file = File::open(folder)?;
         if access == Access::Write {
             lock(&lock_file, &folder.display().to_string())?;
+            // Of names that an earlier process made, and did not live to sync.
+            lock_file.sync_all()?;
         }
         Ok(Self {
             folder: folder.to_owned(),

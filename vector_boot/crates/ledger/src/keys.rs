@@ -6,6 +6,7 @@
 //!
 //! Never here: the text of checkpoints. Start with [`DeviceKey::open`]; offline commands use [`DeviceKey::read`].
 
+use crate::files::{Lasting, There, replace};
 use ed25519_dalek::{Signer, SigningKey};
 use std::fmt;
 use std::io;
@@ -177,8 +178,16 @@ impl DeviceKey {
             check.copy_from_slice(&check_of(content));
             Ok(())
         });
-        file.and_then(|file| secret::create_file(folder, FILE, file.bytes()))
-            .map_err(|e| KeyFault::new(&folder.join(FILE), Fault::Io(e)))
+        file.and_then(|file| {
+            replace(
+                folder,
+                FILE,
+                There::Nothing(0o400),
+                file.bytes(),
+                Lasting::Durable,
+            )
+        })
+        .map_err(|e| KeyFault::new(&folder.join(FILE), Fault::Io(e)))
     }
 
     /// Signs; `verify_strict` accepts it.

@@ -30,6 +30,7 @@ mod cli;
 mod clock;
 mod dedupe;
 mod enforce;
+pub mod files;
 mod fold;
 mod folds;
 mod gate;

@@ -9,7 +9,7 @@ use crate::device::{Access, Device};
 use crate::log::{Birth, Recovery};
 use crate::proofs::Keeper;
 use crate::visitors::{Visit, Visitors};
-use crate::{clock, jsonl, open, wire_socket};
+use crate::{clock, files, jsonl, open, wire_socket};
 use ipc::Served;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -135,18 +135,22 @@ fn device(inherited: &mut Inherited, log_path: Option<&Path>) -> io::Result<Arc<
         .create(true)
         .truncate(false)
         .open(&path)?;
+    if file.metadata()?.len() == 0 {
+        // No sync of the file makes its name durable.
+        files::sync_folder(Path::new(&folder))?;
+    }
     open::descriptor(file, &path.display().to_string(), Access::Write)
 }
 
 /// Where snapshots of the index are kept: in the service's folder, if it has one.
 fn index_folder() -> Option<PathBuf> {
     let folder = Path::new(&std::env::var_os("VB_DATA")?).join(INDEX_FOLDER);
-    match std::fs::create_dir(&folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+    match files::make_folder(&folder, 0o777) {
+        Ok(_) => Some(folder),
+        Err(e) => {
             ::log::warn!("without index snapshots: folder={folder:?} error=\"{e}\"");
             None
         }
-        _ => Some(folder),
     }
 }
 

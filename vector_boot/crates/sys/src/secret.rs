@@ -4,7 +4,7 @@
 //! Start with [`Secret`]. What the secret is for is decided elsewhere.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -132,39 +132,6 @@ pub fn read_file<const N: usize>(path: &Path, into: &mut [u8; N]) -> Result<(), 
     file.read_exact(into).map_err(FileFault::Io)
 }
 
-/// Keeps `content` as `name` in `folder`, mode 0400, where nothing of that name is: all of it or nothing, durable
-/// when this returns. An unfinished file of an earlier try is replaced.
-///
-/// # Errors
-/// `AlreadyExists`; as `open(2)`, `write(2)`, `fsync(2)`, `rename(2)`.
-pub fn create_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let (path, unfinished) = (folder.join(name), folder.join(format!("{name}.new")));
-    match std::fs::symlink_metadata(&path) {
-        Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    match std::fs::remove_file(&unfinished) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o400)
-        .open(&unfinished)?;
-    let written = file
-        .write_all(content)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&unfinished, &path));
-    if let Err(e) = written {
-        // The first failure is the one that counts.
-        let _ = std::fs::remove_file(&unfinished);
-        return Err(e);
-    }
-    File::open(folder)?.sync_all()
-}
-
 /// Standard input without a buffer, which would keep what passes through it.
 ///
 /// # Errors
@@ -194,11 +161,18 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn read(path: &Path) -> Result<[u8; 4], FileFault> {
         let mut bytes = [0; 4];
         read_file(path, &mut bytes).map(|()| bytes)
+    }
+
+    fn create(path: &Path, content: &[u8]) {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o400).open(path);
+        file.unwrap().write_all(content).unwrap();
     }
 
     #[test]
@@ -219,12 +193,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         assert!(matches!(read(&path), Err(FileFault::Absent)));
-        create_file(folder.path(), "key", b"abcd").unwrap();
+        create(&path, b"abcd");
         assert_eq!(&read(&path).unwrap(), b"abcd");
-        let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o400);
-        let again = create_file(folder.path(), "key", b"efgh").unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         for mode in [0o440, 0o404, 0o644] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(
@@ -233,24 +203,11 @@ mod tests {
             );
         }
         std::fs::remove_file(&path).unwrap();
-        create_file(folder.path(), "key", b"abc").unwrap();
+        create(&path, b"abc");
         assert!(matches!(read(&path), Err(FileFault::Length(3))));
         let link = folder.path().join("link");
         symlink(&path, &link).unwrap();
         assert!(matches!(read(&link), Err(FileFault::Io(_))));
         assert!(matches!(read(folder.path()), Err(FileFault::Exposed(_))));
-    }
-
-    #[test]
-    fn an_unfinished_file_is_no_file_and_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("key.new"), b"ab").unwrap();
-        assert!(matches!(
-            read(&folder.path().join("key")),
-            Err(FileFault::Absent)
-        ));
-        create_file(folder.path(), "key", b"abcd").unwrap();
-        assert_eq!(&read(&folder.path().join("key")).unwrap(), b"abcd");
-        assert!(!folder.path().join("key.new").exists());
     }
 }

@@ -4,12 +4,13 @@
 //! and its wrapped key [80]; zeros to 4096 bytes. The ledger itself is the first recipient.
 
 use super::seal::{ObjectKey, OwnKey, WRAPPED_BYTES};
+use crate::files::{self, There, Writing};
 use crate::objects::FolderStore;
 use crate::refusal::Refusal;
 use ledger_core::Hash;
 use ledger_core::blob::RECIPIENTS_MAX;
 use ledger_core::store::ObjectId;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -102,14 +103,14 @@ impl KeyFile {
 /// As the system's; then some of it may be left, and must be tried again.
 pub fn destroy(folder: &FolderStore, object: &ObjectId) -> io::Result<bool> {
     let path = folder.path(object);
-    let mut file = match OpenOptions::new().write(true).open(&path) {
+    let mut file = match Writing::begin(&path, There::File) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e),
     };
     file.write_all(&[0; FILE_BYTES])?;
-    file.sync_all()?;
-    fs::remove_file(&path)?;
+    file.sync()?;
+    files::remove(&path)?;
     crate::objects::sync_folder(path.parent().unwrap_or(Path::new(".")))?;
     Ok(true)
 }

@@ -15,7 +15,7 @@ mod shelf;
 pub use belongs::Belongs;
 pub use shelf::{Shelf, collect, finish_interrupted, ledger_folder, needed};
 
-use crate::objects::{FolderStore, Incoming, make_folder};
+use crate::objects::{FolderStore, Incoming, make_folder, sync_folder};
 use crate::refusal::Refusal;
 use keys::KeyFile;
 use ledger_core::Hash;
@@ -208,6 +208,19 @@ impl Blobs {
             self.destroy(&ObjectId(*object))?;
         }
         Ok(found.len() as u64)
+    }
+
+    /// Makes the folders durable that are there: an earlier process may have ended before it did.
+    ///
+    /// # Errors
+    /// As the system's.
+    pub fn sync_names(&self) -> Result<(), Refusal> {
+        let above = self.root.parent();
+        above.map_or(Ok(()), sync_folder).map_err(writing)?;
+        sync_folder(&self.root).map_err(writing)?;
+        let (objects, keys) = (self.objects.root(), self.keys.root());
+        sync_folder(objects).map_err(writing)?;
+        sync_folder(keys).map_err(writing)
     }
 
     /// What must not be destroyed: `live`, which pointers need, and what an event is about to point to.

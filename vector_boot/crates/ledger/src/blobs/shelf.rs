@@ -44,16 +44,18 @@ pub fn finish_interrupted(ledger: &Ledger) {
 
 fn open(ledger: &Ledger) -> Result<Arc<Blobs>, Refusal> {
     let unusable = |why: &str| Refusal::new("READ_ONLY", "objects", "", why);
-    let folder = ledger_folder().ok_or_else(|| unusable("the ledger has no folder"))?;
     let proofs = ledger
         .proofs()
         .ok_or_else(|| unusable("the device key is not open"))?;
+    let folder = proofs.folder();
+    let folder = folder.ok_or_else(|| unusable("the ledger has no folder"))?;
+    let folder = folder.data();
     let device = proofs.key();
     if let Lasts::Process(why) = device.lasts() {
         // What is sealed to a key that goes with the process could never be opened again.
         return Err(unusable(why));
     }
-    let blobs = Arc::new(Blobs::open(&folder, &device.derive(SECRET_CONTEXT))?);
+    let blobs = Arc::new(Blobs::open(folder, &device.derive(SECRET_CONTEXT))?);
     if let Some(stopped) = ledger.standing().stopped {
         // Read on; but what such a log does not point to may only be what it cannot show.
         ::log::warn!("objects are not cleared: reason=\"{stopped}\"");
@@ -73,6 +75,7 @@ fn clear(ledger: &Ledger, blobs: &Blobs, objects: &Path) -> Result<(), Refusal> 
             })
             .map_err(|why| Refusal::new("CONFLICT", "objects", "", &why))?;
     }
+    blobs.sync_names()?;
     let swept = blobs.sweep()?;
     let destroyed = collect(ledger, blobs)?;
     if swept + destroyed > 0 {

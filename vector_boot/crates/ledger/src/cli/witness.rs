@@ -6,6 +6,7 @@
 use super::proof::{hashes, stored};
 use super::tree::Tree;
 use super::{Disk, Outcome, Place};
+use crate::files::Lasting;
 use crate::json::Json;
 use crate::proofs::cosigned;
 use crate::proofs::folder::{Folder, WITNESSED};
@@ -86,7 +87,8 @@ impl Words {
             } => {
                 let note = add(checkpoint, answer, key, witness)?;
                 if let Place::Disk(disk) = place {
-                    let kept = Folder::new(disk.data()).put_note(WITNESSED, &note, true);
+                    let kept =
+                        Folder::new(disk.data()).put_note(WITNESSED, &note, Lasting::Durable);
                     kept.map_err(|e| format!("{WITNESSED}: {e}"))?;
                 }
                 print!("{note}");

@@ -4,6 +4,7 @@
 
 use super::{Index, Part, Posted, Snapshot, State, View, Wanted, lock, snapshot};
 use crate::device::Device;
+use crate::files;
 use crate::reader::Reader;
 use crossbeam::channel::bounded;
 use ledger_core::Superblock;
@@ -160,13 +161,13 @@ fn sweep(index: &Weak<Mutex<Index>>) {
             .filter(|name| name.starts_with(snapshot::PREFIX));
         if name.is_some_and(|name| name < first.as_str()) {
             // The next start tries again.
-            let _ = std::fs::remove_file(entry.path());
+            let _ = files::remove(&entry.path());
         }
     }
 }
 
 /// Does what there is to do.
-fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &Superblock) {
+pub fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &Superblock) {
     while let Some(index) = index.upgrade() {
         let mut locked = index.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, task) = (locked.state_to_write(), locked.task(false));

@@ -13,7 +13,7 @@ mod part;
 mod snapshot;
 mod state;
 
-pub use keeper::{keep_all, start as start_keeper};
+pub use keeper::{keep, keep_all, start as start_keeper};
 pub use part::{ANCHOR_EVERY, BLOCK_EVENTS, Dimension, Part, Posted, Span};
 pub use snapshot::{Snapshot, Wanted};
 pub use state::{Resumed, State, resume};
@@ -365,7 +365,7 @@ impl Index {
             if let Some(kept) = &self.kept {
                 let name = snapshot::file_name(entry.extent.first_id);
                 // It may never have been written.
-                let _ = std::fs::remove_file(kept.folder.join(name));
+                let _ = crate::files::remove(&kept.folder.join(name));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! with what the file is of and with the page's number, and is checked each time it comes off the disk.
 //! A small cache is shared by all files, so that reading them takes no memory of their size.
 
+use crate::files::{There, Writing};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -31,7 +32,7 @@ fn checksum(seed: &Seed, page: u64, content: &[u8]) -> u32 {
 
 /// Writes content behind a header page that is filled in last.
 pub struct PageWriter {
-    out: BufWriter<File>,
+    out: BufWriter<Writing>,
     seed: Seed,
     page: u64,
     content: Vec<u8>,
@@ -43,7 +44,7 @@ impl PageWriter {
     /// # Errors
     /// As `open(2)` and `write(2)`.
     pub fn create(path: &Path, seed: Seed) -> io::Result<Self> {
-        let mut out = BufWriter::new(File::create(path)?);
+        let mut out = BufWriter::new(Writing::begin(path, There::Anything)?);
         out.write_all(&[0; PAGE_BYTES])?;
         Ok(Self {
             out,
@@ -78,7 +79,7 @@ impl PageWriter {
             self.end_page()?;
         }
         let file = self.out.into_inner().map_err(|e| e.into_error())?;
-        file.write_all_at(&header(self.page * PAGE_BYTES as u64), 0)
+        file.write_at(&header(self.page * PAGE_BYTES as u64), 0)
     }
 }
 

@@ -6,6 +6,7 @@
 use super::Extent;
 use super::pages::{Cache, PAGE_BYTES, PageReader, PageWriter, Stream};
 use super::part::{ANCHOR_EVERY, Dimension, Part, Span, hash, key, spill_of};
+use crate::files;
 use ledger_core::Hash;
 use roaring::RoaringBitmap;
 use std::fs::File;
@@ -117,7 +118,7 @@ pub fn write(folder: &Path, wanted: &Wanted, part: &mut Part) -> io::Result<()> 
         })
     })?;
     out.finish(|bytes| header(wanted, &part.span, bytes, &sections))?;
-    std::fs::rename(&unfinished, &path)
+    files::rename(&unfinished, &path)
 }
 
 fn span_bytes(span: &Span) -> [u8; SPAN_BYTES as usize] {

@@ -6,11 +6,12 @@
 
 use super::{Extent, Wanted};
 use crate::device::Device;
+use crate::files::{self, Lasting, There};
 use crate::slots::Mapped;
 use ledger_core::{Hash, Head, SEGMENT_HEADER_BYTES, SegmentHeader, Superblock};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Name of the file.
@@ -53,9 +54,7 @@ impl State {
         bytes.extend(postcard::to_allocvec(self).unwrap_or_default());
         let hash = blake3::derive_key(CONTEXT, &bytes);
         bytes.extend(hash);
-        let unfinished = folder.join("state.new");
-        File::create(&unfinished)?.write_all(&bytes)?;
-        std::fs::rename(&unfinished, folder.join(FILE_NAME))
+        files::replace(folder, FILE_NAME, There::Anything, &bytes, Lasting::Perhaps)
     }
 
     /// Reads what was written, if it is there and whole.

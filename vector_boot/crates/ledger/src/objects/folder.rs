@@ -1,6 +1,7 @@
 //! Objects as files `aa/HEX`, where HEX is the object's name and `aa` its first two digits.
 
 use super::{Fresh, fresh, make_folder, store_error, sync_folder};
+use crate::files;
 use ledger_core::store::{
     OBJECT_BYTES_MAX, ObjectId, ObjectStore, StoreError, check_content, check_size,
 };
@@ -58,6 +59,12 @@ impl FolderStore {
         })
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where an object's file is, or would be.
     #[must_use]
     pub fn path(&self, id: &ObjectId) -> PathBuf {
@@ -86,7 +93,7 @@ impl FolderStore {
                 .to_str()
                 .is_some_and(|n| n.starts_with(fresh::UNFINISHED))
             {
-                fs::remove_file(self.root.join(name))?;
+                files::remove(&self.root.join(name))?;
                 swept += 1;
             }
         }
@@ -194,15 +201,11 @@ impl ObjectStore for FolderStore {
 
     fn remove(&mut self, id: &ObjectId) -> Result<bool, StoreError> {
         let path = path_in(&self.root, id);
-        match fs::remove_file(&path) {
-            Ok(()) => {
-                path.parent()
-                    .map_or(Ok(()), sync_folder)
-                    .map_err(store_error)?;
-                Ok(true)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(store_error(e)),
+        let removed = files::remove(&path).map_err(store_error)?;
+        if removed {
+            let synced = path.parent().map_or(Ok(()), sync_folder);
+            synced.map_err(store_error)?;
         }
+        Ok(removed)
     }
 }

@@ -1,18 +1,21 @@
 //! Files that appear whole or not at all: written under another name, synced, renamed, the folder synced.
 
 use crate::clock;
+use crate::files::{self, There, Writing};
 use crate::query::hex;
-use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// How the names of unfinished files begin; what a crash leaves of them may be deleted by who owns the folder.
 pub const UNFINISHED: &str = "unfinished-";
 
+/// Held while a folder is made.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// A file that nobody sees yet. Dropped without [`Fresh::keep`], it is gone.
 pub struct Fresh {
-    file: File,
+    file: Writing,
     path: PathBuf,
     kept: bool,
 }
@@ -25,13 +28,8 @@ impl Fresh {
     pub fn begin(folder: &Path) -> io::Result<Self> {
         let random: [u8; 8] = clock::random();
         let path = folder.join(format!("{UNFINISHED}{}", hex(&random)));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
         Ok(Self {
-            file,
+            file: Writing::begin(&path, There::Nothing(0o600))?,
             path,
             kept: false,
         })
@@ -50,8 +48,8 @@ impl Fresh {
     /// # Errors
     /// As the system's; then nothing is there under the name that was not before.
     pub fn keep(mut self, path: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.path, path)?;
+        self.file.sync()?;
+        files::rename(&self.path, path)?;
         self.kept = true;
         path.parent().map_or(Ok(()), sync_folder)
     }
@@ -61,7 +59,7 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         if !self.kept {
             // What stays is found by its name later.
-            let _ = fs::remove_file(&self.path);
+            let _ = files::remove(&self.path);
         }
     }
 }
@@ -71,7 +69,7 @@ impl Drop for Fresh {
 /// # Errors
 /// As the system's.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    files::sync_folder(folder)
 }
 
 /// Makes a folder for its owner alone if it is not there, durably. Those above it must be there.
@@ -79,9 +77,10 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// As the system's.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => folder.parent().map_or(Ok(()), sync_folder),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e),
+    // Who finds it there must find it durable.
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    match files::make_folder(folder, 0o700)? {
+        true => folder.parent().map_or(Ok(()), sync_folder),
+        false => Ok(()),
     }
 }

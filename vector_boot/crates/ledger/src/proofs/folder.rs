@@ -4,12 +4,14 @@
 //! believed: `settled` says how many leaves' tiles are durable, and tiles behind that are made anew
 //! from the log.
 
+use crate::files::{self, Lasting, There, Writing};
 use ledger_core::checkpoint::decimal;
 use ledger_core::note::{NOTE_BYTES_MAX, Note};
 use ledger_core::proof::Node;
 use ledger_core::tile::{self, TILE_BYTES, TILE_WIDTH, Tile};
 use ledger_core::{Hash, parent};
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +23,7 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const WITNESSED: &str = "checkpoint.witnessed";
 /// Says how many leaves' tiles are durable.
 const SETTLED: &str = "settled";
-/// Where a file is written before it gets its name; one thread writes.
+/// Where a tile is written before it gets its name; one thread writes.
 const NEW: &str = "new";
 
 /// The ledger's folder.
@@ -37,6 +39,20 @@ impl Folder {
         Self {
             data: data.to_owned(),
             tiles: data.join(TILES),
+        }
+    }
+
+    /// The ledger's folder itself.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Makes the names durable that are there: of the key, the checkpoint and what says which tiles are.
+    pub fn sync_names(&self) -> io::Result<()> {
+        files::sync_folder(&self.data)?;
+        match self.tiles.is_dir() {
+            true => files::sync_folder(&self.tiles),
+            false => Ok(()),
         }
     }
 
@@ -89,13 +105,37 @@ impl Folder {
 
     /// Writes a tile; durable with [`Self::settle`].
     pub fn write(&self, tile: &Tile, hashes: &[Hash]) -> io::Result<()> {
+        self.put(tile, hashes, Lasting::Perhaps)
+    }
+
+    fn put(&self, tile: &Tile, hashes: &[Hash], lasting: Lasting) -> io::Result<()> {
         let path = self.path(tile);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        self.make_above(&path)?;
         let new = self.tiles.join(NEW);
-        fs::write(&new, hashes.as_flattened())?;
-        fs::rename(&new, path)
+        let mut file = Writing::begin(&new, There::Anything)?;
+        file.write_all(hashes.as_flattened())?;
+        if lasting == Lasting::Durable {
+            file.sync()?;
+        }
+        files::rename(&new, &path)
+    }
+
+    /// Makes the folders in which a tile lies.
+    fn make_above(&self, tile: &Path) -> io::Result<()> {
+        let mut above: Vec<&Path> = self.above(tile).collect();
+        above.pop();
+        let made = |folder: &&Path| files::make_folder(folder, 0o777);
+        above
+            .iter()
+            .rev()
+            .try_for_each(|folder| made(folder).map(drop))
+    }
+
+    /// The folders above a tile, the ledger's last.
+    fn above<'p>(&self, tile: &'p Path) -> impl Iterator<Item = &'p Path> {
+        let above = tile.ancestors().skip(1);
+        let data = self.data.clone();
+        above.take_while(move |folder| folder.starts_with(&data))
     }
 
     /// Leaves whose tiles are durable.
@@ -109,11 +149,18 @@ impl Folder {
     /// Makes the tiles of the leaves `from..size` durable, `last` among them: the partial tile of the
     /// last leaves.
     pub fn settle(&self, from: u64, size: u64, last: Option<(Tile, &[Hash])>) -> io::Result<()> {
-        fs::create_dir_all(&self.tiles)?;
+        files::make_folder(&self.tiles, 0o777)?;
+        let mut folders = BTreeSet::from([self.data.clone()]);
+        let mut sync = |path: &Path| {
+            folders.extend(self.above(path).map(Path::to_owned));
+            files::sync_file(path)
+        };
         if let Some((tile, hashes)) = last {
-            self.write(&tile, hashes)?;
+            // In its place may be one that is settled: what takes it is durable before it does.
+            self.put(&tile, hashes, Lasting::Durable)?;
             sync(&self.path(&tile))?;
         }
+        let mut partials = Vec::new();
         let mut span = u64::from(TILE_WIDTH);
         for level in 0.. {
             if span > size {
@@ -122,24 +169,27 @@ impl Folder {
             for index in from / span..size / span {
                 let path = self.path(&Tile::full(level, index));
                 sync(&path)?;
-                // What stood for it while it was not full.
-                let partial = path.with_extension("p");
-                match fs::remove_dir_all(&partial) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
+                partials.push(path.with_extension("p"));
             }
             span = span.saturating_mul(u64::from(TILE_WIDTH));
         }
-        replace(&self.tiles, SETTLED, format!("{size}\n").as_bytes(), true)
+        for folder in folders {
+            files::sync_folder(&folder)?;
+        }
+        let text = format!("{size}\n");
+        let there = There::Anything;
+        let lasting = Lasting::Durable;
+        files::replace(&self.tiles, SETTLED, there, text.as_bytes(), lasting)?;
+        // What stood for tiles while they were not full: until now a start would have begun with it.
+        for partial in partials.iter().filter(|partial| partial.exists()) {
+            files::remove_all(partial)?;
+        }
+        Ok(())
     }
 
     /// Forgets all tiles.
     pub fn clear(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.tiles) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        files::remove_all(&self.tiles)
     }
 
     /// A note of the folder: [`CHECKPOINT`] or [`WITNESSED`]; `None` if there is none.
@@ -156,8 +206,9 @@ impl Folder {
     }
 
     /// Puts a note in the folder, in the place of the one before.
-    pub fn put_note(&self, name: &str, note: &Note, durable: bool) -> io::Result<()> {
-        replace(&self.data, name, note.to_string().as_bytes(), durable)
+    pub fn put_note(&self, name: &str, note: &Note, lasting: Lasting) -> io::Result<()> {
+        let text = note.to_string();
+        files::replace(&self.data, name, There::Anything, text.as_bytes(), lasting)
     }
 }
 
@@ -174,25 +225,4 @@ fn read_at_most(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     Ok(Some(bytes))
-}
-
-fn replace(folder: &Path, name: &str, bytes: &[u8], durable: bool) -> io::Result<()> {
-    let new = folder.join(format!("{name}.{NEW}"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
-    fs::rename(&new, folder.join(name))?;
-    if durable {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Makes a file and its name durable.
-fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()?;
-    path.parent()
-        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

@@ -13,6 +13,7 @@ pub mod folder;
 pub mod leaves;
 
 use crate::committer::{Ledger, Standing};
+use crate::files::Lasting;
 use crate::keys::{DeviceKey, Lasts};
 use crate::refusal::Refusal;
 use folder::{CHECKPOINT, Folder};
@@ -94,6 +95,75 @@ impl Keeper {
     /// # Errors
     /// As `getrandom(2)`, `mmap(2)` and `clone(2)`.
     pub fn start(ledger: &Ledger, data: Option<&Path>) -> io::Result<Self> {
+        let shared = Shared::open(ledger, data)?;
+        let proofs = Proofs(shared.clone());
+        let thread = std::thread::Builder::new()
+            .name("proofs".to_owned())
+            .spawn(move || shared.run())?;
+        Ok(Self { proofs, thread })
+    }
+
+    /// Signs the last checkpoint, makes all durable, and ends the thread. The committer has stopped.
+    pub fn stop(self) {
+        self.proofs.0.lock().closing = true;
+        self.proofs.0.ledger.leaves().ring();
+        // A thread that is gone has nothing to finish.
+        let _ = self.thread.join();
+        self.proofs.0.ledger.set_proofs(None);
+    }
+}
+
+/// What the thread does, a turn at a time, for who decides when: a model of power cuts.
+pub struct ByHand(Proofs);
+
+impl ByHand {
+    /// As [`Keeper::start`], as far as the thread's first turn.
+    ///
+    /// # Errors
+    /// As [`Keeper::start`].
+    pub fn start(ledger: &Ledger, data: Option<&Path>) -> io::Result<Self> {
+        let shared = Shared::open(ledger, data)?;
+        shared.begin();
+        Ok(Self(Proofs(shared)))
+    }
+
+    /// Brings the tree up to the log, and signs it if asked.
+    pub fn turn(&self, sign: bool) {
+        let shared = &self.0.0;
+        let standing = shared.ledger.standing();
+        shared.step(&standing);
+        if sign && standing.id > 0 {
+            shared.sign(&standing, true);
+        }
+    }
+
+    /// Makes all durable.
+    pub fn settle(&self) {
+        self.0.0.lock().settle = true;
+        self.turn(false);
+    }
+
+    /// What calls use.
+    #[must_use]
+    pub fn proofs(&self) -> &Proofs {
+        &self.0
+    }
+
+    /// Why no proofs are made, if so.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.0.0.lock().fault.clone()
+    }
+
+    /// Lets the ledger go.
+    pub fn end(self) {
+        self.0.0.ledger.set_proofs(None);
+    }
+}
+
+impl Shared {
+    /// Opens the device key; the ledger's calls find it from then on.
+    fn open(ledger: &Ledger, data: Option<&Path>) -> io::Result<Arc<Self>> {
         let key = DeviceKey::open(data)?;
         if let Lasts::Process(why) = key.lasts() {
             ::log::warn!("device key lasts as long as this process: {why}");
@@ -109,21 +179,8 @@ impl Keeper {
             state: Mutex::default(),
             moved: Condvar::new(),
         });
-        let proofs = Proofs(shared.clone());
-        ledger.set_proofs(Some(proofs.clone()));
-        let thread = std::thread::Builder::new()
-            .name("proofs".to_owned())
-            .spawn(move || shared.run())?;
-        Ok(Self { proofs, thread })
-    }
-
-    /// Signs the last checkpoint, makes all durable, and ends the thread. The committer has stopped.
-    pub fn stop(self) {
-        self.proofs.0.lock().closing = true;
-        self.proofs.0.ledger.leaves().ring();
-        // A thread that is gone has nothing to finish.
-        let _ = self.thread.join();
-        self.proofs.0.ledger.set_proofs(None);
+        ledger.set_proofs(Some(Proofs(shared.clone())));
+        Ok(shared)
     }
 }
 
@@ -408,13 +465,17 @@ impl Shared {
         Ok(state)
     }
 
-    /// The thread.
-    fn run(&self) {
+    fn begin(&self) {
         self.ledger.leaves().want();
         if let Err(e) = self.restore() {
             self.fail(&e);
         }
         self.check_stored();
+    }
+
+    /// The thread.
+    fn run(&self) {
+        self.begin();
         let mut signed_at: Option<Instant> = None;
         loop {
             let closing = self.lock().closing;
@@ -456,6 +517,8 @@ impl Shared {
         let Some(folder) = &self.folder else {
             return Ok(());
         };
+        // The process before may have ended between a file's new name and the sync of the name.
+        folder.sync_names()?;
         let settled = folder.settled();
         let edge = if settled <= self.ledger.standing().id {
             Edge::restore(settled, &mut |tile| folder.read(&tile).ok().flatten())
@@ -569,7 +632,7 @@ impl Shared {
         let last = edge.partial().find(|(tile, _)| tile.level == 0);
         folder.settle(from, edge.size(), last)?;
         if let Some(signed) = signed {
-            folder.put_note(CHECKPOINT, &signed.note, true)?;
+            folder.put_note(CHECKPOINT, &signed.note, Lasting::Durable)?;
         }
         let mut state = self.lock();
         state.settled = edge.size();
@@ -597,12 +660,15 @@ impl Shared {
             }
         };
         let standing = self.ledger.standing();
-        while self.lock().edge.size() < checkpoint.size.min(standing.id)
-            && self.lock().fault.is_none()
-            && !self.lock().closing
-        {
+        // Tiles that do not lead to the log's root say nothing about the log.
+        let proves = loop {
             self.step(&standing);
-        }
+            let state = self.lock();
+            let is_whole = state.edge.size() >= standing.id && !state.rebuild;
+            if is_whole || state.fault.is_some() || state.closing {
+                break is_whole && state.fault.is_none();
+            }
+        };
         let (size, head) = (checkpoint.size, standing.id);
         let why = if size > head {
             Some(format!(
@@ -610,7 +676,10 @@ impl Shared {
             ))
         } else {
             let nodes = Proofs::at(self);
-            let root = proof::root(size, &mut |node| nodes.get(node));
+            let root = match proves {
+                true => proof::root(size, &mut |node| nodes.get(node)),
+                false => Err(io::ErrorKind::NotFound.into()),
+            };
             match root {
                 Ok(root) if root == checkpoint.root => None,
                 Ok(_) => Some(format!(
@@ -645,7 +714,7 @@ impl Shared {
         };
         if write
             && let Some(folder) = &self.folder
-            && let Err(e) = folder.put_note(CHECKPOINT, &note, false)
+            && let Err(e) = folder.put_note(CHECKPOINT, &note, Lasting::Perhaps)
         {
             ::log::warn!("checkpoint not written: {e}");
         }

@@ -1,6 +1,8 @@
 //! A model of a disk: what was not synced when the power went may be there, or not, or in part.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod folder;
+
 use ledger::device::Device;
 use ledger_core::{SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
 use std::collections::BTreeMap;
@@ -24,13 +26,88 @@ impl Chance {
     }
 }
 
+/// What a machine has of power: so many writes and syncs, of its disk and of its files together.
+#[derive(Clone, Default)]
+pub struct Power(Arc<Mutex<Left>>);
+
+#[derive(Clone, Copy, Default)]
+enum Left {
+    #[default]
+    Enough,
+    Operations(u64),
+    Nothing,
+}
+
+/// Whether there was power for an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Powered {
+    Yes,
+    /// It went while the operation was under way.
+    Going,
+    No,
+}
+
+impl Power {
+    /// It goes after so many operations.
+    pub fn ends_after(&self, operations: u64) {
+        *self.0.lock().unwrap() = Left::Operations(operations);
+    }
+
+    /// It is there to stay.
+    pub fn stays(&self) {
+        *self.0.lock().unwrap() = Left::Enough;
+    }
+
+    /// Whether it went.
+    pub fn is_gone(&self) -> bool {
+        matches!(*self.0.lock().unwrap(), Left::Nothing)
+    }
+
+    fn take(&self) -> Powered {
+        let mut left = self.0.lock().unwrap();
+        match &mut *left {
+            Left::Enough => Powered::Yes,
+            Left::Operations(0) => {
+                *left = Left::Nothing;
+                Powered::Going
+            }
+            Left::Operations(n) => {
+                *n -= 1;
+                Powered::Yes
+            }
+            Left::Nothing => Powered::No,
+        }
+    }
+}
+
+impl Powered {
+    fn or_gone(self) -> io::Result<()> {
+        match self {
+            Self::Yes => Ok(()),
+            Self::Going | Self::No => Err(io::Error::other("no power")),
+        }
+    }
+}
+
+/// A promise that a disk breaks: what a fault in the code that relies on it would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// One sync in so many does nothing.
+    Sync(u64),
+    /// A superblock that replaces one becomes durable only with the fortieth sync behind it.
+    Superblock,
+}
+
 #[derive(Default)]
 struct State {
     durable: Vec<u8>,
     /// Every content that an unsynced sector had, in order.
     unsynced: BTreeMap<usize, Vec<[u8; SECTOR]>>,
-    /// Writes and syncs until the power goes.
-    left: Option<u64>,
+    power: Power,
+    chance: u64,
+    lie: Option<Lie>,
+    /// Syncs since a superblock was written.
+    superblock_waits: u64,
     fail_next_sync: bool,
     /// Writes give ENOSPC.
     full: bool,
@@ -44,9 +121,44 @@ pub struct Disk(Arc<Mutex<State>>);
 impl Disk {
     /// Zeros, with room for so many of the smallest segments.
     pub fn new(segments: u64) -> Self {
+        Self::of(&Power::default(), segments, 0)
+    }
+
+    /// As [`Self::new`], of a machine whose power it shares, with chances of its own.
+    pub fn of(power: &Power, segments: u64, chance: u64) -> Self {
         let bytes = SEGMENTS_OFFSET + segments * SEGMENT_BYTES_MIN;
         Self(Arc::new(Mutex::new(State {
             durable: vec![0; usize::try_from(bytes).unwrap()],
+            power: power.clone(),
+            chance,
+            ..State::default()
+        })))
+    }
+
+    /// From now on it breaks a promise.
+    pub fn lies(&self, lie: Option<Lie>) {
+        self.0.lock().unwrap().lie = lie;
+    }
+
+    /// The process ended, the machine went on: everything is there as it was written.
+    pub fn after_kill(&self) -> Self {
+        let mut state = self.0.lock().unwrap();
+        let unsynced = std::mem::take(&mut state.unsynced);
+        Self(Arc::new(Mutex::new(State {
+            unsynced,
+            ..state.again()
+        })))
+    }
+
+    /// Another disk with what is on this one now.
+    pub fn copy(&self) -> Self {
+        let state = self.0.lock().unwrap();
+        let mut durable = state.durable.clone();
+        for (n, contents) in &state.unsynced {
+            durable[n * SECTOR..(n + 1) * SECTOR].copy_from_slice(contents.last().unwrap());
+        }
+        Self(Arc::new(Mutex::new(State {
+            durable,
             ..State::default()
         })))
     }
@@ -70,15 +182,12 @@ impl Disk {
             }
             state.durable[at..at + SECTOR].copy_from_slice(&new);
         }
-        Self(Arc::new(Mutex::new(State {
-            durable: state.durable.clone(),
-            ..State::default()
-        })))
+        Self(Arc::new(Mutex::new(state.again())))
     }
 
     /// The power goes after so many writes and syncs.
     pub fn cut_after(&self, operations: u64) {
-        self.0.lock().unwrap().left = Some(operations);
+        self.0.lock().unwrap().power.ends_after(operations);
     }
 
     /// The next sync fails, and what it should have kept is lost.
@@ -118,15 +227,37 @@ impl Disk {
 }
 
 impl State {
-    fn power(&mut self) -> io::Result<()> {
-        match &mut self.left {
-            Some(0) => Err(io::Error::other("no power")),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
+    /// The same disk at the next start.
+    fn again(&mut self) -> Self {
+        self.power.stays();
+        Self {
+            durable: self.durable.clone(),
+            power: self.power.clone(),
+            chance: self.chance,
+            lie: self.lie,
+            ..Self::default()
         }
+    }
+
+    /// Whether a sync does as it says; what it leaves out.
+    fn lied(&mut self) -> impl Fn(usize) -> bool + use<> {
+        let first = usize::try_from(SEGMENTS_OFFSET).unwrap() / SECTOR;
+        let (nothing, no_superblock) = match self.lie {
+            Some(Lie::Sync(n)) => {
+                let mut chance = Chance(self.chance);
+                let nothing = chance.below(n) == 0;
+                self.chance = chance.0;
+                (nothing, false)
+            }
+            Some(Lie::Superblock) => {
+                let replaces = self.durable.first() != Some(&0);
+                let waits = replaces && self.unsynced.range(..first).next().is_some();
+                self.superblock_waits = if waits { self.superblock_waits + 1 } else { 0 };
+                (false, waits && self.superblock_waits < 40)
+            }
+            _ => (false, false),
+        };
+        move |sector| nothing || no_superblock && sector < first
     }
 
     fn now(&self, sector: usize) -> [u8; SECTOR] {
@@ -162,6 +293,20 @@ impl Device for Disk {
         }
         Ok(())
     }
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        // Afterwards it holds anything: what it held, or, as files do, zeros.
+        let mut state = self.0.lock().unwrap();
+        let mut chance = Chance(state.chance);
+        let (zeros, powered) = (chance.below(2) == 0, state.power.take() != Powered::No);
+        state.chance = chance.0;
+        for sector in offset / SECTOR as u64..(offset + bytes) / SECTOR as u64 {
+            if zeros && powered {
+                let sector = usize::try_from(sector).unwrap();
+                state.unsynced.entry(sector).or_default().push([0; SECTOR]);
+            }
+        }
+        Ok(())
+    }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         assert_eq!(offset % SECTOR as u64, 0, "writes are whole sectors");
@@ -169,7 +314,10 @@ impl Device for Disk {
         if state.full {
             return Err(io::Error::from_raw_os_error(28));
         }
-        let power = state.power();
+        let power = state.power.take();
+        if power == Powered::No {
+            return power.or_gone();
+        }
         for (n, sector) in bytes.chunks_exact(SECTOR).enumerate() {
             let at = usize::try_from(offset).unwrap() / SECTOR + n;
             assert!(
@@ -182,16 +330,21 @@ impl Device for Disk {
                 state.unsynced.entry(at).or_default().push(sector);
             }
         }
-        power
+        power.or_gone()
     }
     fn sync(&self) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        state.power()?;
+        state.power.take().or_gone()?;
         state.syncs += 1;
         if std::mem::take(&mut state.fail_next_sync) {
             return Err(io::Error::from_raw_os_error(5));
         }
+        let stays = state.lied();
         for (n, contents) in std::mem::take(&mut state.unsynced) {
+            if stays(n) {
+                state.unsynced.insert(n, contents);
+                continue;
+            }
             let at = n * SECTOR;
             state.durable[at..at + SECTOR].copy_from_slice(contents.last().unwrap());
         }
