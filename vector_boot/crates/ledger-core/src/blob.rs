@@ -9,6 +9,7 @@
 //! Pure: [`Blobs::apply`] is a fold, the `may_*` functions decide.
 
 use crate::epoch::{Text, hex, number};
+use crate::share::Share;
 use crate::store::ObjectId;
 use crate::{Body, Hash};
 use alloc::boxed::Box;
@@ -29,18 +30,24 @@ pub const SHREDDED: &str = "blob.shredded";
 pub const BLOB_BYTES_MAX: u64 = 60 * 1024 * 1024;
 /// Recipients of one blob beside the ledger itself; their wrapped keys fit one page.
 pub const RECIPIENTS_MAX: usize = 16;
-/// Pointers of one tenant: each takes memory of the service.
-pub const POINTERS_OF_A_TENANT_MAX: u64 = 4096;
-/// Pointers of all: some 6 MiB of memory.
-pub const POINTERS_MAX: usize = 32_768;
+/// Pointers, each some 190 bytes of memory: 32,768 with 128 tenants.
+pub const POINTERS: Share = Share {
+    own: 128,
+    each: 4096,
+    pool: 16 * 1024,
+};
 /// Bytes of one tenant's blobs, with those that are still coming.
 pub const BYTES_OF_A_TENANT_MAX: u64 = 256 * 1024 * 1024;
-/// Blobs of one tenant that are coming at a time: no tenant takes all of [`UNFINISHED_MAX`].
-pub const UNFINISHED_OF_A_TENANT_MAX: u64 = 8;
-/// Blobs of all that are coming at a time: each is an open file and some 64 KiB of memory.
-pub const UNFINISHED_MAX: u64 = 64;
-/// Bytes of all blobs that are coming at a time: what two tenants may keep.
-pub const UNFINISHED_BYTES_MAX: u64 = 2 * BYTES_OF_A_TENANT_MAX;
+/// Blobs that are coming at a time, each an open file and some 64 KiB of memory.
+pub const UNFINISHED: Share = Share {
+    own: 1,
+    each: 8,
+    pool: 56,
+};
+/// Bytes of all blobs that are coming at a time, beyond one of the largest that is each tenant's own.
+pub const UNFINISHED_BYTES_POOL: u64 = 2 * BYTES_OF_A_TENANT_MAX;
+/// Blobs that are coming at a time to take another's place.
+pub const REKEYS_MAX: u64 = 8;
 
 /// What an event says of a pointer's object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,12 +170,12 @@ pub enum No {
     Pointers(u64),
     /// The tenant has as many bytes as it may.
     Bytes(u64),
-    /// The ledger has as many pointers as it may.
-    AllPointers,
     /// As many blobs of the tenant are coming as may.
     Unfinished(u64),
-    /// As many blobs, or bytes, of all are coming as may.
-    AllUnfinished,
+    /// As many bytes of all are coming as may beyond what is each tenant's own.
+    UnfinishedBytes,
+    /// As many blobs are coming to take others' places as may.
+    Rekeys,
 }
 
 impl No {
@@ -182,9 +189,9 @@ impl No {
             Self::TooLarge(_) => "TOO_LARGE",
             Self::Pointers(_)
             | Self::Bytes(_)
-            | Self::AllPointers
             | Self::Unfinished(_)
-            | Self::AllUnfinished => "QUOTA",
+            | Self::UnfinishedBytes
+            | Self::Rekeys => "QUOTA",
         }
     }
 }
@@ -196,22 +203,16 @@ impl fmt::Display for No {
             Self::Changed => f.write_str("it changed meanwhile"),
             Self::Exists => f.write_str("there already"),
             Self::TooLarge(bytes) => write!(f, "{bytes} bytes: at most {BLOB_BYTES_MAX}"),
-            Self::Pointers(n) => {
-                write!(
-                    f,
-                    "{n} pointers: at most {POINTERS_OF_A_TENANT_MAX} a tenant"
-                )
-            }
+            Self::Pointers(n) => write!(f, "{n} pointers: {}", POINTERS.limit(count(*n))),
             Self::Bytes(n) => write!(f, "{n} bytes: at most {BYTES_OF_A_TENANT_MAX} a tenant"),
-            Self::AllPointers => write!(f, "{POINTERS_MAX} pointers, no more"),
-            Self::Unfinished(n) => write!(
+            Self::Unfinished(n) => {
+                write!(f, "{n} blobs are coming: {}", UNFINISHED.limit(count(*n)))
+            }
+            Self::UnfinishedBytes => write!(
                 f,
-                "{n} blobs are coming: at most {UNFINISHED_OF_A_TENANT_MAX} a tenant at a time"
+                "bytes that are coming: no room beyond {BLOB_BYTES_MAX}, which are each tenant's own"
             ),
-            Self::AllUnfinished => write!(
-                f,
-                "at most {UNFINISHED_MAX} blobs of {UNFINISHED_BYTES_MAX} bytes are coming at a time"
-            ),
+            Self::Rekeys => write!(f, "at most {REKEYS_MAX} blobs are rekeyed at a time"),
         }
     }
 }
@@ -230,8 +231,8 @@ impl Blobs {
         };
         match (body.event_type, Manifest::parse(body.payload)) {
             (PUT, Some(new)) if new.previous.is_none() && new.object.0 == pointer => {
-                let full = self.pointers.len() >= POINTERS_MAX;
-                if !full && !self.pointers.contains_key(&pointer) {
+                let room = self.has_room(self.used(body.tenant_id).pointers);
+                if room && !self.pointers.contains_key(&pointer) {
                     self.insert(pointer, body.tenant_id, &new, id);
                 }
             }
@@ -247,6 +248,14 @@ impl Blobs {
             (SHREDDED, _) if self.of(body.tenant_id, &pointer).is_some() => self.remove(&pointer),
             _ => {}
         }
+    }
+
+    /// Whether a tenant that has so many pointers may have another.
+    fn has_room(&self, own: u64) -> bool {
+        POINTERS.admits(
+            count(own),
+            self.used.values().map(|used| count(used.pointers)),
+        )
     }
 
     fn insert(&mut self, pointer: Hash, tenant: &str, manifest: &Manifest, event: u64) {
@@ -301,12 +310,10 @@ impl Blobs {
         let used = self.used(tenant);
         if bytes > BLOB_BYTES_MAX {
             Err(No::TooLarge(bytes))
-        } else if used.pointers >= POINTERS_OF_A_TENANT_MAX {
+        } else if !self.has_room(used.pointers) {
             Err(No::Pointers(used.pointers))
         } else if used.bytes.saturating_add(bytes) > BYTES_OF_A_TENANT_MAX {
             Err(No::Bytes(used.bytes))
-        } else if self.pointers.len() >= POINTERS_MAX {
-            Err(No::AllPointers)
         } else {
             Ok(())
         }
@@ -340,11 +347,11 @@ impl Blobs {
 /// Blobs that are still coming.
 ///
 /// One that becomes a new pointer counts for its tenant as if it were kept already; one that takes another's place,
-/// which the tenant has no part in making larger, counts among all alone (`tenant` is `None`).
+/// which the tenant has no part in making larger, counts among its like alone (`tenant` is `None`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unfinished {
     of: BTreeMap<Box<str>, Used>,
-    all: Used,
+    rekeys: Used,
 }
 
 impl Unfinished {
@@ -353,21 +360,23 @@ impl Unfinished {
     /// # Errors
     /// [`No`]; then nothing is counted.
     pub fn begin(&mut self, tenant: Option<&str>, kept: Used) -> Result<(), No> {
-        if self.all.pointers >= UNFINISHED_MAX {
-            return Err(No::AllUnfinished);
-        }
-        if let Some(tenant) = tenant {
-            let own = self.of(tenant);
-            if own.pointers >= UNFINISHED_OF_A_TENANT_MAX {
-                return Err(No::Unfinished(own.pointers));
+        let Some(tenant) = tenant else {
+            if self.rekeys.pointers >= REKEYS_MAX {
+                return Err(No::Rekeys);
             }
-            let pointers = kept.pointers.saturating_add(own.pointers);
-            if pointers >= POINTERS_OF_A_TENANT_MAX {
-                return Err(No::Pointers(pointers));
-            }
-            self.of.entry(tenant.into()).or_default().pointers = own.pointers.saturating_add(1);
+            self.rekeys.pointers = self.rekeys.pointers.saturating_add(1);
+            return Ok(());
+        };
+        let own = self.of(tenant).pointers;
+        let coming = self.of.values().map(|used| count(used.pointers));
+        if !UNFINISHED.admits(count(own), coming) {
+            return Err(No::Unfinished(own));
         }
-        self.all.pointers = self.all.pointers.saturating_add(1);
+        let pointers = kept.pointers.saturating_add(own);
+        if count(pointers) >= POINTERS.each {
+            return Err(No::Pointers(pointers));
+        }
+        self.of.entry(tenant.into()).or_default().pointers = own.saturating_add(1);
         Ok(())
     }
 
@@ -376,38 +385,52 @@ impl Unfinished {
     /// # Errors
     /// [`No`]; then nothing is counted.
     pub fn grow(&mut self, tenant: Option<&str>, kept: Used, bytes: u64) -> Result<(), No> {
-        let all = self.all.bytes.saturating_add(bytes);
-        if all > UNFINISHED_BYTES_MAX {
-            return Err(No::AllUnfinished);
+        let Some(tenant) = tenant else {
+            self.rekeys.bytes = self.rekeys.bytes.saturating_add(bytes);
+            return Ok(());
+        };
+        let before = self.of(tenant).bytes;
+        let own = before.saturating_add(bytes);
+        let total = kept.bytes.saturating_add(own);
+        if total > BYTES_OF_A_TENANT_MAX {
+            return Err(No::Bytes(total));
         }
-        if let Some(tenant) = tenant {
-            let own = self.of(tenant).bytes.saturating_add(bytes);
-            let total = kept.bytes.saturating_add(own);
-            if total > BYTES_OF_A_TENANT_MAX {
-                return Err(No::Bytes(total));
-            }
-            self.of.entry(tenant.into()).or_default().bytes = own;
+        let beyond = |bytes: u64| bytes.saturating_sub(BLOB_BYTES_MAX);
+        let others = self.beyond_own().saturating_sub(beyond(before));
+        if own > BLOB_BYTES_MAX && others.saturating_add(beyond(own)) > UNFINISHED_BYTES_POOL {
+            return Err(No::UnfinishedBytes);
         }
-        self.all.bytes = all;
+        self.of.entry(tenant.into()).or_default().bytes = own;
         Ok(())
     }
 
     /// A blob of so many bytes comes no more: it is kept, or gone.
     pub fn end(&mut self, tenant: Option<&str>, bytes: u64) {
-        if let Some(tenant) = tenant
-            && let Some(own) = self.of.get_mut(tenant)
-        {
+        let Some(tenant) = tenant else {
+            return self.rekeys.take(bytes);
+        };
+        if let Some(own) = self.of.get_mut(tenant) {
             own.take(bytes);
             if own.pointers == 0 {
                 self.of.remove(tenant);
             }
         }
-        self.all.take(bytes);
+    }
+
+    /// Bytes of all tenants beyond what is each one's own.
+    fn beyond_own(&self) -> u64 {
+        let beyond = |used: &Used| used.bytes.saturating_sub(BLOB_BYTES_MAX);
+        self.of.values().map(beyond).sum()
     }
 
     fn of(&self, tenant: &str) -> Used {
         self.of.get(tenant).copied().unwrap_or_default()
     }
+}
+
+/// A count as [`Share`] takes it.
+fn count(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 impl Used {
@@ -524,7 +547,7 @@ mod tests {
         let large = BLOB_BYTES_MAX + 1;
         assert_eq!(blobs.may_put("b", large), Err(No::TooLarge(large)));
         assert_eq!(blobs.may_add("b", &manifest(1, None, 1)), Err(No::Exists));
-        for n in 0..=POINTERS_OF_A_TENANT_MAX {
+        for n in 0..=POINTERS.each as u64 {
             let mut new = manifest(0, None, 0);
             new.object.0[..8].copy_from_slice(&(n + 1).to_le_bytes());
             let subject = new.object.to_string();
@@ -537,10 +560,10 @@ mod tests {
     fn what_is_coming_counts_for_its_tenant_and_stops_nobody_else() {
         let mut coming = Unfinished::default();
         let none = Used::default();
-        for n in 0..UNFINISHED_OF_A_TENANT_MAX {
+        for n in 0..UNFINISHED.each {
             assert_eq!(coming.begin(Some("a"), none), Ok(()), "{n}");
         }
-        let full = No::Unfinished(UNFINISHED_OF_A_TENANT_MAX);
+        let full = No::Unfinished(UNFINISHED.each as u64);
         assert_eq!(coming.begin(Some("a"), none), Err(full));
         assert_eq!(coming.begin(Some("b"), none), Ok(()));
         // Bytes that are kept and bytes that come are one quota; nothing of a refused piece is counted.
@@ -555,27 +578,35 @@ mod tests {
         coming.end(Some("a"), 10);
         assert_eq!(coming.grow(Some("a"), kept, 10), Ok(()));
         let most = Used {
-            pointers: POINTERS_OF_A_TENANT_MAX - 1,
+            pointers: POINTERS.each as u64 - 1,
             bytes: 0,
         };
-        assert_eq!(
-            coming.begin(Some("b"), most),
-            Err(No::Pointers(POINTERS_OF_A_TENANT_MAX))
-        );
+        let pointers = No::Pointers(POINTERS.each as u64);
+        assert_eq!(coming.begin(Some("b"), most), Err(pointers));
         assert_eq!(coming.begin(Some("c"), most), Ok(()));
-        // What takes another's place is no tenant's, and is bounded with all others.
-        assert_eq!(coming.grow(None, none, UNFINISHED_BYTES_MAX - 10), Ok(()));
-        assert_eq!(coming.grow(None, none, 1), Err(No::AllUnfinished));
+        // What takes another's place is no tenant's, and leaves everybody theirs.
         while coming.begin(None, none).is_ok() {}
-        assert_eq!(coming.all.pointers, UNFINISHED_MAX);
-        assert_eq!(coming.begin(Some("d"), none), Err(No::AllUnfinished));
+        assert_eq!(coming.rekeys.pointers, REKEYS_MAX);
+        // However many tenants take all that they can, the next one has a blob of the largest size.
+        for n in 0..40 {
+            let tenant = std::format!("t{n}");
+            while coming.begin(Some(&tenant), none).is_ok() {}
+            while coming.grow(Some(&tenant), none, BLOB_BYTES_MAX).is_ok() {}
+            assert!(coming.of(&tenant).pointers >= 1, "{n}");
+            assert!(coming.of(&tenant).bytes >= BLOB_BYTES_MAX, "{n}");
+        }
+        assert_eq!(coming.begin(Some("d"), none), Ok(()));
+        assert_eq!(coming.begin(Some("d"), none), Err(No::Unfinished(1)));
+        assert_eq!(coming.grow(Some("d"), none, BLOB_BYTES_MAX), Ok(()));
+        let more = coming.grow(Some("d"), none, BLOB_BYTES_MAX);
+        assert_eq!(more, Err(No::UnfinishedBytes));
     }
 
     proptest! {
         /// Whatever begins, grows and ends: no limit is passed, and once all has ended nothing is left.
         #[test]
         fn what_is_coming_never_passes_its_limits(
-            steps in proptest::collection::vec((0u8..3, 0usize..4, 0u64..UNFINISHED_BYTES_MAX), 0..200)
+            steps in proptest::collection::vec((0u8..3, 0usize..4, 0u64..UNFINISHED_BYTES_POOL), 0..200)
         ) {
             let tenants = [Some("a"), Some("b"), Some("c"), None];
             let mut coming = Unfinished::default();
@@ -602,15 +633,15 @@ mod tests {
                     _ => {}
                 }
                 let all = |of: Option<&str>| {
-                    let own = open.iter().filter(|(t, _)| of.is_none() || *t == of);
+                    let own = open.iter().filter(|(t, _)| *t == of);
                     own.fold((0, 0), |(n, sum), (_, bytes)| (n + 1, sum + bytes))
                 };
-                prop_assert_eq!((coming.all.pointers, coming.all.bytes), all(None));
-                prop_assert!(coming.all.pointers <= UNFINISHED_MAX && coming.all.bytes <= UNFINISHED_BYTES_MAX);
+                prop_assert_eq!((coming.rekeys.pointers, coming.rekeys.bytes), all(None));
+                prop_assert!(coming.rekeys.pointers <= REKEYS_MAX && coming.beyond_own() <= UNFINISHED_BYTES_POOL);
                 for tenant in ["a", "b", "c"] {
                     let own = coming.of(tenant);
                     prop_assert_eq!((own.pointers, own.bytes), all(Some(tenant)));
-                    prop_assert!(own.pointers <= UNFINISHED_OF_A_TENANT_MAX && own.bytes <= BYTES_OF_A_TENANT_MAX);
+                    prop_assert!(count(own.pointers) <= UNFINISHED.each && own.bytes <= BYTES_OF_A_TENANT_MAX);
                 }
             }
             for (tenant, bytes) in open {
