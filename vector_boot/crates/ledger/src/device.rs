@@ -54,10 +54,6 @@ pub trait Device: Send + Sync {
     fn piece_bytes(&self) -> Option<u64> {
         None
     }
-    /// Bytes that are free where the log grows into room that others want too; `None` where all of it is the log's.
-    fn shared_free(&self) -> Option<u64> {
-        None
-    }
     /// Where an offset of the log is, for people: the file and the byte in it.
     fn locate(&self, offset: u64) -> String;
 }
@@ -153,12 +149,6 @@ impl Device for FileDevice {
             return Ok(());
         }
         sys::space::punch_hole(&self.file, self.at(offset)?, bytes)
-    }
-    fn shared_free(&self) -> Option<u64> {
-        let file = self.file.metadata().ok()?;
-        let grows = file.is_file() && file.len() < self.at(self.capacity).ok()?;
-        // A file in memory alone counts none: every byte of it is taken from those that run.
-        grows.then(|| sys::space::of_fd(&self.file).map_or(0, |space| space.available))
     }
     fn locate(&self, offset: u64) -> String {
         format!(
@@ -330,9 +320,6 @@ impl Device for FolderDevice {
     }
     fn piece_bytes(&self) -> Option<u64> {
         Some(self.segment_bytes)
-    }
-    fn shared_free(&self) -> Option<u64> {
-        Some(sys::space::of_fd(&self._lock).map_or(0, |space| space.available))
     }
     fn locate(&self, offset: u64) -> String {
         let (number, at, _) = self.part(offset);

@@ -361,13 +361,10 @@ impl Log {
         {
             ::log::info!("zeros ahead are written by commits: error=\"{e}\"");
         }
-        let segments_end = self.superblock.segments_end();
-        let near = self.superblock.segment_offset(segments_end);
-        // The next segment, and no more: each may be a file.
-        let far = self
+        let limit = self
             .superblock
-            .segment_offset(segments_end.min(self.segment + 2));
-        self.ahead.follow(self.end(), near, far);
+            .segment_offset(self.superblock.segments_end());
+        self.ahead.follow(self.end(), limit);
         let wanted = self.zeros_wanted(self.segment, self.offset);
         if self.ahead.frontier() >= wanted {
             return;

@@ -95,9 +95,6 @@ impl Device for Mapped<'_> {
     fn piece_bytes(&self) -> Option<u64> {
         self.device.piece_bytes()
     }
-    fn shared_free(&self) -> Option<u64> {
-        self.device.shared_free()
-    }
     fn locate(&self, offset: u64) -> String {
         self.device.locate(self.superblock.slot_offset(offset))
     }
@@ -127,9 +124,6 @@ impl Device for Slots {
     }
     fn piece_bytes(&self) -> Option<u64> {
         self.device.piece_bytes()
-    }
-    fn shared_free(&self) -> Option<u64> {
-        self.device.shared_free()
     }
     fn locate(&self, offset: u64) -> String {
         self.mapped().locate(offset)
