@@ -50,7 +50,7 @@ const CALLS: [&str; 39] = [
 ];
 
 /// What says only where in the log something lies, when it was, or by which dice.
-const MASKED: [&str; 30] = [
+const MASKED: [&str; 32] = [
     "as_of",
     "checkpoint",
     "claim",
@@ -65,12 +65,14 @@ const MASKED: [&str; 30] = [
     "held",
     "index",
     "key",
+    "keys",
     "leaf",
     "line",
     "next",
     "object",
     "origin",
     "pointer",
+    "previous",
     "proof",
     "published",
     "root",
@@ -84,7 +86,7 @@ const MASKED: [&str; 30] = [
 ];
 
 /// Numbers of the whole log in a refusal's words.
-const OF_THE_LOG: [&str; 7] = [
+const OF_THE_LOG: [&str; 8] = [
     "ulid is",
     "at is",
     "size is",
@@ -92,14 +94,22 @@ const OF_THE_LOG: [&str; 7] = [
     "to is",
     "event_id is",
     "causation_id is",
+    "claim is",
 ];
 
 fn mask(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            let is_event = members.contains_key("event_type");
+            let kind = members.get("event_type").and_then(Value::as_str);
+            let (is_event, is_blob) = (
+                kind.is_some(),
+                // Its subject is a pointer.
+                kind.is_some_and(|kind| kind.starts_with("blob.")),
+            );
             for (key, value) in members.iter_mut() {
-                let masked = MASKED.contains(&key.as_str()) || (is_event && key == "id");
+                let masked = MASKED.contains(&key.as_str())
+                    || (is_event && key == "id")
+                    || (is_blob && key == "subject");
                 match (masked, key.as_str(), &*value) {
                     (_, _, Value::Null) => {}
                     (true, ..) | (_, "until_ms" | "causation_id", _) => *value = json!("*"),
