@@ -24,7 +24,7 @@ GROWTH = 1.03
 # KiB at rest, whatever it runs under: what PID 1 has of its own, and what it costs with its helpers. The bars are for
 # what ships; every other build has more code. The second is judged under what was recorded alone: with names of
 # another compiler or library `beat.ld` meets nothing, and what every beat runs lies where it was.
-MEMORY_KIB_MAX = {"appliance": (128, 1_700), "quick": (160, 1_920)}
+MEMORY_KIB_MAX = {"appliance": (128, 1_700), "quick": (160, 2_048)}
 
 
 def holds_memory(profile: str, figures: Figures, kernel: Kernel) -> bool:
