@@ -386,7 +386,7 @@ pub fn arm(next: Next<'_>) -> io::Result<()> {
         // SAFETY: all zeroes is a valid sigaction.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_crash as *const () as usize;
-        action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER | libc::SA_SIGINFO;
         // SAFETY: as above.
         let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
         // SAFETY: both are live; the handler calls only what is async-signal-safe.
@@ -489,7 +489,7 @@ pub fn guard(limit: Duration) -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_hang as *const () as usize;
     // As for a crash: the program that comes is not to find it blocked.
-    action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER;
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER | libc::SA_SIGINFO;
     // SAFETY: it is live; the handler calls only what is async-signal-safe.
     if unsafe { libc::sigaction(libc::SIGALRM, &raw const action, null_mut()) } < 0 {
         return Err(io::Error::last_os_error());
@@ -533,23 +533,58 @@ fn set_alarm(limit: Duration) -> io::Result<()> {
 /// The last words of a process that [`guard`] ended.
 pub const HANG_WORDS: &str = "no beat in time";
 
-extern "C" fn on_hang(_: c_int) {
+extern "C" fn on_hang(signal: c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: async-signal-safe throughout. Where nothing is armed the alarm has come too late, and says nothing.
-    unsafe { go(HANG_WORDS.as_bytes()) };
+    unsafe {
+        if is_left_to_main(signal, info) {
+            return;
+        }
+        go(HANG_WORDS.as_bytes());
+    }
 }
 
-extern "C" fn on_crash(signal: c_int) {
+extern "C" fn on_crash(signal: c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
     // Without a formatter.
     let mut words = *b"signal 00";
     let [.., tens, ones] = &mut words;
     (*tens, *ones) = (digit(signal / 10), digit(signal));
     // SAFETY: async-signal-safe throughout.
     unsafe {
+        if is_left_to_main(signal, info) {
+            return;
+        }
         go(&words);
         // Nothing is armed, or exec failed: as if there were no handler. The fault comes again on return;
         // a signal that was sent does not, so it is sent again.
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
+    }
+}
+
+/// Whether this is another thread than the main one, which the signal is passed to then. The exec is the main
+/// thread's alone: a thread may have a table of descriptors of its own, which would be what goes along, and the
+/// end of the main thread is the end of a parent to those who die with theirs.
+///
+/// # Safety
+/// Async-signal-safe. `info` is what the kernel gave the handler.
+unsafe fn is_left_to_main(signal: c_int, info: *const libc::siginfo_t) -> bool {
+    // SAFETY: system calls over numbers; a signal that was sent says by whom.
+    unsafe {
+        let (pid, tid) = (libc::getpid(), libc::syscall(libc::SYS_gettid));
+        if tid == libc::c_long::from(pid) {
+            return false;
+        }
+        libc::syscall(libc::SYS_tgkill, pid, pid, signal);
+        // Codes above 0 are the kernel's: a fault, which would come again, or an alarm.
+        let faulted = (*info).si_code > 0 && signal != libc::SIGALRM;
+        let aborted = (*info).si_code <= 0 && (*info).si_pid() == pid;
+        if faulted || aborted {
+            loop {
+                // The exec ends this thread.
+                libc::pause();
+            }
+        }
+        true
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Output};
+use std::sync::mpsc::{Sender, channel};
 use sys::handover::{Along, Next};
 use sys::{handover, memfd};
 
@@ -73,6 +74,20 @@ fn along(state: &std::fs::File) -> Along<'_> {
         kind_at: 0,
         number_at: 4,
     }
+}
+
+/// A thread with a table of descriptors of its own: its number, and what makes it abort.
+fn other_thread() -> (nix::unistd::Pid, Sender<()>) {
+    let (tell, told) = channel();
+    let (abort, asked) = channel();
+    std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        if asked.recv().is_ok() {
+            std::process::abort();
+        }
+    });
+    (told.recv().unwrap(), abort)
 }
 
 /// Nothing in an ordinary run; the predecessor and the successor in processes of their own.
@@ -164,6 +179,8 @@ fn role() {
     if role == "give" {
         panic!("{}", give(&record));
     }
+    // Its table of descriptors lacks what is opened from here on.
+    let thread = role.ends_with("thread").then(other_thread);
     let last = memfd::create("words").unwrap();
     let again = last.try_clone().unwrap();
     if role.starts_with("along") {
@@ -199,6 +216,17 @@ fn role() {
     }
     arm(image, &record, &[one, again.into()], last.into(), None);
     match role.as_str() {
+        "signal to a thread" => {
+            let (tid, _abort) = thread.unwrap();
+            // A signal to the process that the kernel gives this thread first.
+            let mut kill = Command::new("kill");
+            let _ = kill.args(["-s", "SEGV", &tid.to_string()]).status();
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
+        "abort in a thread" => {
+            thread.unwrap().1.send(()).unwrap();
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
         "signal" => sys::process::signal_self(11).unwrap(),
         "abort" => std::process::abort(),
         "panic" => handover::fall_back("a defect"),
@@ -258,6 +286,8 @@ fn a_crash_makes_the_successor_that_was_prepared_and_leaves_last_words() {
     for (role, words) in [
         ("signal", "signal 11"),
         ("abort", "signal 06"),
+        ("signal to a thread", "signal 11"),
+        ("abort in a thread", "signal 06"),
         ("panic", "a defect"),
     ] {
         let output = start(role);
