@@ -38,6 +38,7 @@ const TARGETS: &[(&str, u64, &[&str])] = &[
     ("journal", 512, &[]),
     ("sensors", 4 << 10, &[]),
     ("ledger", 32 << 10, &[]),
+    ("json", 4 << 10, &[]),
     ("capacity", 4 << 10, &[]),
 ];
 

@@ -24,6 +24,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("journal", neural::journal::fuzz_body),
     ("sensors", neural::sample::fuzz_body),
     ("ledger", ledger_core::fuzz::fuzz_body),
+    ("json", ledger_core::fuzz::json_body),
     ("capacity", capacity_core::fuzz::fuzz_body),
 ];
 
