@@ -129,8 +129,9 @@ pub(super) fn spill_of(dimension: usize, hash: u32) -> u32 {
 
 /// Adds an ordinal behind all others.
 fn push(list: &mut RoaringBitmap, ordinal: u32) {
-    // A shared posting may have it already.
-    let _ = list.try_push(ordinal);
+    // A shared posting may have it already. Not `push`, which first looks for the last of those there are: word by word
+    // where they are many, a microsecond for each event.
+    let _ = list.insert(ordinal);
 }
 
 /// The part.
