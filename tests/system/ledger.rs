@@ -274,6 +274,99 @@ fn the_python_client_writes_follows_and_verifies(process: &Process, token: &str)
     }
 }
 
+#[test]
+fn a_call_is_sealed_for_the_auditors_that_the_manifest_names_and_for_nobody_else() {
+    const SECRET: &str = "payroll-of-march";
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let run = |words: &[&str]| {
+        let said = system_tests::output(Command::new(inputs().vector_boot()).args(words));
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            said.status.success(),
+            text(said.stdout) + &text(said.stderr),
+        )
+    };
+    let [first, second, third] = ["first", "second", "third"].map(|name| {
+        let (made, public) = run(&["ledger", "auditor", &at(name)]);
+        assert!(made, "{public}");
+        assert_eq!(
+            run(&["ledger", "auditor", &at(name)]).1,
+            public,
+            "made once"
+        );
+        public.trim().to_owned()
+    });
+    assert_ne!(first, third);
+    let source =
+        format!("extends = \"default\"\n[audit]\nrecipients = [\"{first}\", \"{second}\"]\n");
+    std::fs::write(at("source"), source).unwrap();
+    let (compiled, why) = run(&["rts", "manifest", &at("source"), "--out", &at("manifest")]);
+    assert!(compiled, "{why}");
+    let state = folder.path().join("state");
+    let manifest = format!("vb.manifest={}", at("manifest"));
+    let process = Process::ready(&state, &["--param", &manifest]);
+
+    let tools = token(process.run(), "tenant-a", permission::TOOLS);
+    let call = json!({"tool": "fs_read", "params": {"path": format!("{SECRET}.txt")}});
+    let refused = process.call(Some(&tools), &call).body;
+    assert_eq!(refused["error"]["code"], "target_missing", "{refused}");
+    let id = refused["event_id"].as_u64().unwrap().to_string();
+    let socket = process.run().join("ledger.sock");
+    let ask =
+        |words: &[&str]| run(&[&["ledger", "--socket", socket.to_str().unwrap()], words].concat());
+    let told = format!("{{\"path\":\"{SECRET}.txt\"}}\n");
+    for auditor in ["first", "second"] {
+        let (opened, text) = ask(&["show", &id, "--key", &at(auditor)]);
+        assert!(opened && text.ends_with(&told), "{auditor}: {text}");
+    }
+    let (opened, why) = ask(&["show", &id, "--key", &at("third")]);
+    assert!(
+        !opened && why.contains("not sealed for this auditor"),
+        "{why}"
+    );
+    // Not even the machine's owner: no key that it could hand out opens what others are to read.
+    let (_, key) = ask(&["audit-key", "tenant-a"]);
+    std::fs::write(at("tenant"), key).unwrap();
+    let (opened, why) = ask(&["show", &id, "--key", &at("tenant")]);
+    assert!(
+        !opened && why.contains("for the machine's auditors"),
+        "{why}"
+    );
+    let (_, row) = ask(&["show", &id]);
+    assert!(
+        row.contains("\"sealed\":\"v2.") && !row.contains(SECRET),
+        "{row}"
+    );
+    drop(process);
+    let files = files_below(&state);
+    assert!(
+        files.iter().any(|path| path.ends_with("ledger.log")),
+        "{files:?}"
+    );
+    for path in files {
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes());
+        assert!(!found, "{}", path.display());
+    }
+}
+
+/// Every regular file below a folder.
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => files.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
 fn sealed_parameters_open_for_their_auditor_alone(process: &Process, folder: &Path, token: &str) {
     let call = json!({"tool": "fs_read", "params": {"path": "welcome.txt"}});
     let called = process.call(Some(token), &call).body;

@@ -6,6 +6,7 @@
 //! Never here: HTTP. Start with [`Gateway::call`].
 
 use crate::answer::{Fault, Status, ToolResponse};
+use crate::config::AuditPaths;
 use crate::idempotency::{Begun, Table};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -13,7 +14,7 @@ use crate::peers::{PEER_WAIT, PeerError, Peers, ROWS_WAITING_MAX, Row, Who};
 use crate::reality::{Reality, Score};
 use crate::refusals::Refusals;
 use crate::relief::{Held, Relief};
-use crate::row::{self, Commitments, Told, payload};
+use crate::row::{self, Commitments, Params, Told, payload};
 use crate::tools::{self, Effect, Failure, Meter, TORSION_UNKNOWN, Tool, World};
 use capacity_core::breaker::{Admit, Outcome};
 use serde_json::{Map, Value};
@@ -113,6 +114,7 @@ pub struct Gateway {
     /// The ledger's JSON lines.
     pub journal: Journal,
     commitments: Commitments,
+    audit_paths: AuditPaths,
     idempotency: Mutex<Table>,
     relief: Mutex<Relief>,
     started: Instant,
@@ -184,8 +186,10 @@ impl Gateway {
         peers: Peers,
         journal: Journal,
         started: Instant,
+        audit_paths: AuditPaths,
     ) -> std::io::Result<Self> {
         Ok(Self {
+            audit_paths,
             world: Arc::new(world),
             peers,
             metrics: Metrics::new(started),
@@ -396,7 +400,7 @@ impl Gateway {
         let told = Told {
             root: ran.root.as_deref(),
             params_commitment: Some(commitment),
-            seal: Some(&audited),
+            params: Params::of(&audited, self.audit_paths),
             reality: ran.reality.map(|r| r.score),
             torsion: tool.torsion,
             duration_us: micros(arrived),
@@ -467,7 +471,7 @@ impl Gateway {
         let told = Told {
             root: None,
             params_commitment: Some(commitment),
-            seal: None,
+            params: None,
             reality: None,
             torsion: tool.torsion,
             duration_us: micros(arrived),
@@ -544,7 +548,7 @@ impl Gateway {
         let told = Told {
             root: None,
             params_commitment: Some(&commitment),
-            seal: Some(&audited),
+            params: Params::of(&audited, self.audit_paths),
             reality: None,
             torsion,
             duration_us: micros(arrived),
@@ -585,7 +589,7 @@ impl Gateway {
             let told = Told {
                 root: None,
                 params_commitment: None,
-                seal: None,
+                params: None,
                 reality: None,
                 torsion: tools::find(&subject).map_or(TORSION_UNKNOWN, |t| t.torsion),
                 duration_us: 0,

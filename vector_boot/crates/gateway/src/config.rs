@@ -32,9 +32,24 @@ pub struct Options {
     /// Folder of the services' sockets, VB_RUN or /run/vb unless given
     #[arg(long, value_name = "FOLDER")]
     pub run: Option<PathBuf>,
+    /// What the ledger is told of a call's parameters beside a commitment to them
+    #[arg(long, value_enum, default_value_t)]
+    pub audit_paths: AuditPaths,
     /// Listen on /tmp/sovereign-gateway.sock as well
     #[arg(long)]
     pub compat_socket: bool,
+}
+
+/// What a row holds of a call's parameters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum AuditPaths {
+    /// All of them, for everybody who may read the row
+    Clear,
+    /// All of them, for auditors alone
+    #[default]
+    Sealed,
+    /// Nothing
+    Off,
 }
 
 /// Reads the words behind the role's name.
@@ -186,5 +201,9 @@ mod tests {
         assert!(read(&[at("a", "/none")]).is_err());
         assert_eq!(options(&["serve"]).listen.port(), 8080);
         assert!(parse(&[OsString::from("sell")]).is_err());
+        assert_eq!(options(&[]).audit_paths, AuditPaths::Sealed);
+        let off = options(&["--audit-paths=off"]);
+        assert_eq!(off.audit_paths, AuditPaths::Off);
+        assert!(parse(&[OsString::from("--audit-paths=hidden")]).is_err());
     }
 }

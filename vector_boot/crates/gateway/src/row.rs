@@ -1,12 +1,13 @@
 //! The payload of a ledger row: what is told of a call, and what is not.
 //!
-//! Parameters are never written in clear. The ledger seals the member `seal` on its way in, under a key of the tenant
-//! that only an auditor is given; beside it stands a keyed commitment, by which calls with the same parameters can be
-//! told without any key. An unkeyed hash of a short path could be guessed, so its key is random and lives as long as
+//! Parameters are written in clear only where the machine says so. Else the ledger seals the member `seal` on its way
+//! in, under a key that only an auditor is given; beside it stands a keyed commitment, by which calls with the same
+//! parameters can be told without any key. An unkeyed hash of a short path could be guessed, so its key is random and lives as long as
 //! this process.
 //!
 //! Pure but for [`Commitments::new`], which draws the key. Start with [`payload`].
 
+use crate::config::AuditPaths;
 use crate::reality::Score;
 use serde_json::{Map, Value};
 
@@ -64,6 +65,27 @@ fn hashed(text: &str) -> Value {
     serde_json::json!({ "blake3": hash.as_str(), "bytes": text.len() })
 }
 
+/// The parameters in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Params<'a> {
+    /// For everybody who reads it.
+    Clear(&'a str),
+    /// For the ledger to seal.
+    Seal(&'a str),
+}
+
+impl<'a> Params<'a> {
+    /// The parameters of a call, as far as the machine writes them.
+    #[must_use]
+    pub fn of(audited: &'a str, paths: AuditPaths) -> Option<Self> {
+        match paths {
+            AuditPaths::Clear => Some(Self::Clear(audited)),
+            AuditPaths::Sealed => Some(Self::Seal(audited)),
+            AuditPaths::Off => None,
+        }
+    }
+}
+
 /// What a row tells of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told<'a> {
@@ -71,8 +93,8 @@ pub struct Told<'a> {
     pub root: Option<&'a str>,
     /// [`Commitments::of`] the parameters; absent where they were not read.
     pub params_commitment: Option<&'a str>,
-    /// [`audited`] parameters, for the ledger to seal.
-    pub seal: Option<&'a str>,
+    /// [`audited`] parameters.
+    pub params: Option<Params<'a>>,
     /// The Reality Index, if the target was looked at.
     pub reality: Option<Score>,
     /// Boundary cost.
@@ -93,11 +115,17 @@ pub fn payload(told: &Told<'_>) -> String {
     let text = |s: &str| Value::from(s).to_string();
     // Display of f64 is the shortest form and writes 1.0 as 1, which is what RFC 8785 asks for in
     // the range of these scores.
+    let (clear, seal) = match told.params {
+        Some(Params::Clear(params)) => (Some(params), None),
+        Some(Params::Seal(params)) => (None, Some(params)),
+        None => (None, None),
+    };
     let members = [
         ("code", text(told.code)),
         ("count", optional(told.count.map(|n| n.to_string()))),
         ("duration_us", told.duration_us.to_string()),
         ("outcome", text(told.outcome)),
+        ("params", optional(clear.map(text))),
         (
             "params_commitment",
             optional(told.params_commitment.map(text)),
@@ -107,12 +135,12 @@ pub fn payload(told: &Told<'_>) -> String {
             optional(told.reality.map(|s| s.value().to_string())),
         ),
         ("root", optional(told.root.map(text))),
-        ("seal", optional(told.seal.map(text))),
+        ("seal", optional(seal.map(text))),
         ("torsion_score", told.torsion.to_string()),
     ];
     let members: Vec<String> = members
         .into_iter()
-        .filter(|(name, value)| !matches!(*name, "count" | "seal") || value != "null")
+        .filter(|(name, value)| !matches!(*name, "count" | "params" | "seal") || value != "null")
         .map(|(name, value)| format!("\"{name}\":{value}"))
         .collect();
     format!("{{{}}}", members.join(","))
@@ -131,7 +159,7 @@ mod tests {
         let told = Told {
             root: Some("w\"k"),
             params_commitment: Some("ab"),
-            seal: None,
+            params: None,
             reality: Some(Score::EXISTS),
             torsion: 0.0,
             duration_us: 12,
@@ -144,7 +172,7 @@ mod tests {
             r#"{"code":"not_a_file","duration_us":12,"outcome":"denied","params_commitment":"ab","reality_index":0.4,"root":"w\"k","torsion_score":0}"#
         );
         let many = Told {
-            seal: Some(r#"{"path":"a"}"#),
+            params: Params::of(r#"{"path":"a"}"#, AuditPaths::Sealed),
             reality: Some(Score::USABLE),
             count: Some(3),
             ..told
@@ -153,6 +181,14 @@ mod tests {
         assert_eq!(parsed["count"], 3);
         assert_eq!(parsed["seal"], r#"{"path":"a"}"#);
         assert!(payload(&many).contains(r#""reality_index":1,"#));
+        let clear = Told {
+            params: Params::of(r#"{"path":"a"}"#, AuditPaths::Clear),
+            ..many
+        };
+        let text = payload(&clear);
+        assert!(text.contains(r#""params":"{\"path\":\"a\"}","params_commitment":"ab""#));
+        assert!(!text.contains("seal"), "{text}");
+        assert_eq!(Params::of("{}", AuditPaths::Off), None);
     }
 
     #[test]

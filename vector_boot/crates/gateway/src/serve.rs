@@ -115,6 +115,7 @@ impl Service {
                 peers,
                 Journal::new(run.join("ledger.sock")),
                 started,
+                options.audit_paths,
             )?),
             hosts: Hosts::new(hosts),
             warnings: listeners.warnings(),

@@ -2,12 +2,13 @@
 //!
 //! The parameters of a call are sealed before they are appended: the log holds who, what and when in clear, and what
 //! exactly it was about as ciphertext, of which only a class of length can be seen. Keys are per tenant and come from
-//! the device key, so that one can be handed out and shows nothing of another tenant.
+//! the device key, so that one can be handed out and shows nothing of another tenant; or, where the machine names
+//! auditors, one is random for each start of the ledger and stands in the row itself, wrapped for each of them.
 //!
 //! Pure: the nonce is an argument. Start with [`AuditKey::seal`] and [`AuditKey::open`]; docs/ledger-format.md has the
 //! bytes.
 
-use crate::rules;
+use crate::{keys, rules};
 use alloc::string::String;
 use alloc::vec::Vec;
 use base64::Engine;
@@ -27,8 +28,16 @@ pub const NONCE_BYTES: usize = 24;
 const CLASS_BYTES_MIN: usize = 64;
 /// Poly1305's.
 const TAG_BYTES: usize = 16;
+/// Auditors of a machine: each adds a wrapped key to every sealed row.
+pub const RECIPIENTS_MAX: usize = 4;
+/// A key wrapped for one auditor: an encapsulated key of 32 bytes, the key of 32 and a tag of 16.
+pub const WRAPPED_BYTES: usize = 80;
+/// In front of what a tenant's key opens.
 const PREFIX: &str = "v1.";
+/// In front of wrapped keys, a dot, and what the key in them opens.
+const PREFIX_WRAPPED: &str = "v2.";
 const KEY_PREFIX: &str = "vb-audit-key ";
+const AUDITOR_PREFIX: &str = "vb-auditor ";
 /// Longest line that hands a key out, with its line end.
 pub const KEY_LINE_BYTES_MAX: usize = KEY_PREFIX.len() + rules::TEXT_BYTES_MAX + 1 + 64 + 1;
 
@@ -56,7 +65,7 @@ pub enum SealError {
     Form,
     /// Another key's, another row's, or changed.
     Foreign,
-    /// No line of `vb-audit-key TENANT HEX`.
+    /// No line of `vb-audit-key TENANT HEX`, nor of `vb-auditor HEX`.
     Key,
 }
 
@@ -66,7 +75,10 @@ impl fmt::Display for SealError {
             Self::Long(bytes) => write!(f, "seal: {bytes} bytes, at most {CONTENT_BYTES_MAX}"),
             Self::Form => f.write_str("sealed: no sealed text of version 1"),
             Self::Foreign => f.write_str("sealed: not under this key, or changed"),
-            Self::Key => f.write_str("audit key: expected vb-audit-key TENANT and 64 hex digits"),
+            Self::Key => {
+                let forms = "vb-audit-key TENANT or vb-auditor, and 64 hex digits";
+                write!(f, "audit key: expected {forms}")
+            }
         }
     }
 }
@@ -83,6 +95,12 @@ impl Drop for AuditKey {
 }
 
 impl AuditKey {
+    /// A key that is drawn, not derived.
+    #[must_use]
+    pub fn drawn(key: &[u8; 32]) -> Self {
+        Self(*key)
+    }
+
     /// The key of a tenant, from the device's audit secret.
     #[must_use]
     pub fn of(secret: &[u8; 32], tenant: &str) -> Self {
@@ -122,12 +140,35 @@ impl AuditKey {
         Ok(text)
     }
 
+    /// Seals a content for one row and puts this key in front of it, wrapped. A nonce is used once.
+    ///
+    /// # Errors
+    /// [`SealError::Long`].
+    pub fn seal_for(
+        &self,
+        wrapped: &[[u8; WRAPPED_BYTES]],
+        row: &Row<'_>,
+        nonce: &[u8; NONCE_BYTES],
+        content: &str,
+    ) -> Result<String, SealError> {
+        let sealed = self.seal(row, nonce, content)?;
+        let mut text = String::from(PREFIX_WRAPPED);
+        BASE64.encode_string(wrapped.as_flattened(), &mut text);
+        text.push('.');
+        text.push_str(sealed.strip_prefix(PREFIX).unwrap_or_default());
+        Ok(text)
+    }
+
     /// Opens what was sealed for this row.
     ///
     /// # Errors
     /// [`SealError::Form`], [`SealError::Foreign`].
     pub fn open(&self, row: &Row<'_>, text: &str) -> Result<Zeroizing<String>, SealError> {
-        let encoded = text.strip_prefix(PREFIX).ok_or(SealError::Form)?;
+        let encoded = match text.strip_prefix(PREFIX_WRAPPED) {
+            Some(rest) => rest.split_once('.').map(|(_, encoded)| encoded),
+            None => text.strip_prefix(PREFIX),
+        };
+        let encoded = encoded.ok_or(SealError::Form)?;
         let longest = (NONCE_BYTES + CONTENT_BYTES_MAX + TAG_BYTES).div_ceil(3) * 4;
         if encoded.len() > longest {
             return Err(SealError::Form);
@@ -158,11 +199,7 @@ impl AuditKey {
         line.push_str(KEY_PREFIX);
         line.push_str(tenant);
         line.push(' ');
-        for byte in &self.0 {
-            for digit in [byte >> 4, byte & 15] {
-                line.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
-            }
-        }
+        push_hex(&mut line, &self.0);
         line
     }
 
@@ -195,6 +232,51 @@ impl AuditKey {
 impl fmt::Debug for AuditKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AuditKey(..)")
+    }
+}
+
+/// The wrapped keys in a sealed text; none where a tenant's key opens it.
+///
+/// # Errors
+/// [`SealError::Form`].
+pub fn wrapped_keys(text: &str) -> Result<Vec<[u8; WRAPPED_BYTES]>, SealError> {
+    if text.starts_with(PREFIX) {
+        return Ok(Vec::new());
+    }
+    let rest = text.strip_prefix(PREFIX_WRAPPED).ok_or(SealError::Form)?;
+    let (encoded, _) = rest.split_once('.').ok_or(SealError::Form)?;
+    if encoded.len() > (RECIPIENTS_MAX * WRAPPED_BYTES).div_ceil(3) * 4 {
+        return Err(SealError::Form);
+    }
+    let bytes = BASE64.decode(encoded).map_err(|_| SealError::Form)?;
+    let (keys, rest) = bytes.as_chunks::<WRAPPED_BYTES>();
+    match rest.is_empty() && !keys.is_empty() {
+        true => Ok(keys.to_vec()),
+        false => Err(SealError::Form),
+    }
+}
+
+/// The line in which an auditor keeps his own secret key.
+#[must_use]
+pub fn auditor_line(secret: &[u8; 32]) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(AUDITOR_PREFIX.len() + 64));
+    line.push_str(AUDITOR_PREFIX);
+    push_hex(&mut line, secret);
+    line
+}
+
+/// Reads that line; `None` if it is another.
+#[must_use]
+pub fn auditor_secret(line: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let hex = line.trim_ascii_end().strip_prefix(AUDITOR_PREFIX)?;
+    keys::bytes_of(hex).map(Zeroizing::new)
+}
+
+fn push_hex(line: &mut String, bytes: &[u8; 32]) {
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            line.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
+        }
     }
 }
 
@@ -297,6 +379,46 @@ mod tests {
             key.open(&ROW, &format!("v1.{}", "A".repeat(4000))),
             Err(SealError::Form)
         );
+    }
+
+    #[test]
+    fn a_drawn_key_stands_wrapped_in_front_of_what_it_seals() {
+        let key = AuditKey::drawn(&[5; 32]);
+        let wrapped = [[1; WRAPPED_BYTES], [2; WRAPPED_BYTES]];
+        let text = key.seal_for(&wrapped, &ROW, &[9; 24], "{}").unwrap();
+        assert_eq!(wrapped_keys(&text).unwrap(), wrapped);
+        assert_eq!(*key.open(&ROW, &text).unwrap(), "{}");
+        let tenants = AuditKey::of(&[7; 32], "t");
+        assert_eq!(tenants.open(&ROW, &text), Err(SealError::Foreign));
+        let own = tenants.seal(&ROW, &[9; 24], "{}").unwrap();
+        assert_eq!(wrapped_keys(&own).unwrap(), [[0; WRAPPED_BYTES]; 0]);
+        let sealed = own.strip_prefix("v1.").unwrap();
+        let keys = |n: usize| BASE64.encode(alloc::vec![1; n]);
+        for bad in [
+            "".into(),
+            "v2.".into(),
+            format!("v2.{sealed}"),
+            format!("v2..{sealed}"),
+            format!("v2.{}.{sealed}", keys(WRAPPED_BYTES - 1)),
+            format!("v2.{}.{sealed}", keys(WRAPPED_BYTES + 1)),
+            format!("v2.{}.{sealed}", keys((RECIPIENTS_MAX + 1) * WRAPPED_BYTES)),
+            format!("v3.{}.{sealed}", keys(WRAPPED_BYTES)),
+        ] {
+            assert_eq!(wrapped_keys(&bad), Err(SealError::Form), "{bad}");
+        }
+        let most = key.seal_for(&[[3; WRAPPED_BYTES]; RECIPIENTS_MAX], &ROW, &[9; 24], "{}");
+        assert_eq!(wrapped_keys(&most.unwrap()).unwrap().len(), RECIPIENTS_MAX);
+    }
+
+    #[test]
+    fn an_auditors_secret_is_a_line_of_its_own() {
+        let line = auditor_line(&[0xab; 32]);
+        let ended = format!("{}\n", *line);
+        assert_eq!(auditor_secret(&ended).as_deref(), Some(&[0xab; 32]));
+        for bad in ["", "vb-auditor", "vb-auditor ab", "vb-audit-key t ab"] {
+            assert!(auditor_secret(bad).is_none(), "{bad}");
+        }
+        assert!(auditor_secret(&line.replace("abab", "+aab")).is_none());
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub mod metrics;
 mod query;
 pub mod reader;
 mod said;
-mod sealing;
+pub mod sealing;
 mod serve;
 mod slots;
 mod stats;
@@ -53,6 +53,7 @@ pub mod verify;
 pub mod visitors;
 mod wire_calls;
 mod wire_socket;
+mod wrap;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

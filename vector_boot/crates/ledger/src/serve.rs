@@ -8,6 +8,7 @@ use crate::committer::{Committer, Draft, Ledger};
 use crate::device::{Access, Device};
 use crate::log::{Birth, Recovery};
 use crate::proofs::Keeper;
+use crate::sealing::Auditors;
 use crate::visitors::{Visit, Visitors};
 use crate::{clock, files, jsonl, open, wire_socket};
 use ipc::Served;
@@ -41,10 +42,19 @@ const TOKEN_SIGNAL: u64 = 0;
 const TOKEN_WIRE: u64 = 1;
 const TOKEN_JSONL: u64 = 2;
 
+/// What the service was asked for beside what PID 1 passes.
+#[derive(Default)]
+pub struct Asked {
+    /// A log in place of the one that was passed.
+    pub log: Option<PathBuf>,
+    /// X25519 public keys of those whom sealed members are for.
+    pub auditors: Vec<String>,
+}
+
 /// Runs the service until SIGTERM.
 #[must_use]
-pub fn main(log_path: Option<&Path>) -> ExitCode {
-    match run(log_path) {
+pub fn main(asked: &Asked) -> ExitCode {
+    match run(asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             ::log::error!("failed: reason={why:?}");
@@ -55,10 +65,11 @@ pub fn main(log_path: Option<&Path>) -> ExitCode {
     }
 }
 
-fn run(log_path: Option<&Path>) -> Result<(), String> {
+fn run(asked: &Asked) -> Result<(), String> {
+    let auditors = Auditors::of(&asked.auditors)?;
     let mut inherited = Inherited::take();
     let mut signals = Signals::new(&[SIGTERM, SIGINT]).map_err(|e| format!("signals: {e}"))?;
-    let device = device(&mut inherited, log_path).map_err(|e| format!("log: {e}"))?;
+    let device = device(&mut inherited, asked.log.as_deref()).map_err(|e| format!("log: {e}"))?;
     let stats = inherited.remove("stats");
     let named =
         |name: &str, e: io::Error| format!("{}: {e}", ipc::run_folder().join(name).display());
@@ -85,7 +96,7 @@ fn run(log_path: Option<&Path>) -> Result<(), String> {
     }
     let mut stats = stats.and_then(|fd| crate::stats::Page::over(&fd));
     let data = std::env::var_os("VB_DATA").map(PathBuf::from);
-    let keeper = Keeper::start(&ledger, data.as_deref());
+    let keeper = Keeper::start(&ledger, data.as_deref(), auditors);
     if let Err(e) = &keeper {
         ::log::error!("no proofs: {e}");
     }

@@ -175,7 +175,7 @@ fn without_a_folder_checkpoints_are_signed_and_young_leaves_proven() {
     fs::write(&path, b"").unwrap();
     let device = ledger::open::path(&path, Access::Write).unwrap();
     let (committer, _) = Committer::start(device, &BIRTH).unwrap();
-    let keeper = Keeper::start(committer.ledger(), None).unwrap();
+    let keeper = Keeper::start(committer.ledger(), None, None).unwrap();
     let running = Running { committer, keeper };
     running.append(20);
     proves_all(&running);
@@ -208,7 +208,7 @@ fn nothing_is_dropped_before_it_is_known_that_its_leaves_are_in_tiles() {
         done.unwrap()
     };
     assert_eq!(compact(&committer).dropped, 0);
-    let keeper = Keeper::start(committer.ledger(), Some(folder.path())).unwrap();
+    let keeper = Keeper::start(committer.ledger(), Some(folder.path()), None).unwrap();
     let running = Running { committer, keeper };
     let proofs = running.ledger().proofs().unwrap();
     let size = running.ledger().standing().id;

@@ -3,10 +3,11 @@
 //! `VBBKEYS1`, count u32 little-endian, four zeros, the object's name [32], then for each recipient its X25519 key [32]
 //! and its wrapped key [80]; zeros to 4096 bytes. The ledger itself is the first recipient.
 
-use super::seal::{ObjectKey, OwnKey, WRAPPED_BYTES};
+use super::seal::ObjectKey;
 use crate::files::{self, There, Writing};
 use crate::objects::FolderStore;
 use crate::refusal::Refusal;
+use crate::wrap::{KeyPair, WRAPPED_BYTES};
 use ledger_core::Hash;
 use ledger_core::blob::RECIPIENTS_MAX;
 use ledger_core::store::ObjectId;
@@ -32,7 +33,7 @@ impl KeyFile {
     pub fn wrap(
         key: &ObjectKey,
         object: &ObjectId,
-        own: &OwnKey,
+        own: &KeyPair,
         recipients: &[[u8; 32]],
     ) -> Result<Self, Refusal> {
         let count = u32::try_from(recipients.len() + 1).unwrap_or(u32::MAX);
@@ -91,9 +92,9 @@ impl KeyFile {
 
     /// The object's key.
     #[must_use]
-    pub fn open(&self, object: &ObjectId, own: &OwnKey) -> Option<ObjectKey> {
+    pub fn open(&self, object: &ObjectId, own: &KeyPair) -> Option<ObjectKey> {
         let (_, wrapped) = self.entries().find(|(to, _)| *to == own.public)?;
-        own.unwrap(&wrapped, object)
+        ObjectKey::unwrap(own, &wrapped, object)
     }
 }
 

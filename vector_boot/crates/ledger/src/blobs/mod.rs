@@ -17,11 +17,12 @@ pub use shelf::{Shelf, collect, finish_interrupted, ledger_folder, needed};
 
 use crate::objects::{FolderStore, Incoming, make_folder, sync_folder};
 use crate::refusal::Refusal;
+use crate::wrap::KeyPair;
 use keys::KeyFile;
 use ledger_core::Hash;
 use ledger_core::blob::{BLOB_BYTES_MAX, Entry, Manifest, No, RECIPIENTS_MAX, Unfinished, Used};
 use ledger_core::store::{ObjectId, ObjectStore, StoreError};
-use seal::{ObjectKey, OwnKey, Sealer};
+use seal::{ObjectKey, Sealer};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -40,7 +41,7 @@ pub struct Blobs {
     root: PathBuf,
     objects: FolderStore,
     keys: FolderStore,
-    own: OwnKey,
+    own: KeyPair,
     /// Objects that are durable and whose event may not be: not to be collected.
     under_way: Mutex<BTreeSet<Hash>>,
     unfinished: Mutex<Unfinished>,
@@ -85,7 +86,7 @@ impl Blobs {
             objects: FolderStore::open(&objects)?,
             keys: FolderStore::open(&keys)?,
             root,
-            own: OwnKey::of(secret),
+            own: KeyPair::derived(secret),
             under_way: Mutex::default(),
             unfinished: Mutex::default(),
         })

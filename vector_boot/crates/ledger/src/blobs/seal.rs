@@ -8,13 +8,9 @@
 
 use crate::clock;
 use crate::refusal::Refusal;
+use crate::wrap::{self, KeyPair, WRAPPED_BYTES};
 use chacha20poly1305::aead::stream::{DecryptorBE32, EncryptorBE32};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
-use hpke::aead::ChaCha20Poly1305;
-use hpke::kdf::HkdfSha256;
-use hpke::kem::X25519HkdfSha256;
-use hpke::rand_core::{CryptoRng, RngCore};
-use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use ledger_core::blob::BLOB_BYTES_MAX;
 use ledger_core::store::{OBJECT_BYTES_MAX, ObjectId};
 use std::io::{self, Read};
@@ -28,69 +24,9 @@ const NONCE_BYTES: usize = 19;
 pub const HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"VBBLOB01";
 const INFO: &[u8] = b"vb-ledger-blob v1";
-/// An encapsulated key of 32 bytes, the wrapped key of 32 and its tag of 16.
-pub const WRAPPED_BYTES: usize = 80;
-
-type KemImpl = X25519HkdfSha256;
-type SecretKey = <KemImpl as Kem>::PrivateKey;
-type PublicKey = <KemImpl as Kem>::PublicKey;
-
-/// Randomness of the kernel, for libraries that ask for a generator.
-struct Kernel;
-
-impl RngCore for Kernel {
-    fn next_u32(&mut self) -> u32 {
-        u32::from_le_bytes(clock::random())
-    }
-    fn next_u64(&mut self) -> u64 {
-        u64::from_le_bytes(clock::random())
-    }
-    fn fill_bytes(&mut self, into: &mut [u8]) {
-        sys::random::fill(into).expect("getrandom(2) cannot fail once the kernel is up");
-    }
-}
-
-impl CryptoRng for Kernel {}
 
 /// The key of one object, wiped when it is dropped.
 pub struct ObjectKey(Zeroizing<[u8; 32]>);
-
-/// The ledger's own key pair, by which it opens what it sealed.
-pub struct OwnKey {
-    secret: SecretKey,
-    /// Its public half.
-    pub public: [u8; 32],
-}
-
-impl OwnKey {
-    /// The pair that belongs to a secret.
-    #[must_use]
-    pub fn of(secret: &[u8; 32]) -> Self {
-        let (secret, public) = KemImpl::derive_keypair(secret);
-        Self {
-            secret,
-            public: public.to_bytes().into(),
-        }
-    }
-
-    /// Opens a key that was wrapped for this pair; `None` if it was not, or for another object.
-    #[must_use]
-    pub fn unwrap(&self, wrapped: &[u8; WRAPPED_BYTES], object: &ObjectId) -> Option<ObjectKey> {
-        let (encapped, sealed) = wrapped.split_at(32);
-        let encapped = <KemImpl as Kem>::EncappedKey::from_bytes(encapped).ok()?;
-        let plain = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, KemImpl>(
-            &OpModeR::Base,
-            &self.secret,
-            &encapped,
-            INFO,
-            sealed,
-            &object.0,
-        );
-        let plain = Zeroizing::new(plain.ok()?);
-        let key = plain.as_slice().try_into().ok()?;
-        Some(ObjectKey(Zeroizing::new(key)))
-    }
-}
 
 impl ObjectKey {
     /// A new one.
@@ -108,26 +44,14 @@ impl ObjectKey {
         recipient: &[u8; 32],
         object: &ObjectId,
     ) -> Result<[u8; WRAPPED_BYTES], Refusal> {
-        let bad = |_| Refusal::bad("recipients", "X25519 public keys that hide a secret");
-        let public = PublicKey::from_bytes(recipient).map_err(bad)?;
-        let (encapped, sealed) =
-            hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, KemImpl, _>(
-                &OpModeS::Base,
-                &public,
-                INFO,
-                self.0.as_slice(),
-                &object.0,
-                &mut Kernel,
-            )
-            .map_err(bad)?;
-        let mut wrapped = [0; WRAPPED_BYTES];
-        for (to, from) in wrapped
-            .iter_mut()
-            .zip(encapped.to_bytes().iter().chain(&sealed))
-        {
-            *to = *from;
-        }
-        Ok(wrapped)
+        wrap::wrap(INFO, &self.0, recipient, &object.0)
+            .ok_or_else(|| Refusal::bad("recipients", "X25519 public keys that hide a secret"))
+    }
+
+    /// Opens a key that was wrapped for this pair; `None` if it was not, or for another object.
+    #[must_use]
+    pub fn unwrap(own: &KeyPair, wrapped: &[u8; WRAPPED_BYTES], object: &ObjectId) -> Option<Self> {
+        own.open(INFO, wrapped, &object.0).map(Self)
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
@@ -331,45 +255,22 @@ mod tests {
 
     #[test]
     fn a_wrapped_key_opens_for_its_recipient_and_its_object_alone() {
-        let (one, two) = (OwnKey::of(&[1; 32]), OwnKey::of(&[2; 32]));
+        let (one, two) = (KeyPair::derived(&[1; 32]), KeyPair::derived(&[2; 32]));
         let (object, other) = (ObjectId([3; 32]), ObjectId([4; 32]));
         let key = ObjectKey::random();
         let wrapped = key.wrap(&one.public, &object).unwrap();
-        assert_eq!(*one.unwrap(&wrapped, &object).unwrap().0, *key.0);
-        assert!(two.unwrap(&wrapped, &object).is_none());
-        assert!(one.unwrap(&wrapped, &other).is_none());
+        assert_eq!(
+            *ObjectKey::unwrap(&one, &wrapped, &object).unwrap().0,
+            *key.0
+        );
+        assert!(ObjectKey::unwrap(&two, &wrapped, &object).is_none());
+        assert!(ObjectKey::unwrap(&one, &wrapped, &other).is_none());
         for at in 0..WRAPPED_BYTES {
             let mut bad = wrapped;
             bad[at] ^= 1;
-            assert!(one.unwrap(&bad, &object).is_none(), "{at}");
+            assert!(ObjectKey::unwrap(&one, &bad, &object).is_none(), "{at}");
         }
         // The point of order one: whatever the sender draws, the secret would be zero.
         assert_eq!(key.wrap(&[0; 32], &object).unwrap_err().code, "BAD_REQUEST");
-    }
-
-    /// RFC 9180, appendix A.2.1 (base mode, X25519, HKDF-SHA256, ChaCha20-Poly1305), first encryption.
-    #[test]
-    fn the_suite_opens_the_vector_of_its_standard() {
-        fn bytes(text: &str) -> Vec<u8> {
-            let digits = text.as_bytes().chunks(2);
-            digits
-                .map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap())
-                .collect()
-        }
-        let secret = bytes("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb");
-        let encapped = bytes("1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a");
-        let info = bytes("4f6465206f6e2061204772656369616e2055726e");
-        let sealed = bytes(
-            "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28",
-        );
-        let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, KemImpl>(
-            &OpModeR::Base,
-            &SecretKey::from_bytes(&secret).unwrap(),
-            &<KemImpl as Kem>::EncappedKey::from_bytes(&encapped).unwrap(),
-            &info,
-            &sealed,
-            &bytes("436f756e742d30"),
-        );
-        assert_eq!(opened.unwrap(), b"Beauty is truth, truth beauty");
     }
 }

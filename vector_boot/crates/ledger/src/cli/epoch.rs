@@ -77,7 +77,7 @@ fn offline(disk: &Disk, order: Order) -> Result<Json, String> {
     let keeper = match disk.data() {
         data if data.join(TILES).is_dir() => {
             let keeper =
-                Keeper::start(committer.ledger(), Some(data)).map_err(|e| e.to_string())?;
+                Keeper::start(committer.ledger(), Some(data), None).map_err(|e| e.to_string())?;
             let settled = committer.ledger().proofs().map(|proofs| proofs.settle());
             settled.transpose().map_err(|r| r.reason())?;
             Some(keeper)

@@ -25,7 +25,8 @@ mod yaml;
 
 use crate::device::{Access, Device};
 use crate::json::Json;
-use crate::{open, serve};
+use crate::open;
+use crate::serve::{self, Asked};
 use clap::{Parser, Subcommand};
 use peer::Peer;
 use std::ffi::OsString;
@@ -52,6 +53,9 @@ struct Words {
     /// The socket of a running ledger; `ledger.sock` in the run folder if neither is given.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// For the service: an auditor's X25519 public key, which `auditor` prints. Sealed members are for these alone.
+    #[arg(long, value_name = "HEX", conflicts_with = "socket")]
+    audit_recipient: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -70,6 +74,8 @@ enum Command {
     Show(show::Words),
     /// Prints the audit key of a tenant, for the machine's owner: it opens all that was sealed for that tenant.
     AuditKey(show::KeyWords),
+    /// Prints the public key of an auditor's key file, and makes the file if there is none.
+    Auditor(show::AuditorWords),
     /// Prints how the log is.
     Doctor(doctor::Words),
     /// Builds the index again from the log.
@@ -103,6 +109,7 @@ impl Command {
             Self::Verify(words) => words.run(place),
             Self::Show(words) => words.run(place),
             Self::AuditKey(words) => words.run(place),
+            Self::Auditor(words) => words.run(),
             Self::Doctor(words) => words.run(place),
             Self::Rebuild(words) => words.run(place),
             Self::Proof(words) => words.run(place),
@@ -150,6 +157,10 @@ impl Disk {
 
 /// Runs the role over the words behind its name.
 pub fn main(words: &[OsString]) -> ExitCode {
+    if words.is_empty() {
+        // A machine's start: nothing of the words below is needed for it.
+        return serve::main(&Asked::default());
+    }
     let name = OsString::from("ledger");
     let words = match Words::try_parse_from(std::iter::once(&name).chain(words)) {
         Ok(words) => words,
@@ -160,7 +171,10 @@ pub fn main(words: &[OsString]) -> ExitCode {
         }
     };
     let Some(command) = words.command else {
-        return serve::main(words.log.as_deref());
+        return serve::main(&Asked {
+            log: words.log,
+            auditors: words.audit_recipient,
+        });
     };
     let default = || ipc::run_folder().join("ledger.sock");
     let place = match words.log {

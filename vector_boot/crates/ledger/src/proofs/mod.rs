@@ -16,6 +16,7 @@ use crate::committer::{Ledger, Standing};
 use crate::files::Lasting;
 use crate::keys::{DeviceKey, Lasts};
 use crate::refusal::Refusal;
+use crate::sealing::Auditors;
 use folder::{CHECKPOINT, Folder};
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::note::{KeyKind, Note, Signature, VerifierKey};
@@ -74,6 +75,7 @@ struct Shared {
     ledger: Ledger,
     folder: Option<Folder>,
     key: DeviceKey,
+    auditors: Option<Auditors>,
     verifier: VerifierKey,
     state: Mutex<State>,
     moved: Condvar,
@@ -94,8 +96,12 @@ impl Keeper {
     ///
     /// # Errors
     /// As `getrandom(2)`, `mmap(2)` and `clone(2)`.
-    pub fn start(ledger: &Ledger, data: Option<&Path>) -> io::Result<Self> {
-        let shared = Shared::open(ledger, data)?;
+    pub fn start(
+        ledger: &Ledger,
+        data: Option<&Path>,
+        auditors: Option<Auditors>,
+    ) -> io::Result<Self> {
+        let shared = Shared::open(ledger, data, auditors)?;
         let proofs = Proofs(shared.clone());
         let thread = std::thread::Builder::new()
             .name("proofs".to_owned())
@@ -122,7 +128,7 @@ impl ByHand {
     /// # Errors
     /// As [`Keeper::start`].
     pub fn start(ledger: &Ledger, data: Option<&Path>) -> io::Result<Self> {
-        let shared = Shared::open(ledger, data)?;
+        let shared = Shared::open(ledger, data, None)?;
         shared.begin();
         Ok(Self(Proofs(shared)))
     }
@@ -163,7 +169,11 @@ impl ByHand {
 
 impl Shared {
     /// Opens the device key; the ledger's calls find it from then on.
-    fn open(ledger: &Ledger, data: Option<&Path>) -> io::Result<Arc<Self>> {
+    fn open(
+        ledger: &Ledger,
+        data: Option<&Path>,
+        auditors: Option<Auditors>,
+    ) -> io::Result<Arc<Self>> {
         let key = DeviceKey::open(data)?;
         if let Lasts::Process(why) = key.lasts() {
             ::log::warn!("device key lasts as long as this process: {why}");
@@ -175,6 +185,7 @@ impl Shared {
             ledger: ledger.clone(),
             folder: data.map(Folder::new),
             key,
+            auditors,
             verifier,
             state: Mutex::default(),
             moved: Condvar::new(),
@@ -189,6 +200,12 @@ impl Proofs {
     #[must_use]
     pub fn key(&self) -> &DeviceKey {
         &self.0.key
+    }
+
+    /// Whom what is sealed is sealed for, if not for the tenants' keys.
+    #[must_use]
+    pub fn auditors(&self) -> Option<&Auditors> {
+        self.0.auditors.as_ref()
     }
 
     /// What checks the log's checkpoints.

@@ -32,7 +32,7 @@ impl Running {
             .unwrap();
         let device = ledger::open::descriptor(file, "log", Access::Write).unwrap();
         let (committer, _) = Committer::start(device, &BIRTH).unwrap();
-        let keeper = Keeper::start(committer.ledger(), Some(folder)).unwrap();
+        let keeper = Keeper::start(committer.ledger(), Some(folder), None).unwrap();
         Self { committer, keeper }
     }
 

@@ -9,8 +9,9 @@ use heapless::Vec as Fixed;
 use serde::Deserialize;
 
 use super::{
-    Address, Cap, FdName, Health, Image, Key, Listen, ListenKind, Manifest, ManifestError, Name,
-    Param, Pass, Profile, Restart, Root, RootMode, Service, Strategy, Verify, Word,
+    ARGS_MAX, Address, Cap, FdName, Health, Image, Key, Listen, ListenKind, Manifest,
+    ManifestError, Name, Param, Pass, Profile, Restart, Root, RootMode, Service, Strategy, Verify,
+    Word,
 };
 
 /// Longest source: a full table with comments is far smaller.
@@ -105,6 +106,7 @@ struct Source {
     verify: Option<Verify>,
     model_serve: Option<bool>,
     health: Option<SourceHealth>,
+    audit: Option<SourceAudit>,
     #[serde(default)]
     root: Vec<SourceRoot>,
     #[serde(default)]
@@ -127,6 +129,25 @@ struct SourceHealth {
     #[serde(default)]
     services: Vec<String>,
     reboots_max: Option<u8>,
+}
+
+/// Who reads what calls were about: words for the services that record it, so that the compiled form knows nothing
+/// of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceAudit {
+    #[serde(default)]
+    recipients: Vec<String>,
+    paths: Option<AuditPaths>,
+}
+
+/// What is written of a call's parameters.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum AuditPaths {
+    Clear,
+    Sealed,
+    Off,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +213,8 @@ const HOSTNAME: &str = "vector";
 const LISTEN_MODE: u16 = 0o600;
 /// Restarts of a machine with a health gate that says nothing else.
 const REBOOTS_MAX: u8 = 3;
+/// Each adds a wrapped key of 107 characters to every row that is sealed: `ledger_core::sealed::RECIPIENTS_MAX`.
+const AUDIT_RECIPIENTS_MAX: usize = 4;
 
 impl Source {
     fn manifest(self) -> Result<Manifest, ManifestError> {
@@ -232,6 +255,9 @@ impl Source {
                 None => services.push(service),
             }
         }
+        if let Some(audit) = self.audit {
+            audit.tell(&mut services)?;
+        }
         Ok(Manifest {
             services,
             ..manifest
@@ -266,6 +292,67 @@ impl SourceRoot {
             mode: self.mode,
         })
     }
+}
+
+impl SourceAudit {
+    /// Tells the ledger whom it seals for, and the gateway what it writes.
+    fn tell(self, services: &mut [Service]) -> Result<(), ManifestError> {
+        let field = "audit: recipients";
+        if self.recipients.len() > AUDIT_RECIPIENTS_MAX {
+            let found = self.recipients.len() as u64;
+            return Err(ManifestError::limit(
+                field,
+                found,
+                AUDIT_RECIPIENTS_MAX as u64,
+            ));
+        }
+        for (n, key) in self.recipients.iter().enumerate() {
+            let digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+            if key.len() != 64 || !key.bytes().all(digit) {
+                let expected = "an X25519 public key: 64 hex digits, as `ledger auditor` prints";
+                return Err(ManifestError::value(field, key, expected));
+            }
+            if self.recipients.iter().take(n).any(|earlier| earlier == key) {
+                return Err(ManifestError::value(field, key, "each key once"));
+            }
+            give(services, "ledger", ["--audit-recipient", key], field)?;
+        }
+        let Some(paths) = self.paths else {
+            return Ok(());
+        };
+        let paths = match paths {
+            AuditPaths::Clear => "clear",
+            AuditPaths::Sealed => "sealed",
+            AuditPaths::Off => "off",
+        };
+        give(
+            services,
+            "gateway",
+            ["--audit-paths", paths],
+            "audit: paths",
+        )
+    }
+}
+
+/// Puts `NAME=VALUE` behind the words of the service that is this role.
+fn give(
+    services: &mut [Service],
+    role: &str,
+    [name, value]: [&str; 2],
+    field: &str,
+) -> Result<(), ManifestError> {
+    let is = |s: &&mut Service| {
+        s.image == Image::Services && s.args.first().is_some_and(|word| word.as_str() == role)
+    };
+    let expected = format!("a service of vb-services whose role is {role}");
+    let service = services.iter_mut().find(is);
+    let service = service.ok_or_else(|| ManifestError::value(field, value, expected))?;
+    let word = format!("{name}={value}");
+    let word = Word::new(&word).ok_or_else(|| ManifestError::value(field, value, Word::RULE))?;
+    let own = format!("service {}: args", service.name);
+    let found = service.args.len() as u64 + 1;
+    let full = |_| ManifestError::limit(own, found, ARGS_MAX as u64);
+    service.args.push(word).map_err(full)
 }
 
 /// Puts `own` behind `inherited`; one of a name that was inherited takes its place.

@@ -69,7 +69,29 @@ fn an_extension_keeps_the_default_and_replaces_what_has_its_name() {
 
 /// Every rule, by a source that breaks it and what the one line says.
 #[test]
+fn who_audits_is_told_to_those_who_record() {
+    let key = "ab".repeat(32);
+    let text =
+        format!("extends = \"default\"\n[audit]\nrecipients = [\"{key}\"]\npaths = \"clear\"\n");
+    let manifest = parse(&text).unwrap();
+    let args = |name: &str| {
+        let service = manifest.services.iter().find(|s| s.name.as_str() == name);
+        let words = service.unwrap().args.iter().map(|w| w.as_str().to_owned());
+        words.collect::<Vec<_>>()
+    };
+    let recipient = format!("--audit-recipient={key}");
+    assert_eq!(args("ledger"), ["ledger".to_owned(), recipient]);
+    assert_eq!(args("gateway"), ["gateway", "--audit-paths=clear"]);
+    assert_eq!(args("capacity"), ["capacity"]);
+    assert_eq!(
+        Manifest::decode(&manifest.encode().unwrap()).unwrap(),
+        manifest
+    );
+}
+
+#[test]
 fn each_broken_rule_is_refused_by_field_value_and_limit() {
+    let key = |digit: char| format!("\"{}\"", digit.to_string().repeat(64));
     let service = |lines: &str| format!("[[service]]\nname = \"a\"\nimage = \"app\"\n{lines}\n");
     let cases = [
         (service("colour = 1"), "unknown field `colour`"),
@@ -253,6 +275,33 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
         (
             "[[service]]\nname = \"a\"\nimage = \"vb-services\"".into(),
             "service a: args: \"[]\", expected a role word",
+        ),
+        (
+            format!("[audit]\nrecipients = [\"{}\"]", "0".repeat(64)),
+            "audit: recipients: \"0000",
+        ),
+        (
+            "extends = \"default\"\n[audit]\nrecipients = [\"00\"]".into(),
+            "audit: recipients: \"00\", expected an X25519 public key: 64 hex digits",
+        ),
+        (
+            format!("extends = \"default\"\n[audit]\nrecipients = [{0}, {0}]", key('1')),
+            "expected each key once",
+        ),
+        (
+            format!(
+                "extends = \"default\"\n[audit]\nrecipients = [{},{},{},{},{}]",
+                key('1'), key('2'), key('3'), key('4'), key('5')
+            ),
+            "audit: recipients: 5, allowed 0 to 4",
+        ),
+        (
+            "extends = \"default\"\n[audit]\npaths = \"hidden\"".into(),
+            "unknown variant `hidden`",
+        ),
+        (
+            "[audit]\npaths = \"off\"".into(),
+            "audit: paths: \"off\", expected a service of vb-services whose role is gateway",
         ),
         (
             "[[root]]\nname = \"r\"\npath = \"a/../b\"\nmode = \"ro\"".into(),

@@ -19,7 +19,7 @@ fn raw(peer: &mut Peer, tenant: &str, mut request: Value) -> String {
 fn of_anothers_event_every_call_says_byte_for_byte_what_it_said_while_there_was_none() {
     let house = House::new();
     let folder = tempfile::tempdir().unwrap();
-    let keeper = Keeper::start(house.committer.ledger(), Some(folder.path())).unwrap();
+    let keeper = Keeper::start(house.committer.ledger(), Some(folder.path()), None).unwrap();
     let mut gateway = house.connect(Role::Gateway);
     let append = json!({"type": "append_event", "id": 1, "ns": "x", "actor": "agent:a", "event": {"event_type": "x", "payload": {}}});
     let own = raw(&mut gateway, "spies", append.clone());

@@ -288,7 +288,7 @@ type Step = (usize, u8, u8);
 /// What tenant `a` is answered; `b` does as much between its calls, if it is there.
 fn world(steps: &[Step], busy: bool) -> Vec<Vec<Value>> {
     let house = House::new();
-    let keeper = Keeper::start(house.committer.ledger(), Some(house._folder.path())).unwrap();
+    let keeper = Keeper::start(house.committer.ledger(), Some(house._folder.path()), None).unwrap();
     let mut owner = house.connect(Role::Operator);
     let text = "vb-policy 1\nallow bus.*\nallow job.*\nallow blob.*\nallow fold_verify";
     let set = json!({"type": "policy.set", "id": 1, "name": "all", "text": text});
