@@ -14,7 +14,7 @@ from unittest import mock
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("qemu", "tests/bench")]
 
 # pylint: disable=wrong-import-position
-from init import boot, budget, hour
+from init import boot, budget, hour, lists
 from machine.kernel import Kernel
 from machine.report import HostError
 
@@ -128,6 +128,27 @@ class BudgetTest(unittest.TestCase):
         self.assertTrue(self.holds(5000, record=True, compiler="rustc 2"))
         self.assertTrue(self.holds(5100, compiler="rustc 2"))
         self.assertFalse(self.holds(5200, compiler="rustc 2"))
+
+
+class ListsTest(unittest.TestCase):
+    """Which functions a list names, and how many of them an executable has."""
+
+    SYMBOLS = [(0x1000, "_ZN1a3one17h0123456789abcdefE"), (0x1100, "_ZN1a3two17hE"), (0x2000, "_RNvCsAb_1b5three")]
+
+    def test_a_function_is_named_for_any_of_its_blocks_in_the_last_counts(self) -> None:
+        early, late = "total 7\n1000 7\n", "total 9\n1104 5\n2000 4\nffffffff81000000 3\n"
+        self.assertEqual(lists.names_of(early + late, 1, self.SYMBOLS), {name for _, name in self.SYMBOLS[1:]})
+        self.assertEqual(lists.names_of(early + late, 2, self.SYMBOLS), {name for _, name in self.SYMBOLS})
+
+    def test_a_pattern_is_there_if_the_linker_meets_something_by_it(self) -> None:
+        names = [name for _, name in self.SYMBOLS]
+        self.assertEqual(lists.there_of({"_ZN1a3one17h", "_RNvCs*_1b5three", "_ZN1a?two"}, names), 3)
+        self.assertEqual(lists.there_of({"_ZN1a4gone17h", "one17h"}, names), 0)
+
+    def test_the_lists_of_the_sources_name_functions(self) -> None:
+        for name in lists.ALL:
+            text = (lists.FOLDER / f"{name}.ld").read_text(encoding="ascii")
+            self.assertGreater(len(lists.patterns_of(text)), 50, name)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,16 @@ def holds_memory(profile: str, figures: Figures, kernel: Kernel) -> bool:
     own, pss = figures.anonymous_kib or 0, figures.pss_kib or 0
     own_max, pss_max = MEMORY_KIB_MAX.get(profile, MEMORY_KIB_MAX["quick"])
     print(f"budget: anonymous_kib={own} allowed={own_max} pss_kib={pss} allowed={pss_max}")
-    recorded, under = json.loads(FILE.read_text(encoding="ascii")).get(profile, {}), _under(kernel)
-    others = [key for key, value in under.items() if recorded.get(key) != value]
+    others = others_than(profile, kernel)
     if others:
         print(f"budget: pss_kib not judged: another {', '.join(others)}")
     return 0 < own <= own_max and 0 < pss and (bool(others) or pss <= pss_max)
+
+
+def others_than(profile: str, kernel: Kernel) -> list[str]:
+    """What is another than when the budget was recorded."""
+    recorded = json.loads(FILE.read_text(encoding="ascii")).get(profile, {})
+    return [key for key, value in _under(kernel).items() if recorded.get(key) != value]
 
 
 def _under(kernel: Kernel) -> dict[str, str]:

@@ -1,9 +1,9 @@
 /* A plugin of QEMU's: which code runs between two addresses, and how many instructions of it.
  *
  * Words: start=ADDRESS, stop=ADDRESS (of the first instruction of a function, in hex), out=FILE. Each time that `stop`
- * is reached behind `start` it writes `total N` and for each block that ran `ADDRESS INSTRUCTIONS`. Blocks are counted
- * whole, so one that a page fault cuts counts twice. The few declarations are those of QEMU's own header, whose
- * package few hosts have. */
+ * is reached behind `start` it writes `total N` and for each block that ran `ADDRESS INSTRUCTIONS`; both may be the
+ * same. Blocks are counted whole, so one that a page fault cuts counts twice. The few declarations are those of QEMU's
+ * own header, whose package few hosts have. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -35,14 +35,15 @@ static FILE *out;
 static void ran(unsigned cpu, void *which)
 {
 	struct block *block = which;
+	int begins = !counts;
 
 	(void)cpu;
-	if (!counts && block->at != start)
+	if (begins && block->at != start)
 		return;
 	counts = 1;
 	total += block->instructions;
 	block->count += block->instructions;
-	if (block->at != stop)
+	if (begins || block->at != stop)
 		return;
 	fprintf(out, "total %lu\n", total);
 	for (struct block *each = blocks; each; each = each->next) {
