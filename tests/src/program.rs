@@ -5,6 +5,17 @@ use std::process::Command;
 
 use crate::inputs::repository;
 
+/// What a user's service can be confined as, in the words of the role `jail`.
+pub const PROFILES: [&str; 7] = [
+    "ledger",
+    "capacity",
+    "gateway",
+    "console",
+    "net",
+    "foreign",
+    "foreign-online",
+];
+
 /// Compiles `tests/programs/NAME.rs` to a static executable in `folder`.
 pub fn compile(name: &str, folder: &Path) -> PathBuf {
     let out = folder.join(name);

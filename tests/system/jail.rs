@@ -5,18 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use system_tests::inputs::inputs;
-use system_tests::program;
-
-/// Every profile, as the role `jail` names them.
-const PROFILES: [&str; 7] = [
-    "ledger",
-    "capacity",
-    "gateway",
-    "console",
-    "net",
-    "foreign",
-    "foreign-online",
-];
+use system_tests::program::{self, PROFILES};
 
 fn jail(profile: &str, data: &Path, program: &Path, words: &[&str]) -> Output {
     let mut jail = Command::new(inputs().vector_boot());

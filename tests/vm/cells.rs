@@ -3,7 +3,8 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use system_tests::machine::{Machine, Options};
-use system_tests::{package, program};
+use system_tests::package;
+use system_tests::program::{self, PROFILES};
 
 use crate::{call, options};
 
@@ -53,17 +54,6 @@ data = true
 network = true
 tmp_bytes = 0
 "#;
-
-/// What a user's service can be confined as.
-const PROFILES: [&str; 7] = [
-    "ledger",
-    "capacity",
-    "gateway",
-    "console",
-    "net",
-    "foreign",
-    "foreign-online",
-];
 
 /// The program that tries what no service may do, under this profile.
 fn prober_under(profile: &str) -> String {

@@ -213,8 +213,23 @@ pub fn sum(grants: &[Grants]) -> [u32; crate::AXES] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A small machine.
+    pub(crate) fn node() -> Node {
+        Node {
+            cpus: 4,
+            memory_bytes: 2 << 30,
+            tasks: 4096,
+            descriptors: 65_536,
+            connections: 1024,
+            operations: 50_000,
+            storage_bytes: 200 << 20,
+            commits: 2000,
+            observations: 10_000,
+        }
+    }
     use proptest::prelude::*;
 
     fn demand() -> impl Strategy<Value = Option<Demand>> {
@@ -262,17 +277,7 @@ mod tests {
 
     #[test]
     fn settings_of_all_leases_stay_inside_the_machine() {
-        let node = Node {
-            cpus: 4,
-            memory_bytes: 2 << 30,
-            tasks: 4096,
-            descriptors: 65_536,
-            connections: 1024,
-            operations: 50_000,
-            storage_bytes: 200 << 20,
-            commits: 2000,
-            observations: 10_000,
-        };
+        let node = node();
         let third = BasisPoints::new(3333).unwrap();
         assert!(pointer(third, &node).memory_max * 3 <= node.memory_bytes);
         assert_eq!(pointer(third, &node).memory_max % PAGE_BYTES, 0);

@@ -398,22 +398,9 @@ fn quotas(grants: &Grants, node: &Node) -> [Quota; AXES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocate::tests::node;
     use crate::axes::Demand;
     use crate::plan::{self, Plan};
-
-    fn node() -> Node {
-        Node {
-            cpus: 4,
-            memory_bytes: 2 << 30,
-            tasks: 4096,
-            descriptors: 65_536,
-            connections: 1024,
-            operations: 50_000,
-            storage_bytes: 200 << 20,
-            commits: 2000,
-            observations: 10_000,
-        }
-    }
 
     fn wanted(workload: &str, min: u16, want: u16) -> Admission<'_> {
         Admission {

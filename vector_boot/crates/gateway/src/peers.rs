@@ -41,6 +41,14 @@ pub struct Who {
 }
 
 impl Who {
+    /// As the capacity kernel says.
+    fn told(actor: &str, tenant_id: &str) -> Self {
+        Self {
+            actor: actor.to_owned(),
+            tenant_id: tenant_id.to_owned(),
+        }
+    }
+
     /// Whoever owns the machine, told by the uid at the Unix socket.
     #[must_use]
     pub fn operator() -> Self {
@@ -146,19 +154,13 @@ impl Peers {
             cpu_us,
             memory_bytes,
         };
-        let answer = self
-            .capacity
-            .ask(Abandoned::Forget, PEER_WAIT, question)
-            .await;
-        let answer = answer.map_err(|e| unavailable("capacity", e))?;
+        let ask = self.capacity.ask(Abandoned::Forget, PEER_WAIT, question);
+        let answer = ask.await.map_err(|e| unavailable("capacity", e))?;
         read("capacity", answer.frame(), |f| {
             let c = f.body::<Checked<'_>>()?;
             Ok(Admission {
                 verdict: c.verdict,
-                who: Who {
-                    actor: c.actor.to_owned(),
-                    tenant_id: c.tenant_id.to_owned(),
-                },
+                who: Who::told(c.actor, c.tenant_id),
                 retry_after_ms: c.retry_after_ms,
                 reason: match c.bucket {
                     "" => c.reason.to_owned(),
@@ -174,18 +176,12 @@ impl Peers {
     /// [`PeerError`].
     pub async fn identify(&self, token: &str) -> Result<Option<(Who, u32)>, PeerError> {
         let question = |_| Identify { token };
-        let answer = self
-            .capacity
-            .ask(Abandoned::Forget, PEER_WAIT, question)
-            .await;
-        let answer = answer.map_err(|e| unavailable("capacity", e))?;
+        let ask = self.capacity.ask(Abandoned::Forget, PEER_WAIT, question);
+        let answer = ask.await.map_err(|e| unavailable("capacity", e))?;
         read("capacity", answer.frame(), |f| {
             let i = f.body::<Identity<'_>>()?;
-            let who = Who {
-                actor: i.actor.to_owned(),
-                tenant_id: i.tenant_id.to_owned(),
-            };
-            Ok(i.valid.then_some((who, i.permissions)))
+            let who = || (Who::told(i.actor, i.tenant_id), i.permissions);
+            Ok(i.valid.then(who))
         })
     }
 

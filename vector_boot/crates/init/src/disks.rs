@@ -2,6 +2,7 @@
 //!
 //! Looks at `/sys/class/block` only; reads four bytes of what may be a package.
 
+use crate::early::sorted;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,15 +28,7 @@ pub struct Device {
 /// Every disk and partition with content, in the order of their names.
 #[must_use]
 pub fn devices() -> Vec<Device> {
-    let Ok(entries) = fs::read_dir("/sys/class/block") else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|e| e.file_name().into_string().ok())
-        .collect();
-    names.sort_unstable();
-    names
+    sorted(Path::new("/sys/class/block"))
         .iter()
         .take(DEVICES_MAX)
         .filter_map(|name| describe(name))

@@ -257,7 +257,8 @@ fn load_modules(params: &Params, report: &mut Report) {
     }
 }
 
-fn sorted(folder: &Path) -> Vec<String> {
+/// The names in a folder, in order; none if there is no such folder.
+pub(crate) fn sorted(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };

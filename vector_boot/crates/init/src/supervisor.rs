@@ -48,6 +48,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// What becomes of a service that does not run any more: to be started again, or not.
+    fn at_rest(again: bool) -> Self {
+        if again { Self::Waiting } else { Self::Stopped }
+    }
+
     /// The phase of a number, which is `phase as u8`.
     #[must_use]
     pub fn of(number: u8) -> Option<Self> {
@@ -462,16 +467,7 @@ impl Supervisor {
         if was == Phase::Stopping && !std::mem::take(&mut unit.leaving) {
             let again = std::mem::take(&mut unit.again) && !stopping;
             unit.restarts = unit.restarts.saturating_add(again.into());
-            enter(
-                unit,
-                i,
-                if again {
-                    Phase::Waiting
-                } else {
-                    Phase::Stopped
-                },
-                actions,
-            );
+            enter(unit, i, Phase::at_rest(again), actions);
             return;
         }
         let comes_back = match unit.policy.restart {
@@ -578,16 +574,7 @@ impl Supervisor {
             Phase::Waiting | Phase::Backoff | Phase::Failed => {
                 unit.deadline_ns = None;
                 unit.failing_since_ns = None;
-                enter(
-                    unit,
-                    i,
-                    if again {
-                        Phase::Waiting
-                    } else {
-                        Phase::Stopped
-                    },
-                    actions,
-                );
+                enter(unit, i, Phase::at_rest(again), actions);
             }
             Phase::Stopped => {}
         }

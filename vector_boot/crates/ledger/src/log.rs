@@ -6,6 +6,7 @@
 //! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
 
 use crate::ahead::{Ahead, WAKE_BYTES, write_zeros};
+use crate::clock;
 use crate::device::Device;
 use crate::index::{Extent, Resumed};
 use crate::scan::{self, End, Found};
@@ -127,6 +128,17 @@ pub struct Birth {
 }
 
 impl Birth {
+    /// A log that is made now, if there is none.
+    #[must_use]
+    pub fn now() -> Self {
+        Self {
+            log_id: clock::random(),
+            tag_key: clock::random(),
+            wall_ns: clock::wall_ns(),
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+        }
+    }
+
     /// The superblock of a new log on this device.
     fn superblock(&self, device: &dyn Device) -> Result<Superblock, OpenError> {
         let room = device.capacity().saturating_sub(SEGMENTS_OFFSET);

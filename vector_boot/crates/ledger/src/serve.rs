@@ -10,7 +10,7 @@ use crate::log::{Birth, Recovery};
 use crate::proofs::Keeper;
 use crate::sealing::Auditors;
 use crate::visitors::{Visit, Visitors};
-use crate::{clock, files, jsonl, open, wire_socket};
+use crate::{files, jsonl, open, wire_socket};
 use ipc::Served;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -75,12 +75,7 @@ fn run(asked: &Asked) -> Result<(), String> {
         |name: &str, e: io::Error| format!("{}: {e}", ipc::run_folder().join(name).display());
     let wire = wire_listener(&mut inherited).map_err(|e| named("ledger.wire", e))?;
     let jsonl = jsonl_listener(&mut inherited).map_err(|e| named("ledger.sock", e))?;
-    let birth = Birth {
-        log_id: clock::random(),
-        tag_key: clock::random(),
-        wall_ns: clock::wall_ns(),
-        segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
-    };
+    let birth = Birth::now();
     let (committer, recovery) = Committer::start_with(device, &birth, index_folder().as_deref())
         .map_err(|e| match std::error::Error::source(&e) {
             Some(cause) => format!("{e}: {cause}"),

@@ -65,16 +65,32 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
     early::leave_initramfs(root, &mut report);
     let terminal = early::console_name(&params, &mut report);
     let digest = initramfs.digests.iter().find(|(n, _)| n == "vector_boot");
-    let held = Holdings {
+    let running = Running {
+        digest: digest.map_or_else(String::new, |(_, hex)| hex.clone()),
+        from: "initramfs".to_owned(),
+    };
+    let mut held = bare(running, hand, handoff_ns, report, initramfs);
+    held.terminal = terminal;
+    (held, line)
+}
+
+/// What there is before anything was found: no package, no predecessor.
+// A copy of it would touch more of the stack.
+#[inline(always)]
+fn bare(
+    running: Running,
+    hand: CommandLine,
+    handoff_ns: u64,
+    report: Report,
+    initramfs: Initramfs,
+) -> Holdings {
+    Holdings {
         cause: Cause::First,
-        running: Running {
-            digest: digest.map_or_else(String::new, |(_, hex)| hex.clone()),
-            from: "initramfs".to_owned(),
-        },
+        running,
         hand,
         handoff_ns,
         left_ns: 0,
-        terminal,
+        terminal: String::new(),
         report,
         initramfs,
         own: None,
@@ -85,8 +101,7 @@ fn first(handoff_ns: u64) -> (Holdings, String) {
         passage: None,
         retreat: None,
         past: Past::default(),
-    };
-    (held, line)
+    }
 }
 
 /// Ends everything that a crashed PID 1 left running, and hides its sockets.
@@ -135,25 +150,9 @@ fn of_process(setup: &Setup, handoff_ns: u64) -> Holdings {
         manifest: early::wanted_manifest(&params, &mut report),
         ..Initramfs::default()
     };
-    Holdings {
-        cause: Cause::First,
-        running: Running {
-            digest: String::new(),
-            from: fs::canonicalize(&own).unwrap_or(own).display().to_string(),
-        },
-        hand: CommandLine::Wins,
-        handoff_ns,
-        left_ns: 0,
-        terminal: String::new(),
-        report,
-        initramfs,
-        own: None,
-        package: None,
-        last_words: String::new(),
-        standing: Standing::default(),
-        along: None,
-        passage: None,
-        retreat: None,
-        past: Past::default(),
-    }
+    let running = Running {
+        digest: String::new(),
+        from: fs::canonicalize(&own).unwrap_or(own).display().to_string(),
+    };
+    bare(running, CommandLine::Wins, handoff_ns, report, initramfs)
 }

@@ -74,15 +74,7 @@ pub fn queue_storage(heart: &mut Heart) {
             }
         }
     } else {
-        heart.helper.ask(
-            Purpose::Provision,
-            &Task::Folder {
-                path: &data_text,
-                uid: u32::MAX,
-                mode: 0o700,
-            },
-            None,
-        );
+        make_folder(heart, &data_text, u32::MAX, 0o700);
     }
     let owner = heart
         .units
@@ -115,20 +107,8 @@ pub fn queue_storage(heart: &mut Heart) {
             );
             heart.mounted.push(target);
         } else if root.mode == RootMode::Rw {
-            let uid = if heart.setup.is_appliance() {
-                owner.unwrap_or(0)
-            } else {
-                u32::MAX
-            };
-            heart.helper.ask(
-                Purpose::Provision,
-                &Task::Folder {
-                    path: &path,
-                    uid,
-                    mode: 0o755,
-                },
-                None,
-            );
+            let uid = owner_here(heart, owner.unwrap_or(0));
+            make_folder(heart, &path, uid, 0o755);
             let welcome = format!("{path}/welcome.txt");
             heart.helper.ask(
                 Purpose::Provision,
@@ -146,20 +126,8 @@ pub fn queue_storage(heart: &mut Heart) {
             continue;
         };
         let path = service_folder(&data, unit.name()).display().to_string();
-        let uid = if heart.setup.is_appliance() {
-            unit.uid
-        } else {
-            u32::MAX
-        };
-        heart.helper.ask(
-            Purpose::Provision,
-            &Task::Folder {
-                path: &path,
-                uid,
-                mode: 0o700,
-            },
-            None,
-        );
+        let uid = owner_here(heart, unit.uid);
+        make_folder(heart, &path, uid, 0o700);
     }
     heart
         .helper
@@ -186,6 +154,21 @@ pub fn queue_storage(heart: &mut Heart) {
         },
         None,
     );
+}
+
+/// Asks for a folder of the data disk.
+fn make_folder(heart: &mut Heart, path: &str, uid: u32, mode: u32) {
+    let folder = Task::Folder { path, uid, mode };
+    heart.helper.ask(Purpose::Provision, &folder, None);
+}
+
+/// Whose a folder becomes: as an ordinary process, all are our own.
+fn owner_here(heart: &Heart, uid: u32) -> u32 {
+    if heart.setup.is_appliance() {
+        uid
+    } else {
+        u32::MAX
+    }
 }
 
 pub fn service_folder(data: &Path, name: &str) -> PathBuf {

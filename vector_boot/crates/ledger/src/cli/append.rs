@@ -1,7 +1,6 @@
 //! `append`: one event, durable before its id is printed.
 
 use super::{Disk, Outcome, Place};
-use crate::clock;
 use crate::committer::Committer;
 use crate::device::Access;
 use crate::given::Given;
@@ -62,12 +61,7 @@ impl Words {
         if given.wants_sealing() {
             return Err("seal: a running ledger alone seals, on the way in".to_owned());
         }
-        let birth = Birth {
-            log_id: clock::random(),
-            tag_key: clock::random(),
-            wall_ns: clock::wall_ns(),
-            segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
-        };
+        let birth = Birth::now();
         let device = disk.open(Access::Write)?;
         let (committer, _) = Committer::start(device, &birth).map_err(|e| e.to_string())?;
         let ledger = committer.ledger();

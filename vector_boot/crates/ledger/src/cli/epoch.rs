@@ -1,7 +1,6 @@
 //! `epoch` and `compact`: an epoch begins, old segments go.
 
 use super::{Disk, Outcome, Place, print_members};
-use crate::clock;
 use crate::committer::{Committer, Keep, Order};
 use crate::device::Access;
 use crate::json::Json;
@@ -66,12 +65,7 @@ fn run(place: &Place, order: Order, json: bool, request: impl FnOnce() -> Json) 
 }
 
 fn offline(disk: &Disk, order: Order) -> Result<Json, String> {
-    let birth = Birth {
-        log_id: clock::random(),
-        tag_key: clock::random(),
-        wall_ns: clock::wall_ns(),
-        segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
-    };
+    let birth = Birth::now();
     let device = disk.open(Access::Write)?;
     let (committer, _) = Committer::start(device, &birth).map_err(|e| e.to_string())?;
     let keeper = match disk.data() {

@@ -34,12 +34,7 @@ pub fn import(
     device: Arc<dyn Device>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Imported, String> {
-    let birth = Birth {
-        log_id: clock::random(),
-        tag_key: clock::random(),
-        wall_ns: clock::wall_ns(),
-        segment_bytes_max: ledger_core::SEGMENT_BYTES_MAX,
-    };
+    let birth = Birth::now();
     let (mut log, _) = Log::open(device, &birth, &mut |_| ()).map_err(|e| e.to_string())?;
     if log.head().id != 0 {
         return Err(format!("the log holds {} events already", log.head().id));

@@ -47,6 +47,18 @@ struct Segment {
     live: u64,
 }
 
+impl Segment {
+    fn unread(file: File, path: PathBuf, seed: [u8; 16]) -> Self {
+        Self {
+            file,
+            path,
+            seed,
+            end: 0,
+            live: 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Spot {
     segment: u32,
@@ -100,13 +112,7 @@ impl SegmentStore {
                 continue;
             };
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            let segment = Segment {
-                file,
-                path,
-                seed,
-                end: 0,
-                live: 0,
-            };
+            let segment = Segment::unread(file, path, seed);
             self.segments.insert(number, segment);
         }
         let numbers: Vec<u32> = self.segments.keys().copied().collect();
@@ -215,13 +221,7 @@ impl SegmentStore {
             .mode(0o600)
             .open(&path)?;
         sync_folder(&self.folder)?;
-        let segment = Segment {
-            file,
-            path,
-            seed,
-            end: 0,
-            live: 0,
-        };
+        let segment = Segment::unread(file, path, seed);
         self.segments.insert(number, segment);
         Ok(number)
     }
