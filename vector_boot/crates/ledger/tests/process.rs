@@ -8,6 +8,8 @@ mod audit;
 mod blobs;
 #[path = "process/compacted.rs"]
 mod compacted;
+#[path = "process/documented.rs"]
+mod documented;
 #[path = "process/running.rs"]
 mod running;
 
@@ -105,6 +107,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "a_witness_signs_what_continues_and_refuses_a_log_signed_anew",
         audit::a_witness_signs_what_continues_and_refuses_a_log_signed_anew,
+    ),
+    (
+        "the_first_walk_ends_as_the_page_says",
+        documented::the_first_walk_ends_as_the_page_says,
     ),
     (
         "the_documented_lines_convict_a_log_signed_anew",

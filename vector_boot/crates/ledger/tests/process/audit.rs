@@ -2,6 +2,7 @@
 //! it exports.
 
 use super::blobs::Lines;
+use super::documented;
 use super::running::Running;
 use super::{Service, command};
 use base64::Engine;
@@ -14,7 +15,7 @@ use signed_note::{StandardVerifier, VerifierList};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tlog_tiles::{Error, Hash, Tile, TileHashReader, TileReader};
 
@@ -445,27 +446,11 @@ fn serve(listener: &TcpListener, key: &Path, witness: &mut Witness) {
 /// The lines of docs/ledger.md, run as a person would: a log made older and signed on with the device's own
 /// key passes `verify`, and neither what was kept of it nor a witness.
 pub fn the_documented_lines_convict_a_log_signed_anew() {
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/ledger.md");
-    let docs = fs::read_to_string(docs).unwrap();
-    let (_, section) = docs.split_once("\n### Try it\n").unwrap();
-    let (section, _) = section.split_once("\n### ").unwrap();
-    let blocks = section.split("```sh\n").skip(1);
-    let blocks: Vec<&str> = blocks.map(|b| b.split("```").next().unwrap()).collect();
-    let [make, send, change] = blocks[..] else {
-        panic!("{section}");
+    let blocks = documented::blocks("### Try it");
+    let [make, send, change] = &blocks[..] else {
+        panic!("{blocks:?}");
     };
     let folder = tempfile::tempdir().unwrap();
-    let bin = folder.path().join("bin");
-    fs::create_dir(&bin).unwrap();
-    let role = super::ROLE;
-    let exe = std::env::current_exe().unwrap();
-    let exe = exe.display();
-    for name in ["vb-services", "vector_boot"] {
-        let script = format!("#!/bin/sh\nshift\n{role}=$(printf '%s\\n' \"$@\") exec '{exe}'\n");
-        let path = bin.join(name);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let key = folder.path().join("key");
@@ -478,13 +463,7 @@ pub fn the_documented_lines_convict_a_log_signed_anew() {
     // It ends with this process.
     std::thread::spawn(move || serve(&listener, &key, &mut witness));
     let script = format!("{make}\n{send}\necho changed\n{change}\n{send}");
-    let path = std::env::join_paths(
-        std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-    );
-    let output = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(folder.path())
-        .env("PATH", path.unwrap())
+    let output = documented::command("sh", &script, folder.path())
         .env("WITNESS", format!("http://{address}/w"))
         .env("WITNESS_KEY", vkey)
         .env("NO_PROXY", "*")
