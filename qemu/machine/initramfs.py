@@ -63,9 +63,16 @@ def write(tool: Path, words: list[str]) -> None:
 
 def main() -> int:
     """The words of `initramfs/build` go to the role as they are; modules come from Debian's kernel unless named."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--arch")
+    parser = argparse.ArgumentParser(
+        prog="initramfs/build",
+        description="Builds the archive that the kernel unpacks, with the executables and the kernel's modules.",
+        epilog="Goes to `vector_boot initramfs` as it is: --trust KEY.pub, --want NAMES, --rts FILE, --modules DIR.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--arch", help="x86_64 or aarch64 (this host's)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the archive to write")
     args, words = parser.parse_known_args()
+    words += ["--out", args.out]
     try:
         host = architecture.host()
         arch = architecture.named(args.arch) if args.arch else host

@@ -12,12 +12,15 @@ import threading
 import time
 import unittest
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "qemu"))
 
 # pylint: disable=wrong-import-position
-from machine import accelerator, architecture, cache, disks, guest, watchdog
+from machine import accelerator, architecture, cache, disks, guest, initramfs, toolchain, watchdog
 from machine import run as program
 from machine.console import Console, ConsoleClosed, ConsoleLate
 from machine.report import HostError
@@ -211,6 +214,19 @@ class HostTest(WithFolder):
         self.assertTrue(cache.is_fresh(product, key))
         source.write_bytes(b"22")
         self.assertFalse(cache.is_fresh(product, cache.stamp(["word"], [source])))
+
+
+
+class InitramfsTest(unittest.TestCase):
+    """`initramfs/build`."""
+
+    def test_its_words_are_looked_at_before_minutes_of_building(self) -> None:
+        for words, code in ((["--help"], 0), ([], 2), (["--out"], 2)):
+            with mock.patch.object(sys, "argv", ["build", *words]), mock.patch.object(toolchain, "build") as build:
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()), self.assertRaises(SystemExit) as ended:
+                    initramfs.main()
+            self.assertEqual(ended.exception.code, code, words)
+            build.assert_not_called()
 
 
 if __name__ == "__main__":

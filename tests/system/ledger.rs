@@ -270,6 +270,7 @@ fn the_python_client_writes_follows_and_verifies(process: &Process, token: &str)
     ] {
         let said = python(words);
         assert!(said.contains("seen: {'text': 'kept'}"), "{said}");
+        assert!(said.contains("\nmessage "), "{said}");
         assert!(said.contains("verified: event"), "{said}");
     }
 }

@@ -4,6 +4,9 @@
     python ledger.py http://127.0.0.1:8080 --token TOKEN       # a gateway; the token needs the permission `ledger`
     python ledger.py http+unix:///run/vb/gateway.sock          # a gateway's Unix socket, for the machine's owner
 
+Through a gateway the message needs a grant of `bus.*:examples.*`, which the owner gives at the machine's own socket;
+without one the example says so and goes on.
+
 `--key` names the verifier key that `ledger key` printed earlier; without it the ledger is asked for it now, which
 shows nothing about a machine that lies about its key too.
 """
@@ -34,11 +37,16 @@ def main() -> int:
         with log.subscribe(receipt.event_id, ns="notes") as events:
             print(f"seen: {next(events)['payload']}")
 
-        log.publish("examples.notes", {"event_id": receipt.event_id})
-        with log.messages("examples.notes", consumer="example", start=receipt.event_id) as messages:
-            message = next(messages)
-            messages.ack(message)
-            print(f"message {message.ulid}: {message.payload}")
+        try:
+            log.publish("examples.notes", {"event_id": receipt.event_id})
+            with log.messages("examples.notes", consumer="example", start=receipt.event_id) as messages:
+                message = next(messages)
+                messages.ack(message)
+                print(f"message {message.ulid}: {message.payload}")
+        except ledger.Refused as refused:
+            if refused.code != "POLICY_DENY":
+                raise
+            print(f"no message: {refused}")
 
         after = log.verify(key, receipt.event_id, since=before)
         entry = base64.b64decode(log.inclusion(receipt.event_id, after.size)["entry"])
