@@ -625,6 +625,8 @@ static void expectations(void)
     if (is_net || is_online) {
         expect("socket-tcp"), expect("socket-udp"), expect("socket-tcp6"), expect("socket-udp6");
     }
+    if (strcmp(profile, "witness") == 0)
+        expect("socket-tcp"), expect("socket-tcp6");
     if (is_net) {
         /* It owns links; packet sockets need its capability. */
         expect("socket-packet"), expect("socket-packet-dgram"), expect("socket-netlink");

@@ -13,7 +13,7 @@ use wire::{Frame, HEADER_BYTES, Hello, Kind, Message, PACKET_BYTES_MAX, Refused,
 
 /// Every uid that is a role, two users, and nobody's.
 const UIDS: &[u32] = &[
-    901, 902, 903, 904, 905, 906, 907, 908, 30_000, 59_999, 1000, 65_534,
+    901, 902, 903, 904, 905, 906, 907, 908, 909, 30_000, 59_999, 1000, 65_534,
 ];
 /// Versions that no build speaks.
 const VERSIONS: &[u16] = &[0, 2, 0x00ff, 0x0100, u16::MAX];

@@ -30,7 +30,7 @@ const ROLES: &[(&str, Role)] = &[
 ];
 
 /// Words that belong to the sibling executable.
-const SERVICES: &[&str] = &["ledger", "capacity", "gateway"];
+const SERVICES: &[&str] = &["ledger", "capacity", "gateway", "witness"];
 
 fn main() -> ExitCode {
     if let Some(code) = standalone::machine() {

@@ -1,4 +1,4 @@
-//! `vb-services`: ledger, capacity and gateway, apart from PID 1 so that what they link stays out of its memory.
+//! `vb-services`: ledger, capacity, gateway and witness, apart from PID 1 so that what they link stays out of its memory.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -12,6 +12,7 @@ const ROLES: &[(&str, Role)] = &[
     ("ledger", ledger::main),
     ("capacity", capacity::main),
     ("gateway", gateway::main),
+    ("witness", ledger::witness::main),
 ];
 
 fn main() -> ExitCode {
@@ -24,14 +25,14 @@ fn main() -> ExitCode {
     }
     log_to_stderr();
     let Some((word, rest)) = words.split_first() else {
-        eprintln!("vb-services: no role named; one of ledger, capacity, gateway");
+        eprintln!("vb-services: no role named; one of ledger, capacity, gateway, witness");
         return ExitCode::from(2);
     };
     match ROLES.iter().find(|(name, _)| word == name) {
         Some((_, role)) => role(rest),
         None => {
             eprintln!(
-                "vb-services: unknown role {}; one of ledger, capacity, gateway",
+                "vb-services: unknown role {}; one of ledger, capacity, gateway, witness",
                 word.display()
             );
             ExitCode::from(2)

@@ -63,6 +63,7 @@ impl Calls {
             Profile::Console => calls.console(),
             Profile::Net => calls.net(),
             Profile::Cortex => calls.cortex(),
+            Profile::Witness => calls.witness(),
             Profile::Foreign => calls.foreign(),
             Profile::ForeignOnline => {
                 calls.foreign();
@@ -442,23 +443,32 @@ impl Calls {
         self.allow(&[libc::SYS_rename, libc::SYS_unlink]);
     }
 
+    /// Two clients: the ledger's, and one of a peer elsewhere, over TCP. It listens to nobody and opens no file.
+    fn witness(&mut self) {
+        self.local_sockets();
+        self.events();
+        self.sockets_of(libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        self.allow(&[libc::SYS_connect]);
+    }
+
     /// TCP and UDP, and nothing raw.
     fn internet_sockets(&mut self) {
+        self.sockets_of(libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        self.sockets_of(libc::SOCK_DGRAM, libc::IPPROTO_UDP);
+    }
+
+    /// One protocol over IPv4 and IPv6.
+    fn sockets_of(&mut self, kind: i32, protocol: i32) {
         for domain in [libc::AF_INET, libc::AF_INET6] {
-            for (kind, protocol) in [
-                (libc::SOCK_STREAM, libc::IPPROTO_TCP),
-                (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
-            ] {
-                for protocol in [0, protocol] {
-                    self.when(
-                        libc::SYS_socket,
-                        &[
-                            Is(0, domain.unsigned_abs()),
-                            Bits(1, SOCKET_TYPE, kind.unsigned_abs()),
-                            Is(2, protocol.unsigned_abs()),
-                        ],
-                    );
-                }
+            for protocol in [0, protocol] {
+                self.when(
+                    libc::SYS_socket,
+                    &[
+                        Is(0, domain.unsigned_abs()),
+                        Bits(1, SOCKET_TYPE, kind.unsigned_abs()),
+                        Is(2, protocol.unsigned_abs()),
+                    ],
+                );
             }
         }
     }
@@ -740,7 +750,7 @@ mod tests {
             assert_eq!(has(profile, libc::SYS_listen), foreign, "{profile:?}");
             let connects = profile != Profile::Ledger;
             assert_eq!(has(profile, libc::SYS_connect), connects, "{profile:?}");
-            let opens = profile != Profile::Gateway;
+            let opens = !matches!(profile, Profile::Gateway | Profile::Witness);
             assert_eq!(has(profile, libc::SYS_openat), opens, "{profile:?}");
         }
     }

@@ -127,6 +127,11 @@ impl View {
                 sockets: &["ledger.wire", "init.sock"],
                 ..EMPTY
             },
+            Profile::Witness => View {
+                sockets: &["ledger.sock"],
+                network: Network::Machine,
+                ..EMPTY
+            },
             Profile::Foreign | Profile::ForeignOnline => View {
                 sockets: &["init.sock", "ledger.sock", "ledger.wire", "capacity.sock"],
                 proc: Proc::Own,
@@ -176,7 +181,7 @@ mod tests {
         for profile in Profile::all() {
             let view = View::of(profile);
             let expected = match profile {
-                Profile::Console | Profile::Net => [true, true],
+                Profile::Console | Profile::Net | Profile::Witness => [true, true],
                 Profile::Foreign | Profile::ForeignOnline => [false, true],
                 _ => [false, false],
             };

@@ -111,6 +111,7 @@ impl Grants {
                 .path("/sys/devices", Access::Read),
             Profile::Net => with(grants, network(), Access::Write),
             Profile::Ledger | Profile::Cortex => with(grants, own, Access::Write),
+            Profile::Witness => grants,
             Profile::Foreign | Profile::ForeignOnline => with(
                 with(
                     with(grants.inherited(), own, Access::Own),

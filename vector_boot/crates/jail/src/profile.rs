@@ -15,6 +15,8 @@ pub enum Profile {
     Net,
     /// Judges mutations.
     Cortex,
+    /// Has a witness elsewhere sign the log's checkpoints.
+    Witness,
     /// A program of the appliance's user, without a network.
     Foreign,
     /// The same with TCP and UDP.
@@ -29,6 +31,7 @@ const NAMES: &[(&str, Profile)] = &[
     ("console", Profile::Console),
     ("net", Profile::Net),
     ("cortex", Profile::Cortex),
+    ("witness", Profile::Witness),
     ("foreign", Profile::Foreign),
     ("foreign-online", Profile::ForeignOnline),
 ];
@@ -53,7 +56,7 @@ impl Profile {
     /// as a listener is not touched by that.
     #[must_use]
     pub fn speaks_tcp(self) -> bool {
-        self == Self::ForeignOnline
+        matches!(self, Self::ForeignOnline | Self::Witness)
     }
 
     /// All of them.

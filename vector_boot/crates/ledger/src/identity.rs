@@ -14,9 +14,9 @@ const NS_SYSTEM: &str = "system";
 const NS_USER: &str = "user";
 /// Namespaces in which a token's holder writes nothing: those of the machine, of its roles and of
 /// users' services.
-const OWN_NAMESPACES: [&str; 13] = [
+const OWN_NAMESPACES: [&str; 14] = [
     NS_SYSTEM, NS_USER, "operator", "init", "ledger", "capacity", "gateway", "zygote", "console",
-    "model", "net", "cortex", "stranger",
+    "model", "net", "cortex", "witness", "stranger",
 ];
 /// The person at the terminal, whom the console answers for.
 const CONSOLE_PERSON: &str = "user:console";
@@ -31,7 +31,7 @@ fn is_owners(call: &str) -> bool {
 
 /// Whether a call tells of everybody: then it is for the machine's own roles.
 fn is_machines(call: &str) -> bool {
-    matches!(call, "doctor" | "verify" | "metrics")
+    matches!(call, "doctor" | "verify" | "metrics" | "witness.add")
 }
 
 /// Whether a call is over rights: of the owner, and within a tenant.
@@ -40,7 +40,7 @@ fn is_over_rights(call: &str) -> bool {
 }
 
 /// The machine's roles that have a name.
-const ROLES: [Role; 9] = [
+const ROLES: [Role; 10] = [
     Role::Ledger,
     Role::Capacity,
     Role::Gateway,
@@ -49,6 +49,7 @@ const ROLES: [Role; 9] = [
     Role::Model,
     Role::Net,
     Role::Cortex,
+    Role::Witness,
     Role::Operator,
 ];
 /// Rules of who somebody is: under which names it writes, of which tenant.

@@ -53,6 +53,7 @@ pub mod verify;
 pub mod visitors;
 mod wire_calls;
 mod wire_socket;
+pub mod witness;
 mod wrap;
 
 use std::ffi::OsString;

@@ -12,6 +12,8 @@ mod compacted;
 mod documented;
 #[path = "process/running.rs"]
 mod running;
+#[path = "process/witness.rs"]
+mod witness;
 
 use ipc::ledger::{Client, Pipeline};
 use std::collections::BTreeMap;
@@ -113,6 +115,10 @@ const TESTS: &[(&str, fn())] = &[
         documented::the_first_walk_ends_as_the_page_says,
     ),
     (
+        "a_witness_elsewhere_signs_what_the_role_brings_it",
+        witness::a_witness_elsewhere_signs_what_the_role_brings_it,
+    ),
+    (
         "the_documented_lines_convict_a_log_signed_anew",
         audit::the_documented_lines_convict_a_log_signed_anew,
     ),
@@ -157,12 +163,18 @@ fn main() {
             .filter_level(log::LevelFilter::Info)
             .init();
         let words = words.into_string().unwrap();
-        let words: Vec<_> = words
+        let words: Vec<std::ffi::OsString> = words
             .split('\n')
             .filter(|w| !w.is_empty())
             .map(Into::into)
             .collect();
-        let code = ledger::main(&words);
+        let code = match words.split_first() {
+            Some((word, rest)) if word == "witness" => {
+                jail::enter("witness");
+                ledger::witness::main(rest)
+            }
+            _ => ledger::main(&words),
+        };
         std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
     }
     let wanted: Vec<String> = std::env::args()

@@ -21,6 +21,8 @@ pub enum Role {
     Net,
     /// Checks mutations.
     Cortex,
+    /// Carries checkpoints to a witness.
+    Witness,
     /// A service of the appliance's user.
     User(u32),
     /// Any other uid.
@@ -37,6 +39,7 @@ const UIDS: &[(u32, Role)] = &[
     (906, Role::Model),
     (907, Role::Net),
     (908, Role::Cortex),
+    (909, Role::Witness),
 ];
 
 /// First uid of users' services; the manifest gives none above [`USER_UID_END`].
@@ -84,6 +87,7 @@ impl Role {
             Self::Model => "model",
             Self::Net => "net",
             Self::Cortex => "cortex",
+            Self::Witness => "witness",
             Self::User(_) => "user",
             Self::Stranger(_) => "stranger",
         }

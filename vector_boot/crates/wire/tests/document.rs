@@ -13,6 +13,7 @@ const ROLES: &[Role] = &[
     Role::Model,
     Role::Net,
     Role::Cortex,
+    Role::Witness,
     Role::User(30_000),
 ];
 

@@ -59,6 +59,7 @@ pub const OWNERS: &[&str] = &[
     "metrics",
     "doctor",
     "verify",
+    "witness.add",
 ];
 
 /// Documents of rules.

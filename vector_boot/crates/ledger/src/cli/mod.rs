@@ -23,12 +23,14 @@ mod verify;
 mod witness;
 mod yaml;
 
+pub use peer::Peer;
+pub use witness::{body, cosign, running};
+
 use crate::device::{Access, Device};
 use crate::json::Json;
 use crate::open;
 use crate::serve::{self, Asked};
 use clap::{Parser, Subcommand};
-use peer::Peer;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

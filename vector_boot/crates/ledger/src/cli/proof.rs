@@ -6,7 +6,7 @@ use super::verify::read_note;
 use super::{Disk, FAILED, Outcome, Place};
 use crate::audit::Asked;
 use crate::json::Json;
-use crate::proofs::folder::CHECKPOINT;
+use crate::proofs::folder::{CHECKPOINT, Folder, WITNESSED};
 use crate::query::hex;
 use clap::{Args, Subcommand};
 use ledger_core::checkpoint::{Checkpoint, hash_text};
@@ -57,7 +57,11 @@ enum Command {
 pub struct KeyWords {}
 
 #[derive(Args)]
-pub struct CheckpointWords {}
+pub struct CheckpointWords {
+    /// The one that a witness signed last, with its signature.
+    #[arg(long)]
+    witnessed: bool,
+}
 
 impl Words {
     pub fn run(&self, place: &Place) -> Outcome {
@@ -117,11 +121,19 @@ impl CheckpointWords {
     pub fn run(&self, place: &Place) -> Outcome {
         match place {
             Place::Disk(disk) => {
-                print!("{}", stored(disk)?);
+                let name = if self.witnessed {
+                    WITNESSED
+                } else {
+                    CHECKPOINT
+                };
+                print!("{}", kept(disk, name)?);
                 Ok(ExitCode::SUCCESS)
             }
             Place::Running(peer) => {
-                let answer = peer.call(&Json::object([("type", "checkpoint".into())]))?;
+                let answer = peer.call(&Json::object([
+                    ("type", "checkpoint".into()),
+                    ("witnessed", self.witnessed.into()),
+                ]))?;
                 print_text(&answer, "checkpoint")
             }
         }
@@ -136,11 +148,15 @@ fn print_text(answer: &Json, key: &str) -> Outcome {
 
 /// The checkpoint that was signed last.
 pub fn stored(disk: &Disk) -> Result<Note, String> {
-    let folder = crate::proofs::folder::Folder::new(disk.data());
-    let found = folder
-        .note(CHECKPOINT)
-        .map_err(|e| format!("{CHECKPOINT}: {e}"))?;
-    found.ok_or_else(|| format!("{}: no checkpoint was signed yet", disk.data().display()))
+    kept(disk, CHECKPOINT)
+}
+
+/// A note of the ledger's folder.
+fn kept(disk: &Disk, name: &str) -> Result<Note, String> {
+    let found = Folder::new(disk.data()).note(name);
+    let found = found.map_err(|e| format!("{name}: {e}"))?;
+    let none = || format!("{}: no {name} was signed yet", disk.data().display());
+    found.ok_or_else(none)
 }
 
 /// A proof from the log alone, under the checkpoint that was signed last.

@@ -1,8 +1,9 @@
 //! `witness`: what a C2SP witness (`tlog-witness`, add-checkpoint) is sent, and its answer taken in.
 //!
 //! No socket is opened here: the body goes out and the answer comes in by whatever HTTP client the person
-//! trusts. Source: <https://c2sp.org/tlog-witness>.
+//! trusts, or by the role [`crate::witness`]. Source: <https://c2sp.org/tlog-witness>.
 
+use super::peer::Peer;
 use super::proof::{hashes, stored};
 use super::tree::Tree;
 use super::{Disk, Outcome, Place};
@@ -58,25 +59,9 @@ impl Words {
             Command::Request { old } => {
                 let (hashes, note) = match place {
                     Place::Disk(disk) => offline(disk, *old)?,
-                    Place::Running(peer) => {
-                        let text = |answer: &Json, key| match answer.get(key) {
-                            Some(Json::Text(text)) => Ok(text.clone()),
-                            _ => Err(format!("no {key} in the answer")),
-                        };
-                        let answer = peer.call(&Json::object([("type", "checkpoint".into())]))?;
-                        let note = text(&answer, "checkpoint")?;
-                        let size = answer.get("size").and_then(Json::unsigned).unwrap_or(0);
-                        let answer = peer.call(&Json::object([
-                            ("type", "proof.consistency".into()),
-                            ("from", (*old).into()),
-                            ("to", size.into()),
-                        ]))?;
-                        (hashes(&answer)?, note)
-                    }
+                    Place::Running(peer) => running(peer, *old)?,
                 };
-                println!("old {old}");
-                hashes.iter().for_each(|hash: &String| println!("{hash}"));
-                print!("\n{note}");
+                print!("{}", body(*old, &hashes, &note));
                 Ok(ExitCode::SUCCESS)
             }
             Command::Add {
@@ -96,6 +81,35 @@ impl Words {
             }
         }
     }
+}
+
+/// The body of an add-checkpoint request.
+pub fn body(old: u64, hashes: &[String], note: &str) -> String {
+    let mut body = format!("old {old}\n");
+    for line in hashes {
+        body.push_str(line);
+        body.push('\n');
+    }
+    body.push('\n');
+    body.push_str(note);
+    body
+}
+
+/// What a running ledger signed last, and that it continues the tree of `old` events.
+pub fn running(peer: &Peer, old: u64) -> Result<(Vec<String>, String), String> {
+    let answer = peer.call(&Json::object([("type", "checkpoint".into())]))?;
+    let note = answer.get("checkpoint").and_then(Json::text);
+    let note = note.ok_or("no checkpoint in the answer")?.to_owned();
+    let size = answer.get("size").and_then(Json::unsigned).unwrap_or(0);
+    if old > size {
+        return Err(format!("old {old}: the checkpoint is of {size} events"));
+    }
+    let answer = peer.call(&Json::object([
+        ("type", "proof.consistency".into()),
+        ("from", old.into()),
+        ("to", size.into()),
+    ]))?;
+    Ok((hashes(&answer)?, note))
 }
 
 fn offline(disk: &Disk, old: u64) -> Result<(Vec<String>, String), String> {
@@ -123,12 +137,17 @@ fn add(note: &Path, answer: &Path, key: &str, witnesses: &[String]) -> Result<No
     File::open(answer)
         .and_then(|file| file.take(NOTE_BYTES_MAX as u64).read_to_string(&mut text))
         .map_err(|e| failed(e.to_string()))?;
-    for line in text.lines() {
-        let signature = Signature::parse(line).map_err(|e| failed(e.to_string()))?;
-        note.add(signature).map_err(|e| failed(e.to_string()))?;
-    }
-    cosigned(&note, &keys).map_err(failed)?;
+    cosign(&mut note, &text, &keys).map_err(failed)?;
     Ok(note)
+}
+
+/// Puts a witness's answer below a checkpoint; one of the keys must have signed it.
+pub fn cosign(note: &mut Note, answer: &str, keys: &[VerifierKey]) -> Result<(), String> {
+    for line in answer.lines() {
+        let signature = Signature::parse(line).map_err(|e| e.to_string())?;
+        note.add(signature).map_err(|e| e.to_string())?;
+    }
+    cosigned(note, keys).map(drop)
 }
 
 /// The checkpoint that was sent.

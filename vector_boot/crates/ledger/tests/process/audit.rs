@@ -271,7 +271,7 @@ pub fn what_was_signed_or_kept_is_compared() {
 }
 
 /// A witness as C2SP tlog-witness has it, over Cloudflare's notes and proofs.
-struct Witness {
+pub struct Witness {
     log: String,
     secret: SigningKey,
     seen: (u64, Hash),
@@ -284,7 +284,16 @@ impl Witness {
         [&[4][..], self.secret.verifying_key().as_bytes()].concat()
     }
 
-    fn vkey(&self) -> String {
+    /// One that knows no log yet, nor its key.
+    pub fn new() -> Self {
+        Self {
+            log: String::new(),
+            secret: SigningKey::from_bytes(&[3; 32]),
+            seen: (0, tlog_tiles::EMPTY_HASH),
+        }
+    }
+
+    pub fn vkey(&self) -> String {
         let id = signed_note::key_id(Self::NAME, &self.key_bytes());
         format!(
             "{}+{id:08x}+{}",
@@ -336,8 +345,7 @@ pub fn a_witness_signs_what_continues_and_refuses_a_log_signed_anew() {
     let key = ok(data, &["key"]).trim().to_owned();
     let mut witness = Witness {
         log: key.clone(),
-        secret: SigningKey::from_bytes(&[3; 32]),
-        seen: (0, tlog_tiles::EMPTY_HASH),
+        ..Witness::new()
     };
     let body = ok(data, &["witness", "request"]);
     let answer = witness.add(&body).unwrap();
@@ -413,7 +421,7 @@ pub fn no_flipped_bit_of_a_log_is_missed() {
 }
 
 /// Answers add-checkpoint requests over HTTP, one a connection; the log's key is in this file by then.
-fn serve(listener: &TcpListener, key: &Path, witness: &mut Witness) {
+pub fn serve(listener: &TcpListener, key: &Path, witness: &mut Witness) {
     for stream in listener.incoming().map_while(Result::ok) {
         let mut reader = BufReader::new(&stream);
         let (mut head, mut line, mut length) = (String::new(), String::new(), 0);
@@ -454,11 +462,7 @@ pub fn the_documented_lines_convict_a_log_signed_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let key = folder.path().join("key");
-    let mut witness = Witness {
-        log: String::new(),
-        secret: SigningKey::from_bytes(&[3; 32]),
-        seen: (0, tlog_tiles::EMPTY_HASH),
-    };
+    let mut witness = Witness::new();
     let vkey = witness.vkey();
     // It ends with this process.
     std::thread::spawn(move || serve(&listener, &key, &mut witness));

@@ -107,6 +107,7 @@ struct Source {
     model_serve: Option<bool>,
     health: Option<SourceHealth>,
     audit: Option<SourceAudit>,
+    witness: Option<SourceWitness>,
     #[serde(default)]
     root: Vec<SourceRoot>,
     #[serde(default)]
@@ -139,6 +140,15 @@ struct SourceAudit {
     #[serde(default)]
     recipients: Vec<String>,
     paths: Option<AuditPaths>,
+}
+
+/// Who signs the log's checkpoints beside the device: a service of its own, since the ledger has no network.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceWitness {
+    url: String,
+    key: String,
+    every_s: Option<u32>,
 }
 
 /// What is written of a call's parameters.
@@ -215,6 +225,10 @@ const LISTEN_MODE: u16 = 0o600;
 const REBOOTS_MAX: u8 = 3;
 /// Each adds a wrapped key of 107 characters to every row that is sealed: `ledger_core::sealed::RECIPIENTS_MAX`.
 const AUDIT_RECIPIENTS_MAX: usize = 4;
+/// `wire::Role::Witness`'s.
+const WITNESS_UID: u32 = 909;
+/// More often than once a minute is a burden to a public witness; rarer than hourly, the serial line says more.
+const WITNESS_EVERY_S: core::ops::RangeInclusive<u32> = 60..=3600;
 
 impl Source {
     fn manifest(self) -> Result<Manifest, ManifestError> {
@@ -257,6 +271,9 @@ impl Source {
         }
         if let Some(audit) = self.audit {
             audit.tell(&mut services)?;
+        }
+        if let Some(witness) = self.witness {
+            services.push(witness.service(&services)?);
         }
         Ok(Manifest {
             services,
@@ -331,6 +348,59 @@ impl SourceAudit {
             ["--audit-paths", paths],
             "audit: paths",
         )
+    }
+}
+
+impl SourceWitness {
+    fn service(self, services: &[Service]) -> Result<Service, ManifestError> {
+        let field = |field: &str| format!("witness: {field}");
+        if !self.url.starts_with("http://") {
+            let expected = "http://ADDRESS[:PORT][/PREFIX] with an address of numbers";
+            return Err(ManifestError::value(field("url"), &self.url, expected));
+        }
+        let parts: Vec<&str> = self.key.splitn(3, '+').collect();
+        let is_key = matches!(parts.as_slice(), [name, hash, _] if !name.is_empty()
+            && hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+        if !is_key {
+            let expected = "the witness's key: NAME+HASH+BASE64";
+            return Err(ManifestError::value(field("key"), &self.key, expected));
+        }
+        let every = self.every_s.unwrap_or(*WITNESS_EVERY_S.end());
+        if !WITNESS_EVERY_S.contains(&every) {
+            return Err(ManifestError::Range {
+                field: field("every_s"),
+                found: every.into(),
+                low: (*WITNESS_EVERY_S.start()).into(),
+                high: (*WITNESS_EVERY_S.end()).into(),
+            });
+        }
+        let word = |key: &str, text: String| {
+            Word::new(&text).ok_or_else(|| ManifestError::value(field(key), &text, Word::RULE))
+        };
+        let words = [
+            word("role", "witness".to_owned())?,
+            word("url", format!("--url={}", self.url))?,
+            word("key", format!("--key={}", self.key))?,
+            word("every_s", format!("--every={every}"))?,
+        ];
+        let role = |s: &&Service| {
+            s.image == Image::Services && s.args.first().is_some_and(|w| w.as_str() == "ledger")
+        };
+        let ledger = services.iter().find(role).map(|s| s.name.clone());
+        let expected = "a service of vb-services whose role is ledger";
+        let ledger =
+            ledger.ok_or_else(|| ManifestError::value(field("url"), &self.url, expected))?;
+        Ok(Service {
+            args: list(field("args"), words, Ok)?,
+            uid: Some(WITNESS_UID),
+            needs: list(field("needs"), [ledger], Ok)?,
+            notify: true,
+            // Its last exchanges and the ledger's answers to them.
+            stop_timeout_ms: 15_000,
+            memory_max_bytes: 32 << 20,
+            tmp_bytes: 0,
+            ..Service::new(name("witness", "witness")?, Image::Services)
+        })
     }
 }
 

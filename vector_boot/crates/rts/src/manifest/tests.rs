@@ -90,7 +90,32 @@ fn who_audits_is_told_to_those_who_record() {
 }
 
 #[test]
+fn a_witness_is_a_service_of_its_own() {
+    let text = "extends = \"default\"\n[witness]\nurl = \"http://192.0.2.1/w\"\nkey = \"w.example+0123abcd+AAAA\"\n";
+    let manifest = parse(text).unwrap();
+    let service = manifest.services.last().unwrap();
+    let words: Vec<&str> = service.args.iter().map(|w| w.as_str()).collect();
+    let expected = [
+        "witness",
+        "--url=http://192.0.2.1/w",
+        "--key=w.example+0123abcd+AAAA",
+        "--every=3600",
+    ];
+    assert_eq!(words, expected);
+    assert_eq!(service.needs.as_slice(), ["ledger"]);
+    assert!(!service.core && service.uid == Some(909));
+    assert_eq!(
+        Manifest::decode(&manifest.encode().unwrap()).unwrap(),
+        manifest
+    );
+}
+
+#[test]
 fn each_broken_rule_is_refused_by_field_value_and_limit() {
+    let key_of_witness = "w.example+0123abcd+AAAA";
+    let witness = |url: &str, key: &str, more: &str| {
+        format!("extends = \"default\"\n[witness]\nurl = \"{url}\"\nkey = \"{key}\"\n{more}\n")
+    };
     let key = |digit: char| format!("\"{}\"", digit.to_string().repeat(64));
     let service = |lines: &str| format!("[[service]]\nname = \"a\"\nimage = \"app\"\n{lines}\n");
     let cases = [
@@ -298,6 +323,14 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
         (
             "extends = \"default\"\n[audit]\npaths = \"hidden\"".into(),
             "unknown variant `hidden`",
+        ),
+        (witness("https://w.example", key_of_witness, ""), "witness: url: \"https://w.example\", expected http://"),
+        (witness("http://192.0.2.1", "w.example", ""), "witness: key: \"w.example\", expected the witness's key"),
+        (witness(&format!("http://192.0.2.1/{}", "a".repeat(120)), key_of_witness, ""), "expected up to 128 bytes"),
+        (witness("http://192.0.2.1", key_of_witness, "every_s = 59"), "witness: every_s: 59, allowed 60 to 3600"),
+        (
+            witness("http://192.0.2.1", key_of_witness, "").replace("extends = \"default\"\n", ""),
+            "witness: url: \"http://192.0.2.1\", expected a service of vb-services whose role is ledger",
         ),
         (
             "[audit]\npaths = \"off\"".into(),

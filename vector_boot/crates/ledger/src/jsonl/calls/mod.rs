@@ -13,6 +13,7 @@ mod key;
 mod policy;
 mod proof;
 mod query;
+mod witness;
 
 pub use blob::Uploads;
 
@@ -40,6 +41,7 @@ pub fn find(kind: &str) -> Option<Handler> {
         policy::find,
         proof::find,
         query::find,
+        witness::find,
     ];
     families.iter().find_map(|find| find(kind))
 }

@@ -6,10 +6,12 @@
 use super::{Call, Handler};
 use crate::identity::{RULE_TENANT, Reads};
 use crate::json::Json;
-use crate::proofs::Proofs;
+use crate::proofs::folder::WITNESSED;
+use crate::proofs::{Proofs, Signed};
 use crate::refusal::Refusal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use ledger_core::checkpoint::Checkpoint;
 use ledger_core::serial;
 use ledger_core::tlog_proof::TlogProof;
 use ledger_core::{Hash, leaf_hash};
@@ -44,9 +46,13 @@ fn hashes(path: &[Hash]) -> String {
     format!("[{}]", all.join(","))
 }
 
-/// The newest checkpoint, which covers all that is durable now.
+/// The newest checkpoint, which covers all that is durable now; or the one that a witness signed last.
 fn checkpoint(call: &Call<'_>) -> Result<(), Refusal> {
-    let signed = proofs(call)?.checkpoint(call.ledger().standing().id)?;
+    let proofs = proofs(call)?;
+    let signed = match call.request.get("witnessed") {
+        Some(Json::Bool(true)) => witnessed(&proofs)?,
+        _ => proofs.checkpoint(call.ledger().standing().id)?,
+    };
     let line = serial::line(&signed.note);
     call.ok(&format!(
         "\"size\":{},\"root\":\"{}\",\"checkpoint\":{},\"line\":{}",
@@ -56,6 +62,18 @@ fn checkpoint(call: &Call<'_>) -> Result<(), Refusal> {
         line.map_or(Json::Null, |line| text(&line))
     ));
     Ok(())
+}
+
+fn witnessed(proofs: &Proofs) -> Result<Signed, Refusal> {
+    let folder = proofs.folder();
+    let found = folder.map_or(Ok(None), |folder| folder.note(WITNESSED));
+    let none = || Refusal::new("NOT_FOUND", "witnessed", "", "no witness signed yet");
+    let note = found.map_err(|e| Refusal::from(&e))?.ok_or_else(none)?;
+    let opened = Checkpoint::open(&note, proofs.verifier());
+    let foreign =
+        |e: &dyn std::fmt::Display| Refusal::new("CORRUPT", "witnessed", "", &e.to_string());
+    let checkpoint = opened.map_err(|e| foreign(&e))?;
+    Ok(Signed { checkpoint, note })
 }
 
 fn key(call: &Call<'_>) -> Result<(), Refusal> {

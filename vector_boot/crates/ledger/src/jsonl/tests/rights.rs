@@ -57,6 +57,11 @@ fn each_refusal_by_a_rule_is_an_event_of_who_was_refused() {
         ),
         (json!({"type": "metrics"}), "POLICY_DENY", "owner:metrics"),
         (
+            json!({"type": "witness.add", "checkpoint": "", "witness": ""}),
+            "POLICY_DENY",
+            "owner:witness.add",
+        ),
+        (
             json!({"type": "query", "filters": {"tenant": "b"}}),
             "POLICY_DENY",
             "identity:tenant",

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 /// Every call of the protocol.
-const CALLS: [&str; 39] = [
+const CALLS: [&str; 40] = [
     "append_event",
     "audit_key",
     "blob.get",
@@ -47,6 +47,7 @@ const CALLS: [&str; 39] = [
     "revoke",
     "subscribe",
     "verify",
+    "witness.add",
 ];
 
 /// What says only where in the log something lies, when it was, or by which dice.
