@@ -10,6 +10,8 @@ pub mod capacity;
 mod connection;
 pub mod door;
 pub mod ledger;
+#[cfg(feature = "lines")]
+pub mod lines;
 
 pub use connection::{Connection, IpcError, Served, serve_hello};
 

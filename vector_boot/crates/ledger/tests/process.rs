@@ -12,6 +12,10 @@ mod compacted;
 mod documented;
 #[path = "process/running.rs"]
 mod running;
+#[path = "process/syslog.rs"]
+mod syslog;
+#[path = "process/typed.rs"]
+mod typed;
 #[path = "process/witness.rs"]
 mod witness;
 
@@ -113,6 +117,14 @@ const TESTS: &[(&str, fn())] = &[
     (
         "the_first_walk_ends_as_the_page_says",
         documented::the_first_walk_ends_as_the_page_says,
+    ),
+    (
+        "a_running_ledger_is_told_to_a_syslog_peer_as_it_grows",
+        syslog::a_running_ledger_is_told_to_a_syslog_peer_as_it_grows,
+    ),
+    (
+        "the_typed_client_consumes_queries_and_folds",
+        typed::the_typed_client_consumes_queries_and_folds,
     ),
     (
         "a_witness_elsewhere_signs_what_the_role_brings_it",
