@@ -5,26 +5,49 @@
 //! take the error that belongs to a group's. Neither writes where the other may: the thread from the
 //! frontier on, under its lock, and the committer its groups before it.
 
-use crate::device::Device;
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crate::device::{Beside, Device};
+use crossbeam::channel::{Sender, bounded};
+use ledger_core::Superblock;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Zeros reach so far ahead of the log's end: the room that a commit wants, and what may be committed
-/// until the thread has run.
-const AHEAD_BYTES: u64 = 6 * 1024 * 1024;
-/// The thread is woken when it has so much to do; without one so much is written at once.
-pub const WAKE_BYTES: u64 = 1024 * 1024;
 /// Written at once: what a commit at most finds on its way to the disk.
 const PIECE_BYTES: u64 = 256 * 1024;
 
+/// How far and in what steps, as parts of the largest group: a small log has small ones.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Zeros reach so far ahead of the log's end: the room that a commit wants, which is two groups, and
+    /// what may be committed until the thread has run. 6 MiB.
+    ahead: u64,
+    /// The thread is woken when it has so much to do. 1 MiB.
+    wake: u64,
+    /// The thread writes so much at once: [`PIECE_BYTES`].
+    piece: u64,
+}
+
+impl Steps {
+    fn of(superblock: &Superblock) -> Self {
+        let group = superblock.group_bytes_max();
+        let sector = u64::from(superblock.sector_bytes);
+        Self {
+            ahead: 3 * group,
+            wake: group / 2,
+            piece: (group / 8).next_multiple_of(sector),
+        }
+    }
+}
+
 struct Shared {
     device: Arc<dyn Device>,
+    steps: Steps,
     /// Everything from the log's end up to here is written as zeros, an offset of the log. Changed
     /// under `writing` alone.
     frontier: AtomicU64,
+    /// Where the thread should come to.
+    wanted: AtomicU64,
     /// Held over each write; what went wrong with one.
     writing: Mutex<Option<String>>,
     /// Nothing more is wanted.
@@ -32,6 +55,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Goes on to `to`, in one step.
     fn advance(&self, failed: &mut Option<String>, to: u64) -> io::Result<()> {
         let from = self.frontier.load(Ordering::Acquire);
@@ -44,11 +71,32 @@ impl Shared {
     }
 }
 
+impl Beside for Shared {
+    fn piece(&self) -> bool {
+        let mut failed = self.lock();
+        // Under the lock: the committer may have gone on itself.
+        let from = self.frontier.load(Ordering::Acquire);
+        let to = self.wanted.load(Ordering::Acquire);
+        if from >= to || failed.is_some() || self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        let next = to.min(from.saturating_add(self.steps.piece));
+        if self.advance(&mut failed, next).is_err() {
+            // The committer finds it.
+            return false;
+        }
+        drop(failed);
+        // Nothing depends on it.
+        let _ = self.device.start_writing(from, next.saturating_sub(from));
+        true
+    }
+}
+
 /// The zeros ahead of a log's end.
 pub struct Ahead {
     shared: Arc<Shared>,
-    /// Where the thread should come to, if there is one.
-    wanted: Option<Sender<u64>>,
+    /// Wakes the thread, if there is one.
+    wake: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,7 +104,7 @@ impl Drop for Ahead {
     fn drop(&mut self) {
         // The thread holds the device, and so its lock: who opens the log next must not meet it.
         self.shared.ended.store(true, Ordering::Release);
-        self.wanted = None;
+        self.wake = None;
         if let Some(thread) = self.thread.take() {
             // One that is gone has nothing to end.
             let _ = thread.join();
@@ -68,35 +116,49 @@ impl Ahead {
     /// From this offset of the log on nothing is known to be zero. Without [`Self::start`] whoever
     /// asks writes.
     #[must_use]
-    pub fn new(device: Arc<dyn Device>, from: u64) -> Self {
+    pub fn new(device: Arc<dyn Device>, superblock: &Superblock, from: u64) -> Self {
         Self {
             shared: Arc::new(Shared {
                 device,
+                steps: Steps::of(superblock),
                 frontier: AtomicU64::new(from),
+                wanted: AtomicU64::new(0),
                 writing: Mutex::new(None),
                 ended: AtomicBool::new(false),
             }),
-            wanted: None,
+            wake: None,
             thread: None,
         }
     }
 
-    /// Has a thread do it from now on, where the device can write while it goes on; it ends with this
-    /// value.
+    /// Has it done beside the commits from now on: by the device, or by a thread where the device can write
+    /// while it goes on. It ends with this value.
     ///
     /// # Errors
     /// As `sync_file_range(2)` and `clone(2)`.
     pub fn start(&mut self) -> io::Result<()> {
-        self.shared
-            .device
-            .start_writing(self.frontier(), WAKE_BYTES)?;
-        let (sender, receiver) = bounded(1);
         let shared = self.shared.clone();
+        let work: Arc<dyn Beside> = shared.clone();
+        if shared.device.takes_beside(&work) {
+            return Ok(());
+        }
+        shared.device.start_writing(self.frontier(), PIECE_BYTES)?;
+        let (wake, woken) = bounded(1);
         let thread = std::thread::Builder::new()
             .name("zeros-ahead".to_owned())
-            .spawn(move || run(&shared, &receiver))?;
-        (self.wanted, self.thread) = (Some(sender), Some(thread));
+            .spawn(move || {
+                for () in woken {
+                    while shared.piece() {}
+                }
+            })?;
+        (self.wake, self.thread) = (Some(wake), Some(thread));
         Ok(())
+    }
+
+    /// What is written beyond what is wanted where commits write themselves, so that not each does.
+    #[must_use]
+    pub fn spare(&self) -> u64 {
+        self.shared.steps.wake
     }
 
     /// Up to where zeros are written; durable with a sync that begins after this.
@@ -110,7 +172,7 @@ impl Ahead {
     /// # Errors
     /// As the device's, also of what the thread wrote before.
     pub fn reach(&self, to: u64) -> io::Result<()> {
-        let mut failed = self.lock();
+        let mut failed = self.shared.lock();
         if let Some(why) = &*failed {
             return Err(io::Error::other(why.clone()));
         }
@@ -123,7 +185,7 @@ impl Ahead {
     /// # Errors
     /// As [`Self::reach`].
     pub fn skip(&self, to: u64) -> io::Result<()> {
-        let mut failed = self.lock();
+        let mut failed = self.shared.lock();
         let device = &*self.shared.device;
         let mut piece = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
         let mut at = self.frontier();
@@ -143,49 +205,16 @@ impl Ahead {
         self.reach(to)
     }
 
-    /// The log ends at `end`: lets the thread go on, as far as `limit`. Without a thread nothing happens.
+    /// The log ends at `end`: lets what was started go on, as far as `limit`.
     pub fn follow(&self, end: u64, limit: u64) {
-        let to = end.saturating_add(AHEAD_BYTES).min(limit);
-        let Some(wanted) = &self.wanted else { return };
-        if to.saturating_sub(self.frontier()) >= WAKE_BYTES {
-            match wanted.try_send(to) {
-                // It is at work; the next commit asks again.
-                Ok(()) | Err(TrySendError::Full(_)) => {}
-                // It failed, and `reach` says so.
-                Err(TrySendError::Disconnected(_)) => {}
-            }
+        let to = end.saturating_add(self.shared.steps.ahead).min(limit);
+        if to.saturating_sub(self.frontier()) < self.shared.steps.wake {
+            return;
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn run(shared: &Shared, wanted: &Receiver<u64>) {
-    for to in wanted {
-        loop {
-            let from = shared.frontier.load(Ordering::Acquire);
-            if from >= to || shared.ended.load(Ordering::Acquire) {
-                break;
-            }
-            let mut failed = shared
-                .writing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // The committer may have gone on itself meanwhile.
-            let from = shared.frontier.load(Ordering::Acquire).max(from);
-            let next = to.min(from.saturating_add(PIECE_BYTES));
-            if shared.advance(&mut failed, next).is_err() || failed.is_some() {
-                // The committer finds it, or it was its own write that failed.
-                return;
-            }
-            drop(failed);
-            // Nothing depends on it.
-            let _ = shared.device.start_writing(from, next.saturating_sub(from));
+        self.shared.wanted.store(to, Ordering::Release);
+        if let Some(wake) = &self.wake {
+            // Where it was woken already it finds what is wanted now.
+            let _ = wake.try_send(());
         }
     }
 }

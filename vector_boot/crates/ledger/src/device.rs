@@ -13,6 +13,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes that a log in a growing file or folder may take: 64 GiB, far above any data disk in use.
 pub const GROWING_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
+/// Work beside the commits, in pieces.
+pub trait Beside: Send + Sync {
+    /// Does the next piece; `false` where there is none for now.
+    fn piece(&self) -> bool;
+}
+
 /// A device that keeps a log.
 pub trait Device: Send + Sync {
     /// Bytes that the log may take.
@@ -40,6 +46,11 @@ pub trait Device: Send + Sync {
     /// As `sync_file_range(2)`, or that it cannot; nothing depends on it.
     fn start_writing(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Whether the device itself has the pieces of such work done, as long as it is there, and no thread is
+    /// to: a model of a disk does, at moments of its choosing.
+    fn takes_beside(&self, _work: &Arc<dyn Beside>) -> bool {
+        false
     }
     /// Gives back storage whose content is of no use any more, where that is room for others;
     /// afterwards it holds anything.

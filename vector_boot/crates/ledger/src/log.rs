@@ -5,7 +5,7 @@
 //!
 //! Never here: threads, sockets, clocks. Start with [`Log::open`] and [`Log::commit`].
 
-use crate::ahead::{Ahead, WAKE_BYTES, write_zeros};
+use crate::ahead::{Ahead, write_zeros};
 use crate::clock;
 use crate::device::Device;
 use crate::index::{Extent, Resumed};
@@ -265,6 +265,7 @@ impl Log {
             background: false,
             ahead: Ahead::new(
                 device.clone(),
+                &superblock,
                 superblock.segment_offset(end.segment) + end.offset,
             ),
             begun: None,
@@ -381,7 +382,9 @@ impl Log {
         if self.ahead.frontier() >= wanted {
             return;
         }
-        let to = wanted.saturating_add(WAKE_BYTES).min(self.segment_end());
+        let to = wanted
+            .saturating_add(self.ahead.spare())
+            .min(self.segment_end());
         // The next group's sync makes these durable. The last one is: a failure stops the log for the
         // next one.
         if let Err(e) = self.ahead.reach(to) {

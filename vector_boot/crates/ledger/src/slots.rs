@@ -3,7 +3,7 @@
 //! The only place that knows where a segment lies. Mapping an offset twice is mapping it once, so it
 //! does no harm to put one over another.
 
-use crate::device::Device;
+use crate::device::{Beside, Device};
 use ledger_core::{SEGMENTS_OFFSET, Superblock};
 use std::io;
 use std::sync::Arc;
@@ -118,6 +118,9 @@ impl Device for Slots {
     }
     fn start_writing(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.mapped().start_writing(offset, bytes)
+    }
+    fn takes_beside(&self, work: &Arc<dyn Beside>) -> bool {
+        self.device.takes_beside(work)
     }
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.mapped().discard(offset, bytes)

@@ -6,7 +6,7 @@
 
 mod disk;
 
-use disk::{Chance, Disk};
+use disk::{Chance, Disk, Power};
 use ledger::committer::{Committer, Draft, Keep, Ledger, Order};
 use ledger::log::Birth;
 use ledger::planes::Summary;
@@ -167,10 +167,10 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn power_cuts_lose_nothing_acknowledged_over_epochs_and_compaction() {
-    let (mut cuts, mut compactions, mut epochs) = (0u64, 0, 0);
+    let (mut cuts, mut compactions, mut epochs, mut pieces) = (0u64, 0, 0, 0);
     for seed in seeds() {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 7);
-        let mut disk = Disk::new(SEGMENTS);
+        let mut disk = Disk::of(&Power::default(), SEGMENTS, seed);
         let mut promised = Promised::default();
         for life in 0..=LIVES {
             let name = format!("seed {seed} life {life}");
@@ -190,6 +190,7 @@ fn power_cuts_lose_nothing_acknowledged_over_epochs_and_compaction() {
                 }
                 Err(e) => assert!(!last, "{name}: {e}"),
             }
+            pieces += disk.pieces();
             if !last {
                 disk = disk.after_cut(&mut chance);
                 cuts += 1;
@@ -199,7 +200,13 @@ fn power_cuts_lose_nothing_acknowledged_over_epochs_and_compaction() {
         assert_eq!(report.bad, None, "seed {seed}");
         compactions += promised.compactions;
     }
-    println!("{cuts} crash points, {compactions} compactions by order, epoch {epochs} at most");
+    println!(
+        "{cuts} crash points, {compactions} compactions by order, epoch {epochs} at most, {pieces} pieces of zeros beside commits"
+    );
+    assert!(
+        pieces > cuts,
+        "only {pieces} pieces of zeros beside commits"
+    );
     assert!(
         compactions * 5 > cuts / LIVES,
         "only {compactions} compactions"

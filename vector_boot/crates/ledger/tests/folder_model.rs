@@ -71,6 +71,8 @@ struct Met {
     torn: u64,
     /// Events in all.
     leaves: u64,
+    /// Pieces of zeros that were written beside commits.
+    pieces: u64,
 }
 
 fn draft(event_type: &str, payload: String) -> Draft {
@@ -447,6 +449,7 @@ fn run(seed: u64, lies: Lies) -> Met {
             }
             Err(e) => assert!(power.is_gone(), "no start with all its power: {e}"),
         }
+        promised.met.pieces += disk.pieces();
         if last {
             continue;
         }
@@ -492,8 +495,10 @@ fn power_cuts_and_kills_lose_nothing_of_log_folder_and_blobs() {
         met.resumed += one.resumed;
         met.torn += one.torn;
         met.leaves = met.leaves.max(one.leaves);
+        met.pieces += one.pieces;
     }
     println!("{met:?}");
+    assert!(met.pieces > met.ends);
     // A tile is full with 256.
     assert!(met.leaves > 256);
     assert!(met.compactions > 0 && met.rekeyed > 0 && met.shredded > 0 && met.resumed > 0);

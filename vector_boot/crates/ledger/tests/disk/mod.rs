@@ -3,11 +3,11 @@
 
 pub mod folder;
 
-use ledger::device::Device;
+use ledger::device::{Beside, Device};
 use ledger_core::{SEGMENT_BYTES_MIN, SEGMENTS_OFFSET};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// What the disk writes whole, but for a cut of the power.
 pub const SECTOR: usize = 512;
@@ -112,6 +112,9 @@ struct State {
     /// Writes give ENOSPC.
     full: bool,
     syncs: u64,
+    /// What is done beside the commits.
+    beside: Option<Weak<dyn Beside>>,
+    pieces: u64,
 }
 
 /// A disk; clones are the same one.
@@ -220,6 +223,45 @@ impl Disk {
         self.0.lock().unwrap().syncs
     }
 
+    /// Pieces of work beside the commits that were done so far.
+    pub fn pieces(&self) -> u64 {
+        self.0.lock().unwrap().pieces
+    }
+
+    /// Some pieces of the work beside the commits: as a thread might do them, but at a moment that the seed
+    /// chooses. Not amid a write of zeros, which may be such a piece, or keep others from it.
+    fn work_beside(&self) {
+        let (work, most) = {
+            let mut state = self.0.lock().unwrap();
+            let mut chance = Chance(state.chance);
+            let most = chance.below(8);
+            state.chance = chance.0;
+            (state.beside.as_ref().and_then(Weak::upgrade), most)
+        };
+        let Some(work) = work else { return };
+        let done = (0..most).take_while(|_| work.piece()).count();
+        self.0.lock().unwrap().pieces += done as u64;
+    }
+
+    fn sync_now(&self) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.power.take().or_gone()?;
+        state.syncs += 1;
+        if std::mem::take(&mut state.fail_next_sync) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let stays = state.lied();
+        for (n, contents) in std::mem::take(&mut state.unsynced) {
+            if stays(n) {
+                state.unsynced.insert(n, contents);
+                continue;
+            }
+            let at = n * SECTOR;
+            state.durable[at..at + SECTOR].copy_from_slice(contents.last().unwrap());
+        }
+        Ok(())
+    }
+
     /// Turns one bit over.
     pub fn flip(&self, at: u64) {
         self.0.lock().unwrap().durable[usize::try_from(at).unwrap()] ^= 4;
@@ -307,7 +349,14 @@ impl Device for Disk {
         }
         Ok(())
     }
+    fn takes_beside(&self, work: &Arc<dyn Beside>) -> bool {
+        self.0.lock().unwrap().beside = Some(Arc::downgrade(work));
+        true
+    }
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if bytes.iter().any(|b| *b != 0) {
+            self.work_beside();
+        }
         let mut state = self.0.lock().unwrap();
         assert_eq!(offset % SECTOR as u64, 0, "writes are whole sectors");
         assert_eq!(bytes.len() % SECTOR, 0, "writes are whole sectors");
@@ -333,22 +382,12 @@ impl Device for Disk {
         power.or_gone()
     }
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.0.lock().unwrap();
-        state.power.take().or_gone()?;
-        state.syncs += 1;
-        if std::mem::take(&mut state.fail_next_sync) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        let stays = state.lied();
-        for (n, contents) in std::mem::take(&mut state.unsynced) {
-            if stays(n) {
-                state.unsynced.insert(n, contents);
-                continue;
-            }
-            let at = n * SECTOR;
-            state.durable[at..at + SECTOR].copy_from_slice(contents.last().unwrap());
-        }
-        Ok(())
+        // Work goes on while a sync does: what is done before may have been left out by whoever asked, what
+        // is done behind it is not durable.
+        self.work_beside();
+        let synced = self.sync_now();
+        self.work_beside();
+        synced
     }
     fn locate(&self, offset: u64) -> String {
         format!("model at byte {offset}")
