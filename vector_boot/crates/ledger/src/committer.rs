@@ -296,6 +296,7 @@ impl Committer {
             groups: 0,
             orders: VecDeque::new(),
             tried: None,
+            kept_free: 0,
         };
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
@@ -680,6 +681,8 @@ struct Writer {
     orders: VecDeque<(Order, Answer)>,
     /// The segment in which room was made, or was found not to be had.
     tried: Option<u32>,
+    /// Bytes that a compaction takes which waits for tiles; 0 while none does.
+    kept_free: u64,
 }
 
 /// One request inside a group.

@@ -642,3 +642,41 @@ fn a_data_folder_that_fails_refuses_what_needs_it_and_nothing_else() {
         life.end();
     }
 }
+
+#[test]
+fn who_fills_a_log_whose_tiles_are_late_leaves_the_room_that_a_compaction_takes() {
+    let power = Power::default();
+    let (disk, folder) = (Disk::of(&power, 8, 0), Folder::new(&power));
+    let append = |life: &Life, draft| {
+        let appended = life.ledger().append_wait(vec![draft]);
+        rests(life.ledger());
+        appended.map(drop).map_err(|refusal| refusal.code)
+    };
+    let (life, _) = Life::start(&disk, &folder).unwrap();
+    // Its summary takes more than the twentieth of the log that is kept for the machine's own events.
+    let text = "allow bus.* on=queue.* tenant=acme\\n".repeat(50);
+    let payload = format!("{{\"name\":\"p\",\"text\":\"vb-policy 1\\n{text}\"}}");
+    append(&life, draft("policy.set", payload)).unwrap();
+    let note = || draft("note", format!("{{\"x\":\"{}\"}}", "p".repeat(300)));
+    let refused = (0..1000).find_map(|_| append(&life, note()).err());
+    assert_eq!(refused, Some("QUOTA"));
+    let standing = life.ledger().standing();
+    assert_eq!(standing.first_id, 1, "nothing is dropped");
+    let reserved = life.ledger().room() / 100 * 95;
+    assert!(standing.used < reserved, "{} of {reserved}", standing.used);
+    // Killed meanwhile: the next one asks for the tiles itself, when somebody finds it full.
+    life.committer.stop();
+    life.hand.end();
+    let disk = disk.after_kill();
+    let (life, _) = Life::start(&disk, &folder).unwrap();
+    assert_eq!(append(&life, note()), Err("QUOTA"));
+    life.hand.turn(false);
+    // Whoever asks next finds tiles, and is refused once more at most.
+    let _ = append(&life, note());
+    assert!(
+        life.ledger().standing().first_id > 1,
+        "something is dropped"
+    );
+    append(&life, note()).unwrap();
+    life.end();
+}

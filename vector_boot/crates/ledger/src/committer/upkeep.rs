@@ -26,6 +26,10 @@ const EVENT_BYTES: u64 = 1024;
 /// Bytes of a summary that become durable at once, at most.
 const SUMMARY_GROUP_BYTES: u64 = 512 * 1024;
 
+/// While a compaction waits for tiles, its summary's room is kept free so many times: a crash in its midst leaves
+/// what it wrote.
+const SUMMARY_TIMES: u64 = 2;
+
 /// What is asked of the committer between two groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -112,7 +116,12 @@ impl Writer {
                 done.epoch
             ),
             // Tiles may be behind: there is no segment after the last to try it again in.
-            Ok(_) => self.tried = self.tried.filter(|_| self.log.segments_free() > 0),
+            Ok(_) => {
+                self.tried = self.tried.filter(|_| self.log.segments_free() > 0);
+                if self.kept_free == 0 {
+                    self.kept_free = SUMMARY_TIMES * bytes_taken(&self.pieces());
+                }
+            }
             Err(refusal) => ::log::warn!("not compacted: reason={:?}", refusal.reason()),
         }
     }
@@ -121,8 +130,16 @@ impl Writer {
     /// machine and of its security alone.
     pub(super) fn may_take(&self, draft: &Draft) -> Result<(), Refusal> {
         let (used, room) = (self.log.used(), self.log.room());
-        if used / RESERVED_PERCENT < room / 100 || draft.is_essential() {
+        if draft.is_essential() {
             return Ok(());
+        }
+        if used / RESERVED_PERCENT < room / 100 {
+            let kept = self.kept_free;
+            if room.saturating_sub(used) >= kept {
+                return Ok(());
+            }
+            let limit = format!("{room} bytes less {kept} for a compaction that waits for tiles");
+            return Err(Refusal::new("QUOTA", "log", &used.to_string(), &limit));
         }
         let limit = format!(
             "{RESERVED_PERCENT} % of {room} bytes; the rest is for the machine's own events"
@@ -163,12 +180,8 @@ impl Writer {
         if droppable.map_err(|e| Refusal::from(&e))?.is_none() {
             return Ok(self.done(&[], 0));
         }
-        let pieces: Vec<Draft> = SummaryPiece::cut(&self.summary())
-            .iter()
-            .map(|piece| own(SUMMARY, piece.payload()))
-            .collect();
-        let bytes = |draft: &Draft| draft.payload.len() as u64 + EVENT_BYTES;
-        let needed = pieces.iter().map(bytes).sum::<u64>() + EVENT_BYTES;
+        let pieces = self.pieces();
+        let needed = bytes_taken(&pieces);
         // What is left of a segment may be too little for the next piece.
         let free = u64::from(self.log.segments_free()) * self.log.segment_room() / 2;
         let free = self.log.left() + free;
@@ -181,11 +194,11 @@ impl Writer {
         let (mut last, mut group, mut size) = (0, Vec::new(), 0);
         let mut pieces = pieces.into_iter().peekable();
         while let Some(piece) = pieces.next() {
-            size += bytes(&piece);
+            size += event_bytes(&piece);
             group.push(piece);
             if pieces
                 .peek()
-                .is_none_or(|next| size + bytes(next) > at_once)
+                .is_none_or(|next| size + event_bytes(next) > at_once)
             {
                 let receipts = self.write_own(std::mem::take(&mut group))?;
                 last = receipts.last().map_or(last, |r| r.id);
@@ -207,6 +220,7 @@ impl Writer {
             .unwrap_or_else(PoisonError::into_inner);
         index.forget_before(compacted.first_event_id);
         drop(index);
+        self.kept_free = 0;
         self.publish(false);
         Ok(self.done(&receipts, self.log.superblock().first_segment - before))
     }
@@ -256,7 +270,12 @@ impl Writer {
             Some(leaves) if leaves >= self.log.head().id => Ok(u32::MAX),
             Some(leaves) => {
                 let segment = self.log.segment_of_event(leaves + 1);
-                segment.map_err(|e| Refusal::from(&e))
+                let segment = segment.map_err(|e| Refusal::from(&e))?;
+                if segment < self.log.epoch().1 {
+                    // They were asked for when the epoch began, but maybe of a process that is gone.
+                    proofs.hasten(self.log.head().id);
+                }
+                Ok(segment)
             }
         }
     }
@@ -304,6 +323,14 @@ impl Writer {
         self.ulids.summary(&mut summary, self.log.room());
         summary.put(boots::SECTION, &self.boots);
         summary.encode()
+    }
+
+    /// That as events.
+    fn pieces(&self) -> Vec<Draft> {
+        SummaryPiece::cut(&self.summary())
+            .iter()
+            .map(|piece| own(SUMMARY, piece.payload()))
+            .collect()
     }
 
     /// Appends the ledger's own events, all or none, and waits until they are durable.
@@ -356,6 +383,15 @@ fn own(event_type: &str, payload: String) -> Draft {
         payload,
         ..Draft::default()
     }
+}
+
+fn event_bytes(draft: &Draft) -> u64 {
+    draft.payload.len() as u64 + EVENT_BYTES
+}
+
+/// What a compaction with this summary takes.
+fn bytes_taken(summary: &[Draft]) -> u64 {
+    summary.iter().map(event_bytes).sum::<u64>() + EVENT_BYTES
 }
 
 /// Whether it is time to make room: by percent, and while a segment is free for the new epoch.
