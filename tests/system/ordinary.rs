@@ -119,3 +119,19 @@ fn commands_that_ask_wrongly_say_so() {
     }
     assert!(process.end().success());
 }
+
+#[test]
+fn both_executables_say_how_they_are_called() {
+    for (program, words) in [
+        (
+            inputs().vector_boot(),
+            ["--state DIR", "or a role", "ledger"],
+        ),
+        (inputs().services(), ["ledger", "capacity", "gateway"]),
+    ] {
+        let said = system_tests::stdout_of(Command::new(program).arg("--help"));
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! `vector_boot`: PID 1 and the roles that stand beside it, chosen by the first word or by `argv[0]`.
+//! `vector_boot`: PID 1 and the roles that stand beside it, chosen by the first word.
 //!
 //! Composition only: each role lives in its own room. Start with [`ROLES`].
 //! A word that belongs to `vb-services` is handed to that executable, so people type one name.
@@ -59,20 +59,30 @@ fn main() -> ExitCode {
     if SERVICES.contains(&word) {
         return become_sibling(&words);
     }
-    if word.starts_with("--") && word != "--help" {
+    if ["--help", "-h", "help"].contains(&word) {
+        println!(
+            "{}\nor a role and its words: {}",
+            standalone::USAGE,
+            roles()
+        );
+        return ExitCode::SUCCESS;
+    }
+    if word.starts_with("--") {
         return standalone::main(&words);
     }
-    let names: Vec<&str> = ROLES
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(SERVICES.iter().copied())
-        .collect();
     eprintln!(
         "vector_boot: {}: unknown; one of {}",
         first.display(),
-        names.join(", ")
+        roles()
     );
     ExitCode::from(2)
+}
+
+/// The words that choose a role.
+fn roles() -> String {
+    let own = ROLES.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = own.chain(SERVICES.iter().copied()).collect();
+    names.join(", ")
 }
 
 /// Hands the whole command line to `vb-services`, which lies beside this file.

@@ -28,6 +28,10 @@ fn main() -> ExitCode {
         eprintln!("vb-services: no role named; one of ledger, capacity, gateway, witness");
         return ExitCode::from(2);
     };
+    if ["--help", "-h", "help"].iter().any(|help| word == help) {
+        println!("usage: vb-services ledger|capacity|gateway WORDS...; each knows --help");
+        return ExitCode::SUCCESS;
+    }
     match ROLES.iter().find(|(name, _)| word == name) {
         Some((_, role)) => role(rest),
         None => {

@@ -25,7 +25,9 @@ use wire::sensors;
 /// Services that the beat reports at most; the manifest's own limit.
 const SERVICES_MAX: usize = rts::manifest::SERVICES_MAX;
 
-const USAGE: &str = "usage: vector_boot [init] [--state DIR] [--rts FILE] [--param KEY=VALUE]...
+/// How the ordinary process is called.
+pub const USAGE: &str =
+    "usage: vector_boot [init] [--state DIR] [--rts FILE] [--param KEY=VALUE]...
   runs the machine as an ordinary process: the same loop, services and console";
 
 /// The boot of a machine, if a kernel has just handed over to us, or the PID 1 before us. argv is not looked at:
