@@ -1,7 +1,7 @@
 //! Recognises a ULID that a tenant's sender chose before.
 //!
-//! A fold over the log. Bounded: the latest ULIDs of the latest tenants; one that is older is taken
-//! again.
+//! A fold over the log. Bounded: so many ULIDs in all, shared alike by the tenants; one that is older is
+//! taken again.
 
 use crate::planes::{Summary, Unreadable};
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, VecDeque};
 /// Its name in the state beside the index's snapshots.
 pub const SECTION: &str = "ulids";
 
-/// Tenants remembered; whoever was silent longest goes first.
-const TENANTS_MAX: usize = 64;
-/// ULIDs remembered of each: 12 KiB.
+/// ULIDs remembered of each tenant while there are few tenants: 12 KiB.
 const WINDOW: usize = 512;
+/// ULIDs remembered of all tenants: 768 KiB.
+const ALL_MAX: usize = 64 * WINDOW;
+/// Tenants remembered, each with its last 8 at least. One more, and the half that was silent longest goes.
+const TENANTS_MAX: usize = 4096;
 /// Of a log, what a compaction's summary may take for them: a 64th. From 64 MiB on that is nearly all.
 const ROOM_SHARE: u64 = 64;
 /// What one takes there: with its event's id, in hex, as a part of an event.
@@ -26,10 +28,21 @@ struct Recent {
 }
 
 /// The latest ULIDs of each tenant, with their events.
-#[derive(Default)]
 pub struct Ulids {
     tenants: BTreeMap<String, Recent>,
     used: u64,
+    /// How many of each tenant.
+    window: usize,
+}
+
+impl Default for Ulids {
+    fn default() -> Self {
+        Self {
+            tenants: BTreeMap::new(),
+            used: 0,
+            window: WINDOW,
+        }
+    }
 }
 
 impl Ulids {
@@ -78,20 +91,22 @@ impl Ulids {
         if taken.is_empty() {
             return Ok(());
         }
+        while taken.len() > TENANTS_MAX {
+            taken.pop_last();
+        }
+        let window = window(taken.len());
         for (tenant, recent) in &mut taken {
-            recent
-                .seen
-                .drain(..recent.seen.len().saturating_sub(WINDOW));
+            recent.forget(window);
             let first = recent.seen.front().map_or(u64::MAX, |(_, id)| *id);
             let read = self.tenants.get(tenant).into_iter().flat_map(|r| &r.seen);
             let older: Vec<_> = read.filter(|(_, id)| *id < first).copied().collect();
-            let room = WINDOW - recent.seen.len();
+            let room = window.saturating_sub(recent.seen.len());
             for one in older.into_iter().rev().take(room) {
                 recent.seen.push_front(one);
             }
         }
         self.used = taken.values().map(|t| t.used).max().unwrap_or(0);
-        self.tenants = taken;
+        (self.tenants, self.window) = (taken, window);
         Ok(())
     }
 
@@ -107,7 +122,7 @@ impl Ulids {
         };
         recent.used = self.used;
         recent.seen.push_back((*ulid, id));
-        if recent.seen.len() > WINDOW {
+        if recent.seen.len() > self.window {
             recent.seen.pop_front();
         }
     }
@@ -115,12 +130,35 @@ impl Ulids {
     /// For one more tenant.
     fn make_room(&mut self) {
         if self.tenants.len() >= TENANTS_MAX {
-            let oldest = self.tenants.iter().min_by_key(|(_, recent)| recent.used);
-            if let Some(oldest) = oldest.map(|(tenant, _)| tenant.clone()) {
-                self.tenants.remove(&oldest);
-            }
+            let mut ages: Vec<u64> = self.tenants.values().map(|t| t.used).collect();
+            let (_, middle, _) = ages.select_nth_unstable(TENANTS_MAX / 2);
+            let middle = *middle;
+            self.tenants.retain(|_, recent| recent.used >= middle);
+        }
+        let window = window(self.tenants.len() + 1);
+        if window < self.window {
+            // Seldom: each time that there are twice as many tenants.
+            let all = self.tenants.values_mut();
+            all.for_each(|recent| recent.forget(window));
+        }
+        self.window = window;
+    }
+}
+
+impl Recent {
+    /// Keeps so many of the newest.
+    fn forget(&mut self, window: usize) {
+        let older = self.seen.len().saturating_sub(window);
+        if older > 0 {
+            self.seen.drain(..older);
+            self.seen.shrink_to_fit();
         }
     }
+}
+
+/// ULIDs that are remembered of each of so many tenants.
+fn window(tenants: usize) -> usize {
+    (ALL_MAX / tenants.next_power_of_two()).min(WINDOW)
 }
 
 #[cfg(test)]
@@ -164,10 +202,43 @@ mod tests {
         let known = |n: usize| read.event("t", &ulid(2 * WINDOW - n)).is_some();
         assert!(known(1) && known(3) && known(4) && known(10) && !known(11));
         assert_eq!(read.tenants["t"].seen.len(), 10);
-        for n in 0..2 * TENANTS_MAX {
-            ulids.add(&n.to_string(), &ulid(n), n as u64);
+    }
+
+    #[test]
+    fn the_last_ulids_of_thousands_of_tenants_are_known_within_one_bound() {
+        let mut ulids = Ulids::default();
+        let ulid = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
+        let name = |tenant: usize| format!("t{tenant}");
+        let in_all = |ulids: &Ulids| ulids.tenants.values().map(|t| t.seen.len()).sum::<usize>();
+        let mut id = 0;
+        for round in 0..20 {
+            for tenant in 0..TENANTS_MAX {
+                id += 1;
+                ulids.add(&name(tenant), &ulid(round), id);
+            }
         }
-        assert_eq!(ulids.tenants.len(), TENANTS_MAX);
-        assert_eq!(ulids.event("t", &ulid(WINDOW)), None);
+        assert_eq!(in_all(&ulids), ALL_MAX);
+        let mut summary = Summary::default();
+        ulids.whole(&mut summary);
+        let mut restored = Ulids::default();
+        restored.restore(&summary).unwrap();
+        for tenant in [0, 1, 63, 64, 65, TENANTS_MAX - 1] {
+            for ulids in [&ulids, &restored] {
+                let known = |round| ulids.event(&name(tenant), &ulid(round)).is_some();
+                assert!((12..20).all(known) && !known(11), "tenant {tenant}");
+            }
+        }
+        // One more: who was silent longest is forgotten, the others are not.
+        ulids.add("one more", &ulid(0), id + 1);
+        assert_eq!(ulids.tenants.len(), TENANTS_MAX / 2 + 1);
+        assert_eq!(ulids.event(&name(0), &ulid(19)), None);
+        assert!(ulids.event(&name(TENANTS_MAX - 1), &ulid(19)).is_some());
+        assert!(ulids.event("one more", &ulid(0)).is_some());
+        // One tenant alone never takes what others need.
+        for n in 0..10 * WINDOW {
+            ulids.add("busy", &ulid(n), id + 2 + n as u64);
+        }
+        assert!(ulids.event(&name(TENANTS_MAX - 1), &ulid(19)).is_some());
+        assert!(in_all(&ulids) <= ALL_MAX);
     }
 }
