@@ -280,19 +280,32 @@ impl Log {
                     what: fault.kind.to_string(),
                 });
             }
-            fault => {
-                if fault.is_some() {
-                    recovery.torn_bytes = log.cut(&end).map_err(io_at("zero torn group"))?;
-                }
-                log.prepare().map_err(io_at("zero ahead"))?;
-                if let Some(compacted) = compacted.durable {
-                    recovery.compacted = log
-                        .drop_before(&compacted)
-                        .map_err(io_at("finish compaction"))?;
-                }
-            }
+            fault => log.make_ready(fault.and(Some(&end)), compacted.durable, &mut recovery),
         }
         Ok((log, recovery))
+    }
+
+    /// Writes what must be there before the first append. A disk that is full or fails does not keep
+    /// anybody from reading: the log is read-only then.
+    fn make_ready(
+        &mut self,
+        torn: Option<&End>,
+        compacted: Option<Compacted>,
+        recovery: &mut Recovery,
+    ) {
+        if let Some(end) = torn {
+            match self.cut(end) {
+                Ok(bytes) => recovery.torn_bytes = bytes,
+                Err(e) => return drop(self.device_failed("zero torn group", &e)),
+            }
+        }
+        if let Err(e) = self.prepare() {
+            return drop(self.device_failed("zero ahead", &e));
+        }
+        match compacted.map_or(Ok(false), |compacted| self.drop_before(&compacted)) {
+            Ok(dropped) => recovery.compacted = dropped,
+            Err(e) => drop(self.device_failed("finish compaction", &e)),
+        }
     }
 
     /// Zeroes what lies behind the last whole group: it was never acknowledged.
