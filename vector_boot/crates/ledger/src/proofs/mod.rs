@@ -38,7 +38,8 @@ const SETTLE_EVERY: u64 = 16 * 1024;
 /// Leaves read from the log between two looks at whether the service ends.
 const CATCH_UP: u64 = 1024;
 /// Why tiles are not made anew.
-const COMPACTED: &str = "tiles of compacted events are lost or do not hold";
+const COMPACTED: &str = "tiles of dropped events are lost: stop the ledger, then `vector_boot ledger \
+     --log PATH proof EVENT` proves those that are kept";
 /// How long a call waits for its leaves to be in the tree here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -542,8 +543,11 @@ impl Shared {
         } else {
             None
         };
+        let first_id = self.ledger.standing().first_id;
+        // Leaves of dropped events are in tiles alone, and those of the others behind them.
+        let edge = edge.filter(|edge| edge.size() + 1 >= first_id);
         if edge.is_none() {
-            if self.ledger.standing().first_id > 1 {
+            if first_id > 1 {
                 return Err(io::Error::other(COMPACTED));
             }
             ::log::warn!("tiles are made anew: settled={settled}");
@@ -703,7 +707,10 @@ impl Shared {
                     "the log was changed: event {size} and those before have another root than was signed"
                 )),
                 // The service ended before the tree was there, or tiles of what was compacted are lost.
-                Err(_) => Some("the checkpoint signed last could not be checked".to_owned()),
+                Err(_) => {
+                    let unknown = || "the checkpoint signed last could not be checked".to_owned();
+                    Some(self.lock().fault.clone().unwrap_or_else(unknown))
+                }
             }
         };
         let mut state = self.lock();

@@ -165,4 +165,25 @@ pub fn a_compacted_log_proves_what_it_kept_on_disk_too() {
         code == 1 && text.contains("tiles of compacted events are lost"),
         "{text}"
     );
+    // The running ledger goes on, refuses them, and says which command makes those of what is kept.
+    let running = Running::start(data);
+    running.append(1);
+    let proofs = running.ledger().proofs().unwrap();
+    let mut reader = running.ledger().reader();
+    let entry = reader.entry(size, |entry, _| *entry).unwrap();
+    let refused = [
+        proofs.inclusion(&entry, size - 1, size).unwrap_err(),
+        proofs.consistency(DROPPED, size).unwrap_err(),
+    ];
+    for refusal in refused {
+        let reason = refusal.reason();
+        assert_eq!(refusal.code, "CORRUPT", "{reason}");
+        assert!(
+            reason.contains("vector_boot ledger --log PATH proof EVENT"),
+            "{reason}"
+        );
+    }
+    drop(proofs);
+    running.stop();
+    proven(size);
 }
