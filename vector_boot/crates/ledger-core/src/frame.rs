@@ -136,6 +136,14 @@ pub(crate) fn checksum(place: &Place, header: &Header, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
+/// The same of a frame as it lies, from its first byte to its body's last, behind the seed of its place.
+pub(crate) fn checksum_of(seed: &crc32fast::Hasher, frame: &[u8]) -> Option<u32> {
+    let mut crc = seed.clone();
+    crc.update(frame.get(..4)?);
+    crc.update(frame.get(8..)?);
+    Some(crc.finalize())
+}
+
 /// Precomputed hashers of what every event needs.
 #[derive(Clone)]
 pub(crate) struct Chain {
