@@ -20,6 +20,8 @@ pub const LIMIT_DEFAULT: u64 = 100;
 pub const LIMIT_MAX: u64 = 10_000;
 /// Events looked at between two calls of `idle`.
 const IDLE_EVERY: u64 = 1024;
+/// A query that looked at so many events gives back what it took of the heap: by far more than those of most.
+const LONG_EVENTS: u64 = 1024;
 /// Events of one causation tree that wait to be followed, and of one chain.
 const CAUSES_MAX: usize = 65_536;
 
@@ -271,7 +273,11 @@ pub fn each(
         (None, Some(event)) => run.chain(event)?,
         (None, None) => run.scan()?,
     };
-    Ok(run.ended)
+    let (looked, ended) = (run.looked, run.ended);
+    if looked >= LONG_EVENTS {
+        sys::reclaim::heap();
+    }
+    Ok(ended)
 }
 
 /// Is given an event's id, commit id and body; says whether to go on.

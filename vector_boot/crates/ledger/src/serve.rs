@@ -66,6 +66,9 @@ pub fn main(asked: &Asked) -> ExitCode {
 }
 
 fn run(asked: &Asked) -> Result<(), String> {
+    // Each connection is a thread or two: what their heaps kept would be most of the memory at rest. One heap for
+    // all would be smaller still, but they would wait for each other: an append took half as long again.
+    sys::reclaim::give_back_early();
     let auditors = Auditors::of(&asked.auditors)?;
     let mut inherited = Inherited::take();
     let mut signals = Signals::new(&[SIGTERM, SIGINT]).map_err(|e| format!("signals: {e}"))?;

@@ -10,6 +10,8 @@ mod blobs;
 mod compacted;
 #[path = "process/documented.rs"]
 mod documented;
+#[path = "process/memory.rs"]
+mod memory;
 #[path = "process/running.rs"]
 mod running;
 #[path = "process/syslog.rs"]
@@ -157,6 +159,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "folds_of_the_running_and_the_stopped_log_have_one_root",
         bus::folds_of_the_running_and_the_stopped_log_have_one_root,
+    ),
+    (
+        "what_large_reads_took_is_given_back",
+        memory::what_large_reads_took_is_given_back,
     ),
     (
         "many_who_claim_a_job_and_one_gets_it",

@@ -86,8 +86,11 @@ fn checks(call: &Call<'_>) -> Result<Json, Refusal> {
             call.progress(at.saturating_mul(100) / end.max(1));
         }
     })
-    .map_err(|why| Refusal::new("CORRUPT", "log", "", &why))?;
-    Ok(Json::List(checks.iter().map(doctor::Check::json).collect()))
+    .map_err(|why| Refusal::new("CORRUPT", "log", "", &why));
+    // It had the planes a second time.
+    sys::reclaim::heap();
+    let checks = checks?.iter().map(doctor::Check::json).collect();
+    Ok(Json::List(checks))
 }
 
 fn metrics(call: &Call<'_>) -> Result<(), Refusal> {
@@ -149,7 +152,9 @@ fn verify(call: &Call<'_>) -> Result<(), Refusal> {
             call.progress(at.saturating_mul(100) / end.max(1));
         }
     })
-    .map_err(|e| Refusal::new("CORRUPT", "log", "", &e.to_string()))?;
+    .map_err(|e| Refusal::new("CORRUPT", "log", "", &e.to_string()));
+    sys::reclaim::heap();
+    let report = report?;
     // What was damaged before the service started stays damaged, though nothing behind it is read.
     let stopped = call.ledger().standing().stopped;
     let stopped = stopped.map_or(Json::Null, |why| why.to_string().as_str().into());
