@@ -257,9 +257,19 @@ impl Committer {
         let (log, recovery) = Log::open_from(device, birth, resumed.as_ref(), &mut |found| {
             fold.found(&found);
         })?;
+        let lost = fold.lost.take();
+        if let Some(why) = &lost {
+            ::log::error!("state of a compaction is lost: why=\"{why}\"");
+        }
         // A compaction that was cut short is finished behind the scan.
         fold.index.forget_before(log.first().id + 1);
         let index = Arc::new(Mutex::new(fold.index));
+        index::open_last(&index, log.device(), log.superblock(), log.head()).map_err(|error| {
+            OpenError::Io {
+                step: "index the open segment",
+                error,
+            }
+        })?;
         let shared = Arc::new(Shared {
             device: log.device().clone(),
             superblock: *log.superblock(),
@@ -297,6 +307,7 @@ impl Committer {
             orders: VecDeque::new(),
             tried: None,
             kept_free: 0,
+            lost,
         };
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
@@ -683,6 +694,8 @@ struct Writer {
     tried: Option<u32>,
     /// Bytes that a compaction takes which waits for tiles; 0 while none does.
     kept_free: u64,
+    /// Why the planes do not stand for every event so far: then nothing is written down for others.
+    lost: Option<String>,
 }
 
 /// One request inside a group.

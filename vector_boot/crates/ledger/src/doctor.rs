@@ -10,7 +10,6 @@ use crate::fold::Fold;
 use crate::index::{Extent, Snapshot, Wanted};
 use crate::json::Json;
 use crate::objects::FolderStore;
-use crate::planes::Unreadable;
 use crate::proofs::folder::{CHECKPOINT, Folder, TILES};
 use crate::said::Said;
 use crate::scan::{End, Found};
@@ -131,7 +130,7 @@ pub fn examine(
         None => e.to_string(),
     })?;
     let mut checks = vec![
-        log(&end, copy.map(|(_, what)| what), seen.fold.lost.as_ref()),
+        log(&end, copy.map(|(_, what)| what), seen.fold.lost.as_deref()),
         events(&seen.said),
         seen.fast_forward(&superblock, &end),
         seen.epochs.check(),
@@ -146,22 +145,19 @@ pub fn examine(
     Ok(checks)
 }
 
-fn log(end: &End, copy: Option<&str>, lost: Option<&Unreadable>) -> Check {
-    let (state, what) = match (&end.fault, end.damaged, copy) {
-        (Some(fault), true, _) => (State::Bad, format!("damaged: {}", fault.kind)),
-        _ if lost.is_some() => {
-            let why = lost.map_or_else(String::new, Unreadable::to_string);
-            (
-                State::Bad,
-                format!("the state of a compaction is lost: {why}"),
-            )
-        }
-        (Some(fault), false, _) => (
+fn log(end: &End, copy: Option<&str>, lost: Option<&str>) -> Check {
+    let (state, what) = match (&end.fault, end.damaged, lost, copy) {
+        (Some(fault), true, ..) => (State::Bad, format!("damaged: {}", fault.kind)),
+        (_, _, Some(why), _) => (
+            State::Bad,
+            format!("the state of a compaction is lost: {why}"),
+        ),
+        (Some(fault), false, ..) => (
             State::Warning,
             format!("torn, never acknowledged: {}", fault.kind),
         ),
-        (None, _, Some(copy)) => (State::Warning, format!("a superblock copy {copy}")),
-        (None, _, None) => (State::Good, format!("{} events hold", end.head.id)),
+        (None, .., Some(copy)) => (State::Warning, format!("a superblock copy {copy}")),
+        (None, .., None) => (State::Good, format!("{} events hold", end.head.id)),
     };
     Check::new("log", state, what)
 }
@@ -228,7 +224,7 @@ impl Seen {
         self.fold.found(found);
         self.said.see(found);
         match found {
-            Found::Segment { extent, head } => {
+            Found::Segment { extent, head, .. } => {
                 // Of a log that was compacted the tree begins where its first segment says.
                 self.tree.get_or_insert_with(|| head.tree.clone());
                 self.extents.push(*extent);

@@ -2,12 +2,15 @@
 
 use crate::boots::{self, Boots, Seen};
 use crate::dedupe::Dedupe;
-use crate::index::{self, Extent, Index, Posted, Resumed, State};
+use crate::index::{Extent, Index, Posted, Resumed, State};
 use crate::planes::{Planes, Summary, Unreadable};
 use crate::scan::Found;
 use crate::ulids::Ulids;
-use ledger_core::{Body, EPOCH_OPENED, Gathered, Hash, Origin};
+use ledger_core::{Body, COMPACTED, Compacted, EPOCH_OPENED, Gathered, Hash, Origin};
 use std::path::Path;
+
+/// Why the state of a compacted log is lost where nothing of it was met.
+const NO_SUMMARY: &str = "a piece of the planes' summary is missing or does not hold";
 
 /// What recovery folds the log into. Events count once their group has ended.
 #[derive(Default)]
@@ -26,8 +29,11 @@ pub struct Fold {
     pub planes: Planes,
     /// A summary whose pieces are being met.
     summary: Gathered,
-    /// What of a compaction's summary could not be taken back.
-    pub lost: Option<Unreadable>,
+    /// Why the planes do not stand for every event so far, if so: the events that a compaction dropped are
+    /// gone, and what it wrote down for them was not met whole or cannot be read.
+    pub lost: Option<String>,
+    /// Number and first event of the segment that was read first.
+    begin: Option<(u32, u64)>,
     /// Folds the planes alone, without an index.
     unindexed: bool,
     /// The newest epoch's.
@@ -76,15 +82,23 @@ impl Fold {
     /// Takes the next thing of a scan in.
     pub fn found(&mut self, found: &Found<'_>) {
         match found {
-            Found::Segment { .. } if self.unindexed => {}
-            Found::Segment { extent, .. } => {
-                self.index.begin(*extent);
+            Found::Segment { extent, closed, .. } => {
                 self.whole |= extent.first_id == 1;
-                if self.whole && self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
+                let begin = (extent.place.segment, extent.first_id);
+                self.begin.get_or_insert(begin);
+                if self.unindexed {
+                    return;
+                }
+                if *closed && self.index.is_kept() {
+                    // A start has no use for its part, which is a quarter of the work, nor for the state there.
+                    return self.index.pass(*extent);
+                }
+                self.index.begin(*extent);
+                let knows = self.whole && self.lost.is_none();
+                if knows && self.index.is_kept() && extent.first_id > self.resumed_at + 1 {
                     let state = self.state(extent);
                     self.index.keep_state(state);
                 }
-                index::keep_all(&mut self.index);
             }
             Found::Event {
                 id,
@@ -105,13 +119,17 @@ impl Fold {
                     self.texts.push_str(text);
                     self.texts.len()
                 });
+                let posted = match self.index.is_open() {
+                    true => Posted::of(*id, *offset, body),
+                    false => Posted::unposted(*id, *offset, body),
+                };
                 self.pending.push(Pending {
-                    posted: Posted::of(*id, *offset, body),
+                    posted,
                     chain: *chain,
                     origin: body.origin,
                     ulid: body.ulid,
                     ends,
-                    body: Planes::wants(body.event_type).then(|| body.encode()),
+                    body: is_kept(body.event_type).then(|| body.encode()),
                 });
             }
             Found::Group { .. } => {
@@ -154,19 +172,25 @@ impl Fold {
                     && let Err(why) = self.restore(&whole)
                 {
                     // The events that it stands for are gone: there is nothing to rebuild from.
-                    ::log::error!(
-                        "state of a compaction is lost: event={} why=\"{why}\"",
-                        posted.id
-                    );
-                    self.lost = Some(why);
+                    self.lost = Some(why.to_string());
                 }
             }
             None => self.summary.interrupt(),
+        }
+        if event_type == COMPACTED && !self.whole && self.is_of_begin(event) {
+            self.lost.get_or_insert_with(|| NO_SUMMARY.to_owned());
         }
         self.index.add(posted);
         if let Some(origin) = event.origin {
             self.dedupe.add(&origin, posted.id, &event.chain);
         }
+    }
+
+    /// Whether an event says that the log was compacted to where reading began: its summary stands before it.
+    fn is_of_begin(&self, event: &Pending) -> bool {
+        let body = event.body.as_deref().and_then(Body::decode);
+        let compacted = body.and_then(|body| Compacted::of(&body));
+        compacted.is_some_and(|c| self.begin == Some((c.first_segment, c.first_event_id)))
     }
 
     /// Takes the state of a log that is not read from its beginning.
@@ -214,15 +238,52 @@ impl Fold {
     }
 }
 
+/// Whether the body of an event of this type is looked at once its group has ended.
+fn is_kept(event_type: &str) -> bool {
+    event_type == COMPACTED || Planes::wants(event_type)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ledger_core::{LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT, Leaf, SUMMARY, SummaryPiece};
+    use ledger_core::{
+        CompactRange, Head, LEDGER_ACTOR, LEDGER_NS, LEDGER_TENANT, Leaf, Place, SUMMARY,
+        SummaryPiece,
+    };
 
-    fn met(summary: &Summary) -> Fold {
+    /// A log that was compacted to its second segment, with these pieces of a summary.
+    fn met(pieces: &[SummaryPiece]) -> Fold {
         let mut fold = Fold::of_planes();
-        let pieces = SummaryPiece::cut(&summary.encode());
-        for (n, payload) in pieces.iter().map(SummaryPiece::payload).enumerate() {
+        let extent = Extent {
+            place: Place {
+                log_id: [0; 16],
+                segment: 1,
+                epoch: 2,
+            },
+            base: 0,
+            first_id: 9,
+            chain: [0; 32],
+        };
+        let head = Head {
+            id: 8,
+            chain: [0; 32],
+            tree: CompactRange::default(),
+        };
+        fold.found(&Found::Segment {
+            extent,
+            head: &head,
+            closed: false,
+        });
+        let compacted = Compacted {
+            first_segment: 1,
+            first_event_id: 9,
+            chain: [0; 32],
+            root: [0; 32],
+            summary_id: 9,
+        };
+        let pieces = pieces.iter().map(|piece| (SUMMARY, piece.payload()));
+        let events = pieces.chain([(COMPACTED, compacted.payload())]);
+        for (id, (event_type, payload)) in (9..).zip(events) {
             let body = Body {
                 timestamp_ns: 1,
                 wall_ns: 1,
@@ -231,7 +292,7 @@ mod tests {
                 ns: LEDGER_NS,
                 actor: LEDGER_ACTOR,
                 tenant_id: LEDGER_TENANT,
-                event_type: SUMMARY,
+                event_type,
                 subject: "log",
                 payload: &payload,
                 causation_id: None,
@@ -239,7 +300,7 @@ mod tests {
                 sig: None,
             };
             fold.found(&Found::Event {
-                id: n as u64 + 1,
+                id,
                 chain: [0; 32],
                 offset: 0,
                 leaf: Leaf {
@@ -257,9 +318,24 @@ mod tests {
     fn a_compactions_summary_that_cannot_be_taken_back_is_said_to_be_lost() {
         let mut summary = Summary::default();
         Planes::default().summary(&mut summary);
-        assert_eq!(met(&summary).lost, None);
+        let lost = |summary: &Summary| met(&SummaryPiece::cut(&summary.encode())).lost;
+        assert_eq!(lost(&summary), None);
         summary.put("jobs", &"of another form");
-        let lost = met(&summary).lost.unwrap();
-        assert!(lost.to_string().contains("section jobs"), "{lost}");
+        let lost = lost(&summary).unwrap();
+        assert!(lost.contains("section jobs"), "{lost}");
+    }
+
+    #[test]
+    fn a_compactions_summary_that_is_not_there_whole_is_said_to_be_lost() {
+        let mut summary = Summary::default();
+        Planes::default().summary(&mut summary);
+        summary.put(crate::boots::SECTION, &vec![7u8; 3 * 4096]);
+        let pieces = SummaryPiece::cut(&summary.encode());
+        assert!(pieces.len() > 2);
+        let mut changed = pieces.clone();
+        changed[1].bytes[0] ^= 1;
+        for bad in [&pieces[1..], &pieces[..1], &changed, &[]] {
+            assert_eq!(met(bad).lost.as_deref(), Some(NO_SUMMARY));
+        }
     }
 }

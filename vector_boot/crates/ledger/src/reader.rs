@@ -60,21 +60,20 @@ impl Reader {
         id: u64,
         read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
     ) -> io::Result<T> {
-        self.located(id, |_, chain, body| read(id, chain, body))
+        self.frame(id, |opener, place, _, bytes| {
+            let (_, chain, body) = opener.event(place, bytes)?;
+            Some(read(id, &chain, &body))
+        })
     }
 
-    /// As [`Self::event`], with the frame's offset in the log.
+    /// As [`Self::event`], with the frame's offset in the log in the place of the chain value, which is not
+    /// worked out.
     ///
     /// # Errors
     /// As [`Self::event`].
-    pub fn located<T>(
-        &mut self,
-        id: u64,
-        read: impl FnOnce(u64, &Hash, &Body<'_>) -> T,
-    ) -> io::Result<T> {
-        self.frame(id, |opener, place, at, bytes| {
-            let (_, chain, body) = opener.event(place, bytes)?;
-            Some(read(at, &chain, &body))
+    pub fn located<T>(&mut self, id: u64, read: impl FnOnce(u64, &Body<'_>) -> T) -> io::Result<T> {
+        self.frame(id, |_, place, at, bytes| {
+            Some(read(at, &Opener::body(place, bytes)?))
         })
     }
 

@@ -21,6 +21,9 @@ pub enum Found<'a> {
         extent: Extent,
         /// Where the log stands there.
         head: &'a Head,
+        /// Whether another one follows, so that nothing will be appended here. Never of the segment with which
+        /// the scan begins: a start that reads one alone has no look to spare.
+        closed: bool,
     },
     /// An event whose group has not ended yet.
     Event {
@@ -206,6 +209,7 @@ fn read_log(
         found(Found::Segment {
             extent: Extent::of(&verifier.header_for(segment), base),
             head: verifier.committed().2,
+            closed: segment > first && is_begun(device, superblock, segment + 1)?,
         });
         window.move_to(
             base + verifier.offset(),
@@ -280,6 +284,17 @@ fn is_unused(superblock: &Superblock, segment: u32, area: &[u8]) -> bool {
             && SegmentHeader::decode(area).is_some_and(|header| {
                 (Some(header.place.segment), header.place.log_id) == (dropped, superblock.log_id)
             })
+}
+
+/// Whether a segment has its header.
+fn is_begun(device: &dyn Device, superblock: &Superblock, segment: u32) -> io::Result<bool> {
+    if segment >= superblock.segments_end() {
+        return Ok(false);
+    }
+    let mut area = vec![0; SEGMENT_HEADER_BYTES];
+    device.read_at(superblock.segment_offset(segment), &mut area)?;
+    let place = SegmentHeader::decode(&area).map(|header| header.place);
+    Ok(place.is_some_and(|p| (p.segment, p.log_id) == (segment, superblock.log_id)))
 }
 
 fn read_segment(

@@ -55,7 +55,7 @@ pub fn tiles(disk: &Disk, into: &Path) -> Result<Exported, String> {
     };
     let mut lost = None;
     scan::scan(device, &superblock, None, &mut |found| match found {
-        Found::Segment { extent, head } => {
+        Found::Segment { extent, head, .. } => {
             if extent.place.segment == superblock.first_segment {
                 lost = writing.dropped(&folder, &head.tree).err();
             }

@@ -39,7 +39,7 @@ impl Tree {
         let mut progress = Progress::bytes(crate::verify::expected_bytes(&superblock));
         let first = superblock.first_segment;
         scan::scan(device, &superblock, None, &mut |found| match found {
-            Found::Segment { extent, head } if extent.place.segment == first => {
+            Found::Segment { extent, head, .. } if extent.place.segment == first => {
                 this.dropped = head.tree.clone();
             }
             Found::Event { id, leaf, .. } if id <= size => {

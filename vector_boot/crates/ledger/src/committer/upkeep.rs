@@ -103,6 +103,8 @@ impl Writer {
             return;
         }
         let opened = match self.log.segments_free() {
+            // An epoch gains nothing where nothing may be dropped.
+            _ if self.lost.is_some() => Ok(()),
             0 => Ok(()),
             _ => self.open_epoch().map(drop),
         };
@@ -174,6 +176,11 @@ impl Writer {
     }
 
     fn compact(&mut self, keep: Keep) -> Result<Done, Refusal> {
+        if let Some(why) = &self.lost {
+            // What it wrote down would pass for the state, and the events that could still tell be gone.
+            let why = format!("nothing is dropped, the state of a compaction is lost: {why}");
+            return Err(Refusal::new("CORRUPT", "log", "", &why));
+        }
         let before = self.log.superblock().first_segment;
         let first = self.first_to_keep(keep)?;
         let droppable = self.log.droppable(first, 0);
@@ -291,6 +298,9 @@ impl Writer {
 
     /// Keeps the state before the segment that was just begun, for a start that reads on from there.
     pub(super) fn keep_state(&self) {
+        if self.lost.is_some() {
+            return;
+        }
         let lock = || {
             let index = self.shared.index.lock();
             index.unwrap_or_else(PoisonError::into_inner)

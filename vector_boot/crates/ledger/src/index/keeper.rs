@@ -7,7 +7,7 @@ use crate::device::Device;
 use crate::files;
 use crate::reader::Reader;
 use crossbeam::channel::bounded;
-use ledger_core::Superblock;
+use ledger_core::{Head, Superblock};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -31,8 +31,8 @@ impl Index {
         Some((kept.state.take()?, kept.folder.clone()))
     }
 
-    /// The first part without a snapshot; of those in memory alone if the others are not to be read.
-    fn task(&self, in_memory_alone: bool) -> Option<Task> {
+    /// The first part without a snapshot.
+    fn task(&self) -> Option<Task> {
         let kept = self.kept.as_ref()?;
         self.entries.windows(2).find_map(|pair| {
             let [entry, next] = pair else { return None };
@@ -41,7 +41,6 @@ impl Index {
                 // A segment without events has the name of the one behind it.
                 _ if entry.given_up || entry.events == 0 => return None,
                 View::Memory(part) => Some(part.clone()),
-                View::Bare(_) if in_memory_alone => return None,
                 View::Bare(_) => None,
             };
             Some(Task {
@@ -76,19 +75,6 @@ impl Index {
             }
             None => entry.given_up = true,
         }
-    }
-}
-
-/// Writes every snapshot that is missing and whose part is in memory: during a start that reads the
-/// log anyway.
-pub fn keep_all(index: &mut Index) {
-    write_state(index.state_to_write());
-    while let Some(task) = index.task(true) {
-        let Some(part) = &task.part else { return };
-        let written = snapshot::write(&task.folder, &task.wanted, &mut lock(part));
-        // It was sealed before this start, so a part of it had been there or is late.
-        let done = outcome(&task, written, true);
-        index.done(&task.wanted, &done);
     }
 }
 
@@ -170,7 +156,7 @@ fn sweep(index: &Weak<Mutex<Index>>) {
 pub fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &Superblock) {
     while let Some(index) = index.upgrade() {
         let mut locked = index.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, task) = (locked.state_to_write(), locked.task(false));
+        let (state, task) = (locked.state_to_write(), locked.task());
         drop(locked);
         write_state(state);
         let Some(task) = task else { return };
@@ -187,6 +173,38 @@ pub fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &S
     }
 }
 
+/// Opens the last segment where a start took it for sealed and then found that the log ends in it: the
+/// segment behind it had a header, but what was behind that did not hold.
+///
+/// # Errors
+/// As the reader's.
+pub fn open_last(
+    index: &Arc<Mutex<Index>>,
+    device: &Arc<dyn Device>,
+    superblock: &Superblock,
+    head: &Head,
+) -> io::Result<()> {
+    let lock = || index.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = {
+        let mut index = lock();
+        let Some(entry) = index.entries.last_mut().filter(|entry| entry.is_bare()) else {
+            return Ok(());
+        };
+        let events = (head.id + 1).saturating_sub(entry.extent.first_id);
+        entry.events = u32::try_from(events).unwrap_or(u32::MAX);
+        Wanted {
+            extent: entry.extent,
+            events: entry.events,
+            chain: head.chain,
+        }
+    };
+    let part = rebuild(&wanted, index, device, superblock)?;
+    if let Some(entry) = lock().entries.last_mut() {
+        entry.view = View::Memory(Arc::new(Mutex::new(part)));
+    }
+    Ok(())
+}
+
 /// Folds a sealed segment anew.
 fn rebuild(
     wanted: &Wanted,
@@ -198,7 +216,7 @@ fn rebuild(
     let extent = &wanted.extent;
     let mut part = Part::new(extent.first_id, extent.base);
     for id in extent.first_id..extent.first_id + u64::from(wanted.events) {
-        reader.located(id, |offset, _, body| {
+        reader.located(id, |offset, body| {
             part.add(&Posted::of(id, offset, body));
         })?;
     }

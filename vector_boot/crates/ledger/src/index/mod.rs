@@ -13,7 +13,7 @@ mod part;
 mod snapshot;
 mod state;
 
-pub use keeper::{keep, keep_all, start as start_keeper};
+pub use keeper::{keep, open_last, start as start_keeper};
 pub use part::{ANCHOR_EVERY, BLOCK_EVENTS, Dimension, Part, Posted, Span};
 pub use snapshot::{Snapshot, Wanted};
 pub use state::{Resumed, State, resume};
@@ -154,6 +154,12 @@ struct Entry {
     given_up: bool,
 }
 
+impl Entry {
+    fn is_bare(&self) -> bool {
+        matches!(self.view, View::Bare(_))
+    }
+}
+
 /// The folder of snapshots.
 struct Kept {
     folder: PathBuf,
@@ -232,22 +238,60 @@ impl Index {
         if self.entries.last().is_some_and(|e| e.extent == extent) {
             return;
         }
-        if let Some(entry) = self.entries.last_mut()
-            && let View::Memory(part) = &entry.view
-        {
-            let part = lock(part);
-            (entry.events, entry.span) = (part.events, Some(part.span));
-        }
+        self.seal(&extent);
         let part = Part::new(extent.first_id, extent.base);
+        self.push(extent, View::Memory(Arc::new(Mutex::new(part))));
+        self.forget_frozen();
+        self.wake();
+    }
+
+    /// Goes past a sealed segment while a start reads it: its part is in its snapshot, or is built behind the
+    /// start.
+    pub fn pass(&mut self, extent: Extent) {
+        self.seal(&extent);
+        self.push(extent, View::Bare(Arc::default()));
+    }
+
+    fn push(&mut self, extent: Extent, view: View) {
         self.entries.push(Entry {
             extent,
             events: 0,
             span: None,
-            view: View::Memory(Arc::new(Mutex::new(part))),
+            view,
             given_up: false,
         });
-        self.forget_frozen();
-        self.wake();
+    }
+
+    /// Seals the last segment: the one behind it begins here.
+    fn seal(&mut self, next: &Extent) {
+        let Some(entry) = self.entries.last_mut() else {
+            return;
+        };
+        let extent = entry.extent;
+        match &entry.view {
+            View::Memory(part) => {
+                let part = lock(part);
+                (entry.events, entry.span) = (part.events, Some(part.span));
+            }
+            View::Bare(_) if entry.events == 0 => {
+                // It was gone past. A segment holds fewer events than 32 bits count.
+                let events = u32::try_from(next.first_id - extent.first_id).unwrap_or(u32::MAX);
+                self.entries.pop();
+                self.sealed(&Wanted {
+                    extent,
+                    events,
+                    chain: next.chain,
+                });
+            }
+            View::Bare(_) | View::File(_) => {}
+        }
+    }
+
+    /// Whether events are taken in: not of a segment that is gone past.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let last = self.entries.last();
+        last.is_some_and(|entry| matches!(entry.view, View::Memory(_)))
     }
 
     /// Lets go of parts that wait for long to be written, or have nowhere to go.

@@ -71,11 +71,20 @@ impl Posted {
             body.subject,
         ];
         Self {
+            hashes: values.map(hash),
+            ..Self::unposted(id, offset, body)
+        }
+    }
+
+    /// Of an event that no index takes.
+    #[must_use]
+    pub fn unposted(id: u64, offset: u64, body: &Body<'_>) -> Self {
+        Self {
             id,
             offset,
             wall_ns: body.wall_ns,
             timestamp_ns: body.timestamp_ns,
-            hashes: values.map(hash),
+            hashes: Hashes::default(),
             causation_id: body.causation_id,
         }
     }

@@ -84,7 +84,11 @@ fn told(device: &Memory, until: Option<u64>, alone_bytes: u64) -> (Vec<String>, 
     let mut all = Vec::new();
     let end = scan_with(&mapped, &superblock, 0, until, alone_bytes, &mut |found| {
         all.push(match found {
-            Found::Segment { extent, head } => format!("{extent:?} {head:?}"),
+            Found::Segment {
+                extent,
+                head,
+                closed,
+            } => format!("{extent:?} {head:?} {closed}"),
             Found::Event {
                 id,
                 chain,

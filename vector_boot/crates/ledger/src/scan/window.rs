@@ -15,11 +15,13 @@ use std::io;
 use std::thread::Scope;
 
 /// Bytes read at once; a larger frame makes the window grow to it.
-pub(super) const WINDOW_BYTES: usize = 256 * 1024;
+pub(super) const WINDOW_BYTES: usize = 128 * 1024;
 /// A log of so many bytes is read alone: a start of the usual kind has no thread to begin and to end.
 pub(super) const ALONE_BYTES: u64 = 4 * 1024 * 1024;
-/// Windows under way between the two: one is read while one waits, and one is taken.
-const WINDOWS: usize = 4;
+/// Windows under way between the two: one is read while some wait, and one is taken.
+const WINDOWS: usize = 6;
+/// While so many wait, the scan has enough to do for as long as the frames of another are worked out.
+const WAITING: usize = 2;
 
 /// Bytes of the log, and what the frames in them prove.
 #[derive(Default)]
@@ -243,8 +245,8 @@ fn read_on(
             let begin = walk.at;
             let n = want.min(superblock.segment_bytes - begin);
             view.read(device, base + begin, usize::try_from(n).unwrap_or(0))?;
-            // A scan that has nothing to do takes a window as it is, and this thread the next one.
-            let inspector = (!to_scan.is_empty()).then_some(&mut inspector);
+            // A scan that has little to do takes a window as it is, and this thread the next one.
+            let inspector = (to_scan.len() >= WAITING).then_some(&mut inspector);
             let goes_on = walk.through(&mut view, inspector);
             let need = match peek(view.from(base + walk.at)) {
                 Peek::Event { bytes, .. } => bytes,
