@@ -128,10 +128,12 @@ fn power_cuts_anywhere_lose_nothing_acknowledged() {
 }
 
 fn check(seed: u64, life: u64, log: &Log, found: &[Hash], acknowledged: &[Hash]) {
-    assert_eq!(
-        log.stopped(),
-        None,
-        "seed {seed} life {life}: a cut is no damage"
+    let stopped = log.stopped();
+    // A start whose power goes before it has written its zeros reads, and writes nothing.
+    let cut = life < LIVES && matches!(stopped, Some(Stopped::Device { .. }));
+    assert!(
+        cut || stopped.is_none(),
+        "seed {seed} life {life}: a cut is no damage: {stopped:?}"
     );
     assert!(
         found.len() >= acknowledged.len(),

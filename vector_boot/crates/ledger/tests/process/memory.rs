@@ -13,7 +13,7 @@ const EVENTS: u64 = 40_000;
 /// How often each call is made: what each thread kept of its own would add up.
 const TIMES: usize = 4;
 /// More than at rest, of which a mebibyte is the cache of the index's pages.
-const MORE_KIB_MAX: u64 = 2560;
+const MORE_KIB_MAX: u64 = 2048;
 
 /// Memory that is no file's.
 fn anonymous_kib(service: &Service) -> u64 {
