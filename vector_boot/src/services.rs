@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     if ["--help", "-h", "help"].iter().any(|help| word == help) {
-        println!("usage: vb-services ledger|capacity|gateway WORDS...; each knows --help");
+        println!("usage: vb-services ledger|capacity|gateway|witness WORDS...; each knows --help");
         return ExitCode::SUCCESS;
     }
     match ROLES.iter().find(|(name, _)| word == name) {

@@ -6,6 +6,7 @@ use crate::folds::{Fold, Spec, root_of};
 use crate::jobs::Jobs;
 use crate::json::Json;
 use crate::note::{Note, Signature, VerifierKey};
+use crate::sealed;
 use crate::tile::{self, Tile};
 use crate::tlog_proof::TlogProof;
 use crate::{
@@ -38,6 +39,8 @@ pub fn fuzz_body(data: &[u8]) {
             Anchor::parse(text),
             Compacted::parse(text),
             SummaryPiece::parse(text),
+            sealed::wrapped_keys(text),
+            sealed::auditor_secret(text),
         );
     }
     let _ = GroupFrame::decode(&superblock.place(0, 1), data);

@@ -34,6 +34,29 @@ fn a_read_is_scored_recorded_and_answered() {
 }
 
 #[test]
+fn parameters_are_told_as_far_as_the_machine_says() {
+    for (word, told) in [("clear", true), ("off", false)] {
+        let house = House::asked(&[&format!("--audit-paths={word}")]);
+        assert_eq!(
+            house.tool("fs_read", json!({"path": "welcome.txt"})).status,
+            200
+        );
+        assert_eq!(
+            house.tool("fs_read", json!({"path": "welcome.not"})).status,
+            400
+        );
+        let rows = house.log.rows.lock().unwrap();
+        assert_eq!(rows.len(), 2, "{word}");
+        for row in rows.iter().map(|row| &row.payload) {
+            assert_eq!(row["params_commitment"].as_str().unwrap().len(), 64);
+            assert!(row.get("seal").is_none(), "{word}: {row}");
+            assert_eq!(row.get("params").is_some(), told, "{word}: {row}");
+            assert_eq!(row.to_string().contains("welcome."), told, "{word}: {row}");
+        }
+    }
+}
+
+#[test]
 fn without_a_token_in_force_nothing_is_told() {
     let house = House::new();
     let body = json!({"tool": "fs_read", "params": {"path": "welcome.txt"}}).to_string();

@@ -51,14 +51,19 @@ impl Got {
 impl House {
     /// A gateway with roots `work` and, read-only, `share`.
     pub fn new() -> Self {
-        let mut house = Self::without_peers();
+        Self::asked(&[])
+    }
+
+    /// The same with further words.
+    pub fn asked(more: &[&str]) -> Self {
+        let mut house = Self::without_peers(more);
         house.ledger = Some(peers::ledger(&house.run(), house.log.clone()));
         house.capacity = Some(peers::capacity(&house.run(), house.rules.clone()));
         house.wait_healthy();
         house
     }
 
-    pub fn without_peers() -> Self {
+    fn without_peers(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["run", "work", "share", "outside"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -74,6 +79,10 @@ impl House {
             "--allow-host=named.example".to_owned(),
         ]
         .map(OsString::from);
+        let words: Vec<OsString> = words
+            .into_iter()
+            .chain(more.iter().map(OsString::from))
+            .collect();
         let options = config::parse(&words).unwrap();
         let service = Service::open(&options, Default::default()).unwrap();
         let address = service.address().unwrap();
