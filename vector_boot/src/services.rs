@@ -25,23 +25,33 @@ fn main() -> ExitCode {
     }
     log_to_stderr();
     let Some((word, rest)) = words.split_first() else {
-        eprintln!("vb-services: no role named; one of ledger, capacity, gateway, witness");
+        eprintln!("vb-services: no role named; one of {}", roles());
         return ExitCode::from(2);
     };
     if ["--help", "-h", "help"].iter().any(|help| word == help) {
-        println!("usage: vb-services ledger|capacity|gateway|witness WORDS...; each knows --help");
+        println!(
+            "usage: vb-services ROLE WORDS...; a role is one of {}",
+            roles()
+        );
         return ExitCode::SUCCESS;
     }
     match ROLES.iter().find(|(name, _)| word == name) {
         Some((_, role)) => role(rest),
         None => {
             eprintln!(
-                "vb-services: unknown role {}; one of ledger, capacity, gateway, witness",
-                word.display()
+                "vb-services: unknown role {}; one of {}",
+                word.display(),
+                roles()
             );
             ExitCode::from(2)
         }
     }
+}
+
+/// The words that choose a role.
+fn roles() -> String {
+    let names: Vec<&str> = ROLES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
 }
 
 /// One line an event. Under PID 1 each begins with its level as `<4>`, which its ring understands.
