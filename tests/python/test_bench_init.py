@@ -145,6 +145,12 @@ class ListsTest(unittest.TestCase):
         self.assertEqual(lists.there_of({"_ZN1a3one17h", "_RNvCs*_1b5three", "_ZN1a?two"}, names), 3)
         self.assertEqual(lists.there_of({"_ZN1a4gone17h", "one17h"}, names), 0)
 
+    def test_what_a_list_has_stays_until_it_is_gone(self) -> None:
+        here = "*(.text._ZN1a3one17h* .text.unlikely._ZN1a3one17h*)"
+        gone, library = "*(.text._ZN1a4gone17h*)", "*libc.a:read.o(.text)"
+        text = f"/* */\nSECTIONS {{\n\t\t{here}\n\t\t{gone}\n\t\t{library}\n"
+        self.assertEqual(lists.kept_of(text, [name for _, name in self.SYMBOLS]), {here, library})
+
     def test_the_lists_of_the_sources_name_functions(self) -> None:
         for name in lists.ALL:
             text = (lists.FOLDER / f"{name}.ld").read_text(encoding="ascii")

@@ -95,7 +95,8 @@ def write(wanted: Written, executables: Executables, scratch: Path) -> None:
     boot.MACHINE.extend(["-plugin", f"{plugin},start={begin:x},stop={end:x},out={counted}"])
     boot.boot(image.image, file, peer.parameters, scratch / "list.log")
     names = names_of(counted.read_text(encoding="ascii"), wanted.last, symbols)
-    lines = "".join(f"\t\t{line}\n" for line in _lines(names))
+    kept = kept_of(wanted.path.read_text(encoding="ascii"), [name for _, name in symbols])
+    lines = "".join(f"\t\t{line}\n" for line in sorted(kept.union(_lines(names))))
     wanted.path.write_text(f"{wanted.head}SECTIONS {{\n\t.{wanted.name} : {{\n{lines}{TAIL}", encoding="ascii")
     say(f"list: {len(names)} functions: path={wanted.path}")
 
@@ -108,6 +109,12 @@ def names_of(counted: str, last: int, symbols: list[tuple[int, str]]) -> set[str
     # The upper half is the kernel.
     begins = {addresses[bisect.bisect_right(addresses, at) - 1] for at in blocks if addresses[0] <= at < 1 << 63}
     return {name for at, name in symbols if at in begins}
+
+
+def kept_of(text: str, names: list[str]) -> set[str]:
+    """The lines that a list had, but for functions that are gone: another build inlines others, and calls these."""
+    lines = {line.strip() for line in text.splitlines() if line.startswith("\t\t*")}
+    return {line for line in lines if there_of(patterns_of(line), names) or line.startswith("*libc.a:")}
 
 
 def hold(executables: Executables) -> bool:
