@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod floor;
+mod instructions;
 mod modes;
 mod ours;
 mod peers;
@@ -102,6 +103,12 @@ const STORES: [&str; 13] = [
 fn main() -> ExitCode {
     if std::env::var_os(service::ROLE).is_some() {
         return ledger::main(&[]);
+    }
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|word| word == instructions::WORD)
+    {
+        return instructions::main();
     }
     let words = words();
     let mut found: Vec<(&str, Mode, Vec<Run>)> = Vec::new();

@@ -119,18 +119,31 @@ fn device(folder: &Path, around: Around) -> Arc<dyn Device> {
     Arc::new(FileDevice::new(file, "ledger.log".to_owned(), Access::Write).expect("device"))
 }
 
+/// Appends so many events in groups of 64 over a disk that takes no time: work that can be counted.
+pub fn append_groups(events: u64) {
+    let device = device(Path::new(""), Around::Memory);
+    let (committer, _) = Committer::start(device, &BIRTH).expect("log");
+    let drafts: Vec<Draft> = (0..MANY as u64).map(draft).collect();
+    for _ in 0..events / MANY as u64 {
+        let durable = committer.ledger().append_wait(drafts.clone());
+        assert_eq!(durable.expect("durable").len(), MANY);
+    }
+    committer.stop();
+}
+
+const BIRTH: Birth = Birth {
+    log_id: [1; 16],
+    tag_key: [2; 32],
+    wall_ns: 0,
+    segment_bytes_max: 64 << 20,
+};
+
 /// Runs it on a new log.
 pub fn run(folder: &Path, mode: Mode, limit: Duration, around: Around) -> Run {
-    let birth = Birth {
-        log_id: [1; 16],
-        tag_key: [2; 32],
-        wall_ns: 0,
-        segment_bytes_max: 64 << 20,
-    };
     let index = folder.join("index");
     std::fs::create_dir(&index).expect("folder");
     let index = (around == Around::Service).then_some(&*index);
-    let log = Committer::start_with(device(folder, around), &birth, index);
+    let log = Committer::start_with(device(folder, around), &BIRTH, index);
     let (committer, _) = log.expect("log");
     let ledger = committer.ledger();
     let keeper = index.map(|_| {
