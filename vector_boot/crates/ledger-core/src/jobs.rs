@@ -26,6 +26,8 @@ pub const OPEN: Share = Share {
 };
 /// Jobs of all tenants; who has most finished ones forgets first.
 pub const REMEMBERED_MAX: usize = 32 * 1024;
+/// The longest lease, in milliseconds: a day. One that ends later was given by a clock that was ahead.
+pub const LEASE_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Finished jobs that a tenant never forgets to make room for others'.
 const FINISHED_OWN: usize = 128;
 /// Longest name of a queue.
@@ -76,6 +78,12 @@ pub struct Claim {
     pub until_ms: u64,
     /// The key that must sign the result, if the claim named one.
     pub key: Option<[u8; 32]>,
+}
+
+/// Whether a lease that ends then is one now: no lease is longer than the longest, and so none outlasts a
+/// clock that is set back.
+fn lasts(until_ms: u64, wall_ms: u64) -> bool {
+    until_ms > wall_ms && until_ms - wall_ms <= LEASE_MS_MAX
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,7 +273,7 @@ impl Jobs {
         let conflict = |limit: &str| Err(No::new("CONFLICT", "job", &hex(&id), limit));
         match &job.state {
             State::Finished(_) => conflict("finished already"),
-            State::Held(claim) if claim.until_ms > wall_ms => conflict("somebody holds it"),
+            State::Held(claim) if lasts(claim.until_ms, wall_ms) => conflict("somebody holds it"),
             State::Held(_) | State::Ready => self.job_of(tenant, &id),
         }
     }
@@ -293,14 +301,20 @@ impl Jobs {
             )
         };
         let tenant = self.tenants.get(tenant).ok_or_else(none)?;
-        let from = (queue.to_owned(), 0, [0; 32]);
-        let of_queue = |set: &BTreeSet<(String, u64, Hash)>| {
-            let first = set.range(from.clone()..).next();
+        let of_queue = |set: &BTreeSet<(String, u64, Hash)>, from: u64| {
+            let first = set.range((queue.to_owned(), from, [0; 32])..).next();
             first.filter(|(q, ..)| q == queue).cloned()
         };
         // What was lost by its holder has waited longest.
-        let lost = of_queue(&tenant.held).filter(|(_, until, _)| *until <= wall_ms);
-        let (.., id) = lost.or_else(|| of_queue(&tenant.ready)).ok_or_else(none)?;
+        let over = |job: &(String, u64, Hash)| !lasts(job.1, wall_ms);
+        let lost = of_queue(&tenant.held, 0).filter(over);
+        let beyond = || {
+            let any_length = wall_ms.saturating_add(LEASE_MS_MAX + 1);
+            of_queue(&tenant.held, any_length).filter(over)
+        };
+        let ready = || of_queue(&tenant.ready, 0);
+        let found = lost.or_else(ready).or_else(beyond);
+        let (.., id) = found.ok_or_else(none)?;
         Ok(id)
     }
 
@@ -578,5 +592,25 @@ mod tests {
         let (mut weak, mut zero) = ([0; 32], [0; 64]);
         (weak[0], zero[0]) = (1, 1);
         assert!(!proof_holds(&weak, &zero, &job, attestation));
+    }
+
+    #[test]
+    fn a_lease_of_a_clock_that_was_ahead_ends_with_it() {
+        const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+        let mut jobs = Jobs::default();
+        let (id, hex) = ([7; 32], hex(&[7; 32]));
+        let meta = format!("\"id\":\"{hex}\",\"queue\":\"q\"");
+        apply(&mut jobs, 1, "job.enqueued", "user:a", &meta);
+        let until = 1000 + YEAR_MS + 60_000;
+        let meta = format!("\"id\":\"{hex}\",\"until_ms\":{until}");
+        apply(&mut jobs, 2, "job.claimed", "user:a", &meta);
+        for wanted in [Wanted::Id(&id), Wanted::Next("q")] {
+            assert!(jobs.claim("a", wanted, 1000 + YEAR_MS).is_err(), "held");
+            assert!(jobs.claim("a", wanted, until - LEASE_MS_MAX).is_err());
+            assert!(jobs.claim("a", wanted, 1000).is_ok(), "set back");
+            assert!(jobs.claim("a", wanted, until).is_ok(), "over");
+        }
+        // Until somebody else has it, its holder may still finish.
+        assert!(jobs.held("a", &id, "user:a", 2).is_ok());
     }
 }

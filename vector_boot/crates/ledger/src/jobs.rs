@@ -5,15 +5,13 @@ use crate::enforce::Plea;
 use crate::json::Json;
 use crate::planes::{Decision, Moment, Planes};
 use crate::refusal::Refusal;
-use ledger_core::jobs::{Claimable, Fate, Wanted, id_of, proof_holds};
+use ledger_core::jobs::{Claimable, Fate, LEASE_MS_MAX, Wanted, id_of, proof_holds};
 use ledger_core::{Hash, hex};
 
 /// Longest manifest, result and attestation, in canonical JSON: each fits a frame of the wire.
 const OBJECT_BYTES_MAX: usize = wire::ledger::PAYLOAD_BYTES_MAX;
 /// How long a job is held, in milliseconds, unless the claim says otherwise.
 pub const LEASE_MS_DEFAULT: u64 = 60_000;
-/// The longest lease: a day.
-const LEASE_MS_MAX: u64 = 24 * 3600 * 1000;
 /// The queue of jobs that name none.
 pub const QUEUE_DEFAULT: &str = "default";
 
