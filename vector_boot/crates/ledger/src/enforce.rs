@@ -139,12 +139,12 @@ impl Ledger {
             rule: refusal.rule.clone()?,
             reason: refusal.reason(),
         };
-        let mut ask = plea.ask.clone();
-        if refusal.hidden {
-            ask.tenant = HIDDEN_TENANT.to_owned();
-        }
+        let tenant = match refusal.hidden {
+            true => HIDDEN_TENANT,
+            false => &plea.ask.tenant,
+        };
         let now = clock::monotonic_ns();
-        let said = self.denials().denied(now, &ask, &verdict);
+        let said = self.denials().denied(now, tenant, &plea.ask, &verdict);
         said.map(|denial| event(&denial))
     }
 
@@ -159,12 +159,13 @@ impl Ledger {
 
 fn event(denial: &Denial) -> Draft {
     let Denial {
+        tenant,
         ask,
         rule,
         reason,
         count,
     } = denial;
-    let payload = Json::object([
+    let mut payload = Json::object([
         ("actor", ask.actor.as_str().into()),
         ("call", ask.call.as_str().into()),
         ("count", (*count).into()),
@@ -172,10 +173,16 @@ fn event(denial: &Denial) -> Draft {
         ("reason", reason.as_str().into()),
         ("rule", rule.as_str().into()),
     ]);
+    if ask.tenant != *tenant
+        && let Json::Object(members) = &mut payload
+    {
+        // Another tenant's actor may have the same name.
+        members.insert("tenant_id".to_owned(), ask.tenant.as_str().into());
+    }
     Draft {
         ns: "ledger".to_owned(),
         actor: "service:ledger".to_owned(),
-        tenant_id: ask.tenant.clone(),
+        tenant_id: tenant.clone(),
         event_type: policy::DENIED.to_owned(),
         subject: ask.actor.clone(),
         payload: payload.to_string(),

@@ -1,10 +1,12 @@
 //! Which refusals become events of their own, and which are summed: a stranger cannot fill the log.
 //!
 //! A pure state machine: the first refusal of an actor is said at once, then sums follow, each actor's
-//! at most once a minute and a tenant's at most [`SAID_A_MINUTE_MAX`] of them. Tenants are counted apart, so
-//! that none learns from its own how many others have.
+//! at most once a minute, an actor's at most [`ACTOR_SAID_A_MINUTE_MAX`] and a tenant's at most
+//! [`SAID_A_MINUTE_MAX`] of them: who is refused often hides nobody else. Tenants are counted apart, also
+//! where all are recorded for the machine's owner, so that none learns from its own how many others have.
 
 use super::{Ask, Verdict};
+use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,10 +14,16 @@ use alloc::vec::Vec;
 const MINUTE_NS: u64 = 60_000_000_000;
 /// Events a minute of a tenant: at 400 bytes 6 MB a day.
 pub const SAID_A_MINUTE_MAX: u32 = 10;
+/// Of those, of one actor.
+pub const ACTOR_SAID_A_MINUTE_MAX: u32 = 3;
 /// Pairs of actor and rule that are counted apart; refusals beyond are counted as `other`.
 const COUNTED_MAX: usize = 256;
 /// Of those, what each tenant has whatever the others use.
 const COUNTED_OWN: usize = 16;
+/// Rules of one actor that are counted apart; refusals by others are one sum of that actor's.
+const ACTOR_RULES_MAX: usize = 6;
+/// The rule of such a sum.
+const OTHER: &str = "other";
 /// Characters of an object and of a reason that are kept: what was asked for is the stranger's to choose.
 const CHARS_MAX: usize = 256;
 
@@ -26,6 +34,8 @@ fn cut(text: &str) -> String {
 /// Refusals that one event tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
+    /// Whose record it is: the asker's tenant, or that of the machine's owner.
+    pub tenant: String,
     /// The last of them.
     pub ask: Ask,
     /// Its verdict's rule.
@@ -43,23 +53,42 @@ struct Track {
     waiting: Option<Denial>,
 }
 
+/// Who is refused, and whose record it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Who {
+    /// Whose record.
+    tenant: String,
+    /// The actor's own tenant.
+    of: String,
+    actor: String,
+}
+
 /// What was refused lately.
 #[derive(Debug, Default)]
 pub struct Denials {
-    tracks: BTreeMap<(String, String, String), Track>,
+    /// By who it is, and the rule.
+    tracks: BTreeMap<(Who, String), Track>,
     minute: u64,
-    /// In this minute, by tenant.
-    said: BTreeMap<String, u32>,
+    /// In this minute, by actor: at most as many as are said.
+    said: BTreeMap<Who, u32>,
 }
 
 impl Denials {
-    /// Takes a refusal in; gives what is to be said at once.
-    pub fn denied(&mut self, now_ns: u64, ask: &Ask, verdict: &Verdict) -> Option<Denial> {
-        let mut key = (ask.tenant.clone(), ask.actor.clone(), verdict.rule.clone());
-        if !self.tracks.contains_key(&key) && self.tracks.len() >= COUNTED_MAX {
-            self.forget(now_ns);
-        }
+    /// Takes a refusal in that `tenant` is to be told of; gives what is to be said at once.
+    pub fn denied(
+        &mut self,
+        now_ns: u64,
+        tenant: &str,
+        ask: &Ask,
+        verdict: &Verdict,
+    ) -> Option<Denial> {
+        let mut who = Who {
+            tenant: tenant.to_owned(),
+            of: ask.tenant.clone(),
+            actor: ask.actor.clone(),
+        };
         let mut denial = Denial {
+            tenant: tenant.to_owned(),
             ask: Ask {
                 actor: ask.actor.clone(),
                 tenant: ask.tenant.clone(),
@@ -70,26 +99,40 @@ impl Denials {
             reason: cut(&verdict.reason),
             count: 1,
         };
-        let of_tenant = |(tenant, ..): &&(String, String, String)| *tenant == ask.tenant;
-        let own = self.tracks.keys().filter(of_tenant).count();
-        let full = self.tracks.len() >= COUNTED_MAX && own >= COUNTED_OWN;
-        if !self.tracks.contains_key(&key) && full {
-            // Of nobody's tenant, so that no tenant sees another's.
-            denial = Denial {
-                ask: Ask {
-                    actor: "user:other".into(),
-                    tenant: "system".into(),
-                    call: "other".into(),
-                    on: String::new(),
-                },
-                rule: "default:deny".into(),
-                reason: "more actors than are counted apart".into(),
-                count: 1,
-            };
-            key = ("system".into(), "user:other".into(), "default:deny".into());
+        let known = |all: &Self, who: &Who, rule: &str| {
+            let key = (who.clone(), rule.to_owned());
+            all.tracks.contains_key(&key)
+        };
+        if !known(self, &who, &denial.rule) && self.rules_of(&who) >= ACTOR_RULES_MAX {
+            denial.rule = OTHER.into();
+            denial.reason = "more rules than are counted apart".into();
         }
-        let tenant = key.0.clone();
-        let may = self.may_say(&tenant, now_ns);
+        if !known(self, &who, &denial.rule) {
+            if self.tracks.len() >= COUNTED_MAX {
+                self.forget(now_ns);
+            }
+            let own = self.tracks.keys().filter(|(w, _)| w.of == who.of).count();
+            if self.tracks.len() >= COUNTED_MAX && own >= COUNTED_OWN {
+                // Of nobody's tenant, so that no tenant sees another's.
+                let system = || "system".to_owned();
+                let actor = || "user:other".to_owned();
+                (denial.tenant, denial.rule) = (system(), "default:deny".into());
+                denial.reason = "more actors than are counted apart".into();
+                denial.ask = Ask {
+                    actor: actor(),
+                    tenant: system(),
+                    call: OTHER.into(),
+                    on: String::new(),
+                };
+                who = Who {
+                    tenant: system(),
+                    of: system(),
+                    actor: actor(),
+                };
+            }
+        }
+        let may = self.may_say(&who, now_ns);
+        let key = (who.clone(), denial.rule.clone());
         let track = self.tracks.entry(key).or_insert(Track {
             said_ns: 0,
             waiting: None,
@@ -102,7 +145,7 @@ impl Denials {
         if may && rested {
             track.said_ns = now_ns.max(1);
             track.waiting = None;
-            *self.said.entry(tenant).or_default() += 1;
+            *self.said.entry(who).or_default() += 1;
             return Some(denial);
         }
         track.waiting = Some(denial);
@@ -135,11 +178,21 @@ impl Denials {
         due
     }
 
-    fn may_say(&mut self, tenant: &str, now_ns: u64) -> bool {
+    /// Rules of one actor that are counted apart.
+    fn rules_of(&self, who: &Who) -> usize {
+        let from = (who.clone(), String::new());
+        let own = self.tracks.range(from..);
+        own.take_while(|((w, _), _)| w == who).count()
+    }
+
+    fn may_say(&mut self, who: &Who, now_ns: u64) -> bool {
         if now_ns / MINUTE_NS != self.minute {
             (self.minute, self.said) = (now_ns / MINUTE_NS, BTreeMap::new());
         }
-        self.said.get(tenant).copied().unwrap_or(0) < SAID_A_MINUTE_MAX
+        let of_tenant = |(w, _): &(&Who, &u32)| w.tenant == who.tenant && w.of == who.of;
+        let tenant: u32 = self.said.iter().filter(of_tenant).map(|(_, n)| n).sum();
+        let actor = self.said.get(who).copied().unwrap_or(0);
+        tenant < SAID_A_MINUTE_MAX && actor < ACTOR_SAID_A_MINUTE_MAX
     }
 
     /// Drops those of whom nothing waits and who were silent for a minute.

@@ -311,9 +311,9 @@ fn refusals_are_said_once_a_minute_each_and_summed() {
         reason: "no".into(),
     };
     let a = ask("agent:a", "exec", "run");
-    assert_eq!(denials.denied(S, &a, &verdict).unwrap().count, 1);
+    assert_eq!(denials.denied(S, "t", &a, &verdict).unwrap().count, 1);
     for n in 0..1000 {
-        assert_eq!(denials.denied(2 * S + n, &a, &verdict), None);
+        assert_eq!(denials.denied(2 * S + n, "t", &a, &verdict), None);
     }
     assert!(denials.due(30 * S, false).is_empty());
     let due = denials.due(62 * S, false);
@@ -324,7 +324,7 @@ fn refusals_are_said_once_a_minute_each_and_summed() {
     for minute in 10..40u64 {
         for n in 0..500 {
             let someone = ask(&format!("agent:{n}"), "exec", "run");
-            let told = denials.denied(minute * 60 * S + n, &someone, &verdict);
+            let told = denials.denied(minute * 60 * S + n, "t", &someone, &verdict);
             said += u64::from(told.is_some());
             sum += told.map_or(0, |d| d.count);
         }
@@ -338,7 +338,7 @@ fn refusals_are_said_once_a_minute_each_and_summed() {
         tenant: "u".into(),
         ..ask("agent:a", "exec", "run")
     };
-    let told = denials.denied(39 * 60 * S + 2000, &other, &verdict);
+    let told = denials.denied(39 * 60 * S + 2000, "u", &other, &verdict);
     assert!(told.is_some(), "one tenant's crowd silences no other");
     sum += denials
         .due(41 * 60 * S, true)
@@ -353,9 +353,9 @@ fn a_refusal_keeps_little_of_what_was_asked_for() {
     let mut denials = Denials::default();
     let long = ask("agent:a", "bus.publish", &"x".repeat(1 << 20));
     let verdict = Policy::default().judge(&long, S);
-    let told = denials.denied(S, &long, &verdict).unwrap();
+    let told = denials.denied(S, "t", &long, &verdict).unwrap();
     assert_eq!((told.ask.on.len(), told.reason.len()), (256, 256));
-    assert_eq!(denials.denied(S, &long, &verdict), None);
+    assert_eq!(denials.denied(S, "t", &long, &verdict), None);
     let sum = denials.due(0, true);
     assert_eq!((sum[0].ask.on.len(), sum[0].reason.len()), (256, 256));
 }
@@ -415,4 +415,56 @@ proptest! {
         let _ = policy.compile("a", &format!("vb-policy 1\n{text}"));
         let _ = Cap::parse(&text);
     }
+}
+
+#[test]
+fn one_actor_s_flood_hides_no_other_s_refusal_and_equal_names_of_two_tenants_are_two() {
+    let mut denials = Denials::default();
+    let by = |rule: &str| Verdict {
+        allowed: false,
+        rule: rule.into(),
+        reason: "no".into(),
+    };
+    let of = |tenant: &str, actor: &str| Ask {
+        tenant: tenant.into(),
+        ..ask(actor, "proof.inclusion", "7")
+    };
+    // What the owner alone is told of: an actor of many rules, others of its tenant, and its name in another.
+    let flood = of("t", "agent:flood");
+    let mut said = 0;
+    for n in 0..10_000 {
+        let rule = by(&format!("doc:{}", n % 40));
+        said += u32::from(denials.denied(S + n, "system", &flood, &rule).is_some());
+    }
+    assert_eq!(said, super::denials::ACTOR_SAID_A_MINUTE_MAX);
+    for asks in [
+        of("t", "agent:quiet"),
+        of("u", "agent:flood"),
+        of("v", "agent:flood"),
+    ] {
+        let told = denials.denied(2 * S, "system", &asks, &by("identity:tenant"));
+        let told = told.expect("said at once");
+        assert_eq!((&*told.tenant, &told.ask, told.count), ("system", &asks, 1));
+        assert_eq!(
+            denials.denied(3 * S, "system", &asks, &by("identity:tenant")),
+            None
+        );
+    }
+    let sums = denials.due(0, true);
+    let of_rule = |tenant: &str| {
+        let mine = sums
+            .iter()
+            .filter(|d| d.ask.tenant == tenant && d.rule == "identity:tenant");
+        mine.map(|d| d.count).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of_rule("t"), of_rule("u"), of_rule("v")),
+        (vec![1], vec![1], vec![1])
+    );
+    let flooded: u64 = sums
+        .iter()
+        .filter(|d| d.ask == flood)
+        .map(|d| d.count)
+        .sum();
+    assert_eq!(flooded + u64::from(said), 10_000, "nothing is lost");
 }
