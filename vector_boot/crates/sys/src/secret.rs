@@ -3,10 +3,10 @@
 //!
 //! Start with [`Secret`]. What the secret is for is decided elsewhere.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -140,22 +140,19 @@ pub fn unbuffered_stdin() -> io::Result<File> {
     Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
+/// Standard output without a buffer, for the same reason.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn unbuffered_stdout() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
 /// From here on this process writes no core dump, and no other of its user may look into it. For a command that
 /// holds a secret; a kernel that refuses leaves it as it was.
 pub fn never_dump() {
     // SAFETY: changes a flag of this process; no memory is handed over.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-}
-
-/// Makes a folder that is this process's own, unless it is there.
-///
-/// # Errors
-/// As `mkdir(2)`.
-pub fn create_folder(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made,
-    }
 }
 
 #[cfg(test)]

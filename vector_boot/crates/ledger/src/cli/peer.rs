@@ -2,13 +2,17 @@
 
 use super::progress::Progress;
 use crate::json::Json;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 use sys::packet::connect_stream_within;
+use zeroize::Zeroizing;
 
 /// How long a running service may be silent: a query over a large log says nothing while it finds nothing.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest answer with a secret, or refusal of one: a key's line is some 400 bytes.
+const SECRET_LINE_BYTES_MAX: usize = 4096;
 
 /// A running ledger.
 pub struct Peer {
@@ -70,6 +74,46 @@ impl Peer {
         }
     }
 
+    /// Sends a request and gives one text of its answer, which lies nowhere else in this process: not in a
+    /// reader's buffer, not in a parsed line, not where a buffer lay before it grew.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn secret(&self, request: &Json, member: &str) -> Result<Zeroizing<String>, String> {
+        let failed = |e: io::Error| format!("{}: {e}", self.socket.display());
+        let mut stream = connect_stream_within(&self.socket, ANSWER_LIMIT).map_err(failed)?;
+        stream
+            .set_read_timeout(Some(ANSWER_LIMIT))
+            .map_err(failed)?;
+        writeln!(stream, "{request}").map_err(failed)?;
+        let mut line = Zeroizing::new([0; SECRET_LINE_BYTES_MAX]);
+        let mut used = 0;
+        let end = loop {
+            let rest = line.get_mut(used..).unwrap_or_default();
+            match stream.read(rest).map_err(failed)? {
+                0 => return Err(self.closed()),
+                n => used += n,
+            }
+            let read = line.get(..used).unwrap_or_default();
+            if let Some(end) = read.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+        };
+        let text = line.get(..end).unwrap_or_default();
+        let text = std::str::from_utf8(text).map_err(|e| e.to_string())?;
+        if !text.starts_with("{\"ok\":true") {
+            let line = Json::stored(text).map_err(|e| e.to_string())?;
+            return Err(refusal(&line));
+        }
+        let before = format!("\"{member}\":\"");
+        let found = text.split_once(&before).and_then(|(_, rest)| {
+            // Nothing in it needs an escape, or it is none of ours.
+            let (found, _) = rest.split_once('"')?;
+            (!found.contains('\\')).then(|| Zeroizing::new(found.to_owned()))
+        });
+        found.ok_or_else(|| format!("{}: answers without {member}", self.socket.display()))
+    }
+
     fn read(
         &self,
         request: &Json,
@@ -104,4 +148,52 @@ fn refusal(line: &Json) -> String {
     let text = |key| error.and_then(|e| e.get(key)).and_then(Json::text);
     let (code, reason) = (text("code"), text("reason"));
     format!("{}: {}", code.unwrap_or(""), reason.unwrap_or(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// What a service is taken to have said that answers with these bytes.
+    fn said(answer: &'static [u8]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("ledger.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let (stream, _) = listener.accept().unwrap();
+                let mut asked = String::new();
+                BufReader::new(&stream).read_line(&mut asked).unwrap();
+                // In pieces, as a stream may bring it.
+                for piece in answer.chunks(7) {
+                    if (&stream).write_all(piece).is_err() {
+                        break;
+                    }
+                }
+            });
+            let request = Json::object([("type", "audit_key".into())]);
+            let told = Peer::new(socket).secret(&request, "key");
+            told.map(|secret| secret.to_string())
+        })
+    }
+
+    #[test]
+    fn a_secret_is_read_where_it_stands_and_a_refusal_is_told() {
+        let key = said(b"{\"ok\":true,\"id\":null,\"key\":\"vb-audit-key a 00\"}\nmore\n");
+        assert_eq!(key.as_deref(), Ok("vb-audit-key a 00"));
+        let refused = said(
+            b"{\"ok\":false,\"id\":null,\"error\":{\"code\":\"POLICY_DENY\",\"reason\":\"no\"}}\n",
+        );
+        assert_eq!(refused.unwrap_err(), "POLICY_DENY: no");
+        for none in [
+            &b"{\"ok\":true,\"id\":null}\n"[..],
+            b"{\"ok\":true,\"key\":\"a\\\"b\"}\n",
+            b"{\"ok\":true,\"key\":\"cut",
+            b"",
+            &[b'x'; 2 * SECRET_LINE_BYTES_MAX],
+        ] {
+            assert!(said(none).is_err());
+        }
+    }
 }

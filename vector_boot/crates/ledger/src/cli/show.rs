@@ -42,7 +42,7 @@ impl Words {
         let event = self.event(place)?;
         println!("{event}");
         if let Some(key) = &key {
-            println!("{}", *key.open(&event)?);
+            print_secret(&key.open(&event)?)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -160,6 +160,16 @@ impl Key {
     }
 }
 
+/// Prints a line that stays in no buffer.
+fn print_secret(line: &str) -> Result<(), String> {
+    let print = || {
+        let mut out = sys::secret::unbuffered_stdout()?;
+        out.write_all(line.as_bytes())?;
+        out.write_all(b"\n")
+    };
+    print().map_err(|e: std::io::Error| format!("standard output: {e}"))
+}
+
 #[derive(Args)]
 pub struct KeyWords {
     /// Whose.
@@ -182,12 +192,10 @@ impl KeyWords {
                     ("type", "audit_key".into()),
                     ("tenant", self.tenant.as_str().into()),
                 ]);
-                let answer = peer.call(&request)?;
-                let line = answer.get("key").and_then(Json::text);
-                Zeroizing::new(line.ok_or("the ledger answers without a key")?.to_owned())
+                peer.secret(&request, "key")?
             }
         };
-        println!("{}", *line);
+        print_secret(&line)?;
         Ok(ExitCode::SUCCESS)
     }
 }
