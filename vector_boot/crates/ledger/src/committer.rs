@@ -31,6 +31,7 @@ use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -127,6 +128,8 @@ type Decide = Box<dyn FnOnce(Result<(&Planes, &Moment), Refusal>) -> (Vec<Draft>
 enum Work {
     Append(Vec<Draft>, Reply),
     Decide(Decide),
+    /// As of its moment: what was decided by one must not be placed by another.
+    Decided(Box<Unfit>),
 }
 
 /// A request on its way into a group.
@@ -139,6 +142,7 @@ impl Job {
     fn refuse(self, refusal: Refusal) {
         let reply = match self.work {
             Work::Append(_, reply) => reply,
+            Work::Decided(unfit) => unfit.reply,
             Work::Decide(decide) => decide(Err(refusal.clone())).1,
         };
         reply(Err(refusal));
@@ -149,6 +153,17 @@ enum Message {
     Job(Job),
     Order(Order, Answer),
     Stop,
+}
+
+impl Message {
+    /// Answers what nobody takes any more.
+    fn turn_away(self) {
+        match self {
+            Self::Job(job) => job.refuse(Refusal::closing()),
+            Self::Order(_, answer) => answer(Err(Refusal::closing())),
+            Self::Stop => {}
+        }
+    }
 }
 
 /// Where the log stands, for those who wait for it.
@@ -205,10 +220,42 @@ struct Shared {
     moved: Condvar,
     queued: Mutex<Queued>,
     drained: Condvar,
+    /// The committer's end of the channel; behind its end everybody's.
+    receiver: Receiver<Message>,
+    /// Nobody takes from it any more.
+    ended: AtomicBool,
     metrics: Metrics,
     /// To the tree's tiles, behind durability.
     leaves: Leaves,
     proofs: Mutex<Option<Proofs>>,
+}
+
+impl Shared {
+    /// The committer takes nothing any more: those who wait for it are told.
+    fn end(&self) {
+        let queued = self.queued.lock();
+        queued.unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.drained.notify_all();
+        // First, so that whoever sends behind the last look sees it.
+        self.ended.store(true, Ordering::SeqCst);
+        self.turn_away();
+        let standing = self.standing.lock();
+        standing.unwrap_or_else(PoisonError::into_inner).closing = true;
+        self.moved.notify_all();
+    }
+
+    fn turn_away(&self) {
+        self.receiver.try_iter().for_each(Message::turn_away);
+    }
+}
+
+/// However the committer ends, also by a bug.
+struct AtTheEnd(Arc<Shared>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// A running ledger: append, look, wait.
@@ -242,6 +289,27 @@ impl Committer {
         birth: &Birth,
         index_folder: Option<&Path>,
     ) -> Result<(Self, Recovery), OpenError> {
+        Self::begin(device, birth, index_folder, true)
+    }
+
+    /// As [`Self::start`], of a log whose service keeps its tiles elsewhere: where it fills, events are refused,
+    /// and nothing is dropped unasked.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_keeping_all(
+        device: Arc<dyn Device>,
+        birth: &Birth,
+    ) -> Result<(Self, Recovery), OpenError> {
+        Self::begin(device, birth, None, false)
+    }
+
+    fn begin(
+        device: Arc<dyn Device>,
+        birth: &Birth,
+        index_folder: Option<&Path>,
+        makes_room: bool,
+    ) -> Result<(Self, Recovery), OpenError> {
         let mut fold = Fold::kept_in(index_folder);
         let mut resumed = index_folder.and_then(|folder| {
             // What is wrong with the superblock, opening says.
@@ -270,6 +338,7 @@ impl Committer {
                 error,
             }
         })?;
+        let (sender, receiver) = bounded(QUEUE_MAX);
         let shared = Arc::new(Shared {
             device: log.device().clone(),
             superblock: *log.superblock(),
@@ -286,11 +355,12 @@ impl Committer {
             moved: Condvar::new(),
             queued: Mutex::default(),
             drained: Condvar::new(),
+            receiver,
+            ended: AtomicBool::new(false),
             metrics: Metrics::default(),
             leaves: Leaves::default(),
             proofs: Mutex::default(),
         });
-        let (sender, receiver) = bounded(QUEUE_MAX);
         let ledger = Ledger {
             shared: shared.clone(),
             sender,
@@ -305,13 +375,17 @@ impl Committer {
             random: clock::Random::default(),
             groups: 0,
             orders: VecDeque::new(),
+            makes_room,
             tried: None,
             kept_free: 0,
             lost,
         };
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
-            .spawn(move || writer.run(&receiver))
+            .spawn(move || {
+                let at_the_end = AtTheEnd(writer.shared.clone());
+                writer.run(&at_the_end.0.receiver);
+            })
             .map_err(|error| OpenError::Io {
                 step: "start committer",
                 error,
@@ -494,20 +568,23 @@ impl Ledger {
         }
         queued.bytes += bytes;
         drop(queued);
-        if let Err(unsent) = self.sender.send(Message::Job(Job { work, bytes }))
-            && let Message::Job(job) = unsent.into_inner()
-        {
-            job.refuse(Refusal::closing());
+        self.send(Message::Job(Job { work, bytes }));
+    }
+
+    /// Hands a message to the committer. Behind its end who sends answers what it did not see any more, so nothing
+    /// that was sent waits for nobody.
+    fn send(&self, message: Message) {
+        if let Err(unsent) = self.sender.send(message) {
+            unsent.into_inner().turn_away();
+        }
+        if self.shared.ended.load(Ordering::SeqCst) {
+            self.shared.turn_away();
         }
     }
 
     /// Has an epoch begun or old segments dropped, between two groups. Waits while the queue is full.
     pub fn order(&self, order: Order, answer: Answer) {
-        if let Err(unsent) = self.sender.send(Message::Order(order, answer))
-            && let Message::Order(_, answer) = unsent.into_inner()
-        {
-            answer(Err(Refusal::closing()));
-        }
+        self.send(Message::Order(order, answer));
     }
 
     /// As [`Self::order`], and waits for the outcome.
@@ -690,6 +767,8 @@ struct Writer {
     groups: u64,
     /// What was asked for while a group was filled.
     orders: VecDeque<(Order, Answer)>,
+    /// Whether it drops what is oldest where the log fills.
+    makes_room: bool,
     /// The segment in which room was made, or was found not to be had.
     tried: Option<u32>,
     /// Bytes that a compaction takes which waits for tiles; 0 while none does.
@@ -708,12 +787,13 @@ struct Placed {
 struct Unfit {
     drafts: Vec<Draft>,
     reply: Reply,
+    moment: Moment,
 }
 
 impl Unfit {
     fn into_job(self, bytes: usize) -> Job {
         Job {
-            work: Work::Append(self.drafts, self.reply),
+            work: Work::Decided(Box::new(self)),
             bytes,
         }
     }
@@ -767,19 +847,6 @@ impl Writer {
                 }
             }
         }
-        // Those who wait for room find nobody to make it.
-        let queued = self.shared.queued.lock();
-        queued.unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.shared.drained.notify_all();
-        // Those who sent behind the stop are answered, not dropped.
-        while let Ok(message) = receiver.try_recv() {
-            match message {
-                Message::Job(job) => job.refuse(Refusal::closing()),
-                Message::Order(_, answer) => answer(Err(Refusal::closing())),
-                Message::Stop => {}
-            }
-        }
-        self.publish(true);
     }
 
     fn group(
@@ -839,11 +906,11 @@ impl Writer {
         let mut widest = self.log.widest_group();
         // As long as it will be: times are numbers of variable length. What fits by a guess that is too
         // short would cost a segment each time it is refused.
-        let (wall_ns, monotonic_ns) = (clock::wall_ns(), clock::monotonic_ns());
+        let moment = unfit.moment;
         let fits = unfit.drafts.iter().all(|d| {
             let body = Body {
-                timestamp_ns: d.timestamp_ns.unwrap_or(monotonic_ns),
-                ..d.body(wall_ns)
+                timestamp_ns: d.timestamp_ns.unwrap_or(moment.monotonic_ns),
+                ..d.body(moment.wall_ns)
             };
             widest.push(&body).is_some()
         });
@@ -897,10 +964,15 @@ impl Writer {
             next_id: group.next_id(),
         };
         let stopped = self.log.stopped().map(Refusal::from);
+        let mut of = moment;
         let (drafts, reply) = match (job.work, &stopped) {
             (Work::Append(drafts, reply), _) => (drafts, reply),
             (Work::Decide(decide), None) => decide(Ok((&planes, &moment))),
             (Work::Decide(decide), Some(refusal)) => decide(Err(refusal.clone())),
+            (Work::Decided(unfit), _) => {
+                of = unfit.moment;
+                (unfit.drafts, unfit.reply)
+            }
         };
         if let Some(refusal) = stopped {
             let outcome = Err(refusal);
@@ -924,7 +996,7 @@ impl Writer {
                     receipts.push(receipt);
                     continue;
                 }
-                Ok(None) => match self.place_one(group, draft, &moment, added) {
+                Ok(None) => match self.place_one(group, draft, &of, added) {
                     Ok(receipt) => {
                         receipts.push(receipt);
                         continue;
@@ -950,7 +1022,11 @@ impl Writer {
                     }
                     all.push(*draft);
                     all.extend(drafts);
-                    Err(Unfit { drafts: all, reply })
+                    Err(Unfit {
+                        drafts: all,
+                        reply,
+                        moment: of,
+                    })
                 }
             };
         }
@@ -1106,7 +1182,7 @@ impl Writer {
             Ok(()) => {}
             Err(stopped) => ::log::error!("stopped writing: reason=\"{stopped}\""),
         }
-        self.publish(false);
+        self.publish();
         for Placed {
             reply,
             outcome: placed,
@@ -1127,16 +1203,13 @@ impl Writer {
         self.shared.drained.notify_all();
     }
 
-    fn publish(&self, closing: bool) {
+    fn publish(&self) {
         let mut standing = self
             .shared
             .standing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *standing = Standing {
-            closing,
-            ..standing_of(&self.log, self.groups)
-        };
+        *standing = standing_of(&self.log, self.groups);
         drop(standing);
         self.shared.moved.notify_all();
     }

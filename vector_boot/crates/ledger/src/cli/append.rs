@@ -63,7 +63,8 @@ impl Words {
         }
         let birth = Birth::now();
         let device = disk.open(Access::Write)?;
-        let (committer, _) = Committer::start(device, &birth).map_err(|e| e.to_string())?;
+        let started = Committer::start_keeping_all(device, &birth);
+        let (committer, _) = started.map_err(|e| e.to_string())?;
         let ledger = committer.ledger();
         let outcome = given
             .draft(ledger)

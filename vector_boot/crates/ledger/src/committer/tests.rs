@@ -137,3 +137,114 @@ fn who_waits_for_room_behind_a_stop_is_refused_and_not_left_waiting() {
     }
     committer.stop();
 }
+
+#[test]
+fn what_comes_into_the_channel_at_its_end_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let committer = ledger(folder.path());
+    let ledger = committer.ledger().clone();
+    committer.stop();
+    // Whoever asked before the end and got his turn behind it: in the channel that nobody reads.
+    let (said, answers) = bounded(3);
+    let (appended, decided) = (said.clone(), said.clone());
+    let append: Reply = Box::new(move |outcome| appended.send(outcome.is_err()).unwrap());
+    let decide: Decide = Box::new(move |turn| {
+        let refused = turn.is_err();
+        let reply: Reply = Box::new(move |outcome| {
+            decided.send(refused && outcome.is_err()).unwrap();
+        });
+        (Vec::new(), reply)
+    });
+    for work in [Work::Append(Vec::new(), append), Work::Decide(decide)] {
+        let job = Message::Job(Job { work, bytes: 0 });
+        ledger.sender.send(job).unwrap();
+    }
+    let answer: Answer = Box::new(move |done| said.send(done.is_err()).unwrap());
+    ledger.order(Order::Epoch, answer);
+    assert_eq!(answers.try_iter().collect::<Vec<_>>(), [true; 3]);
+}
+
+#[test]
+fn every_request_is_answered_once_while_the_committer_ends() {
+    use std::sync::atomic::AtomicUsize;
+    for round in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let committer = ledger(folder.path());
+        let (sent, answered) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let ledger = committer.ledger().clone();
+                let (sent, answered) = (&sent, &answered);
+                scope.spawn(move || {
+                    while !ledger.standing().closing {
+                        let (a, b) = (answered.clone(), answered.clone());
+                        sent.fetch_add(2, Ordering::Relaxed);
+                        ledger.append(
+                            Vec::new(),
+                            Box::new(move |_| {
+                                a.fetch_add(1, Ordering::Relaxed);
+                            }),
+                        );
+                        let answer = Box::new(move |_| {
+                            b.fetch_add(1, Ordering::Relaxed);
+                        });
+                        ledger.order(Order::Compact(Keep::default()), answer);
+                    }
+                });
+            }
+            while sent.load(Ordering::Relaxed) < round * 20 {
+                std::thread::yield_now();
+            }
+            committer.stop();
+        });
+        let (sent, answered) = (
+            sent.load(Ordering::Relaxed),
+            answered.load(Ordering::Relaxed),
+        );
+        assert_eq!(answered, sent, "round {round}");
+    }
+}
+
+#[test]
+fn a_log_whose_tiles_lie_elsewhere_keeps_all_and_takes_no_more_where_it_fills() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(folder.path().join("log"))
+        .unwrap();
+    file.set_len(1024 * 1024).unwrap();
+    let birth = Birth {
+        log_id: [1; 16],
+        tag_key: [2; 32],
+        wall_ns: 0,
+        segment_bytes_max: 1024 * 1024,
+    };
+    let device = FileDevice::new(file, "log".to_owned(), Access::Write).unwrap();
+    let (committer, _) = Committer::start_keeping_all(Arc::new(device), &birth).unwrap();
+    let ledger = committer.ledger();
+    let note = Draft {
+        ns: "test".to_owned(),
+        actor: "user:a".to_owned(),
+        tenant_id: "t".to_owned(),
+        event_type: "note".to_owned(),
+        payload: format!("{{\"x\":\"{}\"}}", "x".repeat(900)),
+        ..Draft::default()
+    };
+    let mut taken = 0;
+    let refused = loop {
+        match ledger.append_wait(vec![note.clone(); 32]) {
+            Ok(receipts) => taken += receipts.len() as u64,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refused.code, "QUOTA", "{}", refused.reason());
+    let standing = ledger.standing();
+    assert!(standing.used > ledger.room() / 2, "{}", standing.used);
+    assert_eq!(
+        (standing.first_id, standing.epoch, standing.id),
+        (1, 1, taken)
+    );
+    committer.stop();
+}

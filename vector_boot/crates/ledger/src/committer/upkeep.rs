@@ -99,7 +99,7 @@ impl Writer {
         if self.log.stopped().is_some() || self.tried == Some(self.log.segment()) {
             return;
         }
-        if !is_filling(&self.log) {
+        if !self.makes_room || !is_filling(&self.log) {
             return;
         }
         let opened = match self.log.segments_free() {
@@ -132,6 +132,12 @@ impl Writer {
     /// machine and of its security alone.
     pub(super) fn may_take(&self, draft: &Draft) -> Result<(), Refusal> {
         let (used, room) = (self.log.used(), self.log.room());
+        if !self.makes_room && is_filling(&self.log) {
+            let limit = format!(
+                "{COMPACT_PERCENT} % of {room} bytes: its service makes room when it runs, or compact does"
+            );
+            return Err(Refusal::new("QUOTA", "log", &used.to_string(), &limit));
+        }
         if draft.is_essential() {
             return Ok(());
         }
@@ -228,7 +234,7 @@ impl Writer {
         index.forget_before(compacted.first_event_id);
         drop(index);
         self.kept_free = 0;
-        self.publish(false);
+        self.publish();
         Ok(self.done(&receipts, self.log.superblock().first_segment - before))
     }
 
