@@ -12,7 +12,7 @@
 
 use crate::committer::Draft;
 use ledger_core::blob::Blobs;
-use ledger_core::bus::Bus;
+use ledger_core::bus::{self, Bus};
 use ledger_core::jobs::Jobs;
 use ledger_core::keys::Keys;
 use ledger_core::policy::Policy;
@@ -85,7 +85,7 @@ impl Planes {
         summary.put("policy", &self.policy);
         summary.put("keys", &self.keys);
         summary.put("blobs", &self.blobs);
-        summary.put("bus", &self.bus);
+        summary.put(BUS, &self.bus);
         summary.put("jobs", &self.jobs);
     }
 
@@ -98,7 +98,8 @@ impl Planes {
             summary.take("policy", &mut self.policy),
             summary.take("keys", &mut self.keys),
             summary.take("blobs", &mut self.blobs),
-            summary.take("bus", &mut self.bus),
+            summary.take_as::<bus::FirstForm, _>(BUS_FIRST, &mut self.bus),
+            summary.take(BUS, &mut self.bus),
             summary.take("jobs", &mut self.jobs),
         ];
         taken.into_iter().collect()
@@ -118,13 +119,18 @@ impl Planes {
     }
 }
 
+/// The bus, and its form of before.
+const BUS: &str = "bus.2";
+const BUS_FIRST: &str = "bus";
+
 /// Sections of a summary that this version reads. A name stands for one form of its state: whoever
 /// changes the form gives the section a new name, and goes on reading the old one.
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 9] = [
     "policy",
     "keys",
     "blobs",
-    "bus",
+    BUS_FIRST,
+    BUS,
     "jobs",
     crate::dedupe::SECTION,
     crate::ulids::SECTION,
@@ -153,12 +159,24 @@ impl Summary {
     /// # Errors
     /// [`Unreadable`] if it does not decode; the state is as before.
     pub fn take<T: DeserializeOwned>(&self, name: &str, state: &mut T) -> Result<(), Unreadable> {
+        self.take_as::<T, T>(name, state)
+    }
+
+    /// The same from another form of the state.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_as<Form: DeserializeOwned + Into<T>, T>(
+        &self,
+        name: &str,
+        state: &mut T,
+    ) -> Result<(), Unreadable> {
         let Some(bytes) = self.0.get(name) else {
             return Ok(());
         };
-        match postcard::take_from_bytes(bytes) {
+        match postcard::take_from_bytes::<Form>(bytes) {
             Ok((found, [])) => {
-                *state = found;
+                *state = found.into();
                 Ok(())
             }
             _ => Err(Unreadable(name.to_owned())),
@@ -218,8 +236,47 @@ mod tests {
             let named = Unreadable(name.clone());
             assert_eq!(Planes::default().restore(&bad), Err(named), "{name}");
         }
-        summary.put("bus.2", &7u8);
-        let named = Unreadable("bus.2".to_owned());
+        summary.put("bus.3", &7u8);
+        let named = Unreadable("bus.3".to_owned());
         assert_eq!(summary.known(), Err(named));
+    }
+
+    /// A summary with the bus in its first form, as it was written then: the messages 1, 2 (both for a commit) and
+    /// 3 of topic t, of which the consumer w acknowledged 1 and somebody without a name 2.
+    const FIRST_FORM: &str = "\
+        0805626c6f627302000005626f6f7473020000036275739501010673797374656d0101740140\
+        034101c701d9010201563df36481000000000000000000010201000001563df3648100000000\
+        000000000002030100010d757365723a6f70657261746f720101563df3648100000000000000\
+        0000030401000000000000000000000000000000000001017703014101000000fad7ab91a034\
+        02010101000000000000000000000000000000000003066465647570650100046a6f62730200\
+        00046b657973010006706f6c6963790300000005756c6964738101010673797374656d070701\
+        a2022aebf349106d59ad350392d6850101563df36481000000000000000000010201563df364\
+        81000000000000000000020301563df36481000000000000000000030401a2022aec0245e410\
+        3d11d5c81ab8370501a2022aec069ee4a7f74b0163d447e00601a2022aecd94f0109a00deb37\
+        aa18f507";
+
+    #[test]
+    fn the_bus_of_a_log_that_was_compacted_before_is_taken_on() {
+        let byte = |at| u8::from_str_radix(&FIRST_FORM[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..FIRST_FORM.len()).step_by(2).map(byte).collect();
+        let summary = Summary::decode(&bytes).unwrap();
+        assert_eq!(summary.known(), Ok(()));
+        let mut planes = Planes::default();
+        assert_eq!(planes.restore(&summary), Ok(()));
+        let message = |n: u8| ledger_core::ulid::parse(&format!("01ARYZ6S41{n:016}")).unwrap();
+        let now = 1_795_332_697_000_000_000;
+        let commit = |n| planes.bus.commit("system", "t", &message(n), None, 1, now);
+        assert!(commit(1).is_ok() && commit(2).is_ok());
+        let two = planes.bus.commit("system", "t", &message(2), None, 2, now);
+        assert_eq!(two.unwrap_err().code, "NOT_QUORATE");
+        assert_eq!(commit(3).unwrap_err().code, "BAD_REQUEST");
+        assert_eq!(planes.bus.lags().map(|lag| lag.messages).sum::<u64>(), 2);
+        // It is written in the form of now.
+        let mut again = Summary::default();
+        planes.summary(&mut again);
+        assert!(again.0.contains_key(BUS) && !again.0.contains_key(BUS_FIRST));
+        let mut taken = Planes::default();
+        assert_eq!(taken.restore(&again), Ok(()));
+        assert_eq!(taken.bus, planes.bus);
     }
 }

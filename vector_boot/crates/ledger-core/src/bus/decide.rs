@@ -120,19 +120,19 @@ impl Bus {
     /// What becomes of a message.
     ///
     /// # Errors
-    /// BAD_REQUEST for what is no topic or a ULID of the future, DUPLICATE for a ULID that is older than
-    /// those remembered, QUOTA.
+    /// BAD_REQUEST for what is no topic or a ULID of the future, DUPLICATE for a chosen ULID that is among
+    /// those forgotten, QUOTA.
     pub fn publish(&self, publish: &Publish<'_>, wall_ns: u64) -> Result<Published, No> {
         let ulid_text = || ulid::text(&publish.ulid);
-        if publish.chosen && ulid::milliseconds(&publish.ulid) > wall_ns / 1_000_000 + AHEAD_MS_MAX
-        {
-            let limit = "a time of at most five minutes ahead";
-            return Err(No::new("BAD_REQUEST", "ulid", &ulid_text(), limit));
-        }
         let now_ms = wall_ns / 1_000_000;
         let topic = self.topic_at(publish.tenant, publish.topic, now_ms);
         if let Some(Known { id, .. }) = topic.and_then(|t| t.known(&publish.ulid)) {
             return Ok(Published::There(id));
+        }
+        // A repeat is one whatever the clock says by now.
+        if publish.chosen && ulid::milliseconds(&publish.ulid) > now_ms + AHEAD_MS_MAX {
+            let limit = "a time of at most five minutes ahead";
+            return Err(No::new("BAD_REQUEST", "ulid", &ulid_text(), limit));
         }
         if publish.qos == Qos::AtMostOnce {
             named(publish.topic)?;
@@ -143,14 +143,18 @@ impl Bus {
             tenant.map(|t| t.blank_at(now_ms)).unwrap_or_default()
         };
         let (forgotten, count) = match topic {
-            Some(topic) => (topic.forgotten, topic.count(lane_of(&publish.ulid))),
+            Some(topic) => {
+                let forgotten = topic.forgotten.holds(&publish.ulid);
+                (forgotten, topic.count(lane_of(&publish.ulid)))
+            }
             None => {
                 let blank = blank();
-                (blank.forgotten, blank.base)
+                (blank.forgotten.holds(&publish.ulid), blank.base)
             }
         };
-        if publish.qos == Qos::ExactlyOnce && forgotten != [0; 16] && publish.ulid <= forgotten {
-            let limit = "newer than those forgotten: whether it was published is not known";
+        // One that was made just now is nobody's repeat, whatever the clock said once.
+        if publish.qos == Qos::ExactlyOnce && publish.chosen && forgotten {
+            let limit = "none of the times forgotten: whether it was published is not known";
             return Err(No::new("DUPLICATE", "ulid", &ulid_text(), limit));
         }
         if topic.is_none() {
@@ -263,7 +267,8 @@ impl Bus {
         }
     }
 
-    /// What becomes of a commit: `of` names the consumers whose acknowledgements count, all if absent.
+    /// What becomes of a commit: `of` names the consumers whose acknowledgements count, all if absent. One
+    /// counts that was to be given the message and acknowledged it itself.
     ///
     /// # Errors
     /// NOT_FOUND for a message that is not among those remembered, BAD_REQUEST for one that wants no
@@ -291,9 +296,8 @@ impl Bus {
             (None, Some(done)) => return Ok(Committed::There(done.committed)),
             (None, None) => return Err(unknown(ulid)),
         };
-        let lane = lane_of(ulid);
         let counts = |name: &str| of.is_none_or(|of| of.iter().any(|o| o == name));
-        let acked = |(name, c): &(&String, &Consumer)| counts(name) && c.has(lane, open.seq);
+        let acked = |(name, c): &(&String, &Consumer)| counts(name) && open.acked & c.bit() != 0;
         let named = topic.consumers.iter().filter(acked).count();
         let acks = named + open.voters.iter().filter(|v| counts(v)).count();
         if acks < quorum.max(1) {

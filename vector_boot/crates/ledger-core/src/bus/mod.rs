@@ -7,16 +7,20 @@
 //! was under way is delivered again.
 //!
 //! A topic goes once nobody consumes it, no message waits for its commit and nothing was published for
-//! [`TOPIC_KEPT_MS`] by the log's own clock: when the next one is made. What it remembered is kept as two
-//! numbers of its tenant: up to which ULID nothing is known to be new, and up to which number messages of
-//! a lane are of topics gone, so that one of the same name begins behind them.
+//! [`TOPIC_KEPT_MS`] by the log's own clock: when the next one is made. What it remembered is kept by its
+//! tenant in a few numbers: which ULIDs are not known to be new ([`stretches`]), and up to which number
+//! messages of a lane are of topics gone, so that one of the same name begins behind them. So a lane and a
+//! number name one message of a topic's name for good.
 //!
 //! Bounded by the constants below. Start with [`Bus::apply`], then `decide`.
 
 mod decide;
+mod first_form;
 mod lanes;
+mod stretches;
 
 pub use decide::{Acked, Committed, No, Publish, Published, Target, named};
+pub use first_form::FirstForm;
 pub use lanes::{LANE_SPAN, LANES, Lane, counts_of, counts_text, hash_of, lane_of, shard_of};
 
 use crate::Body;
@@ -27,6 +31,7 @@ use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
+use stretches::Stretches;
 
 /// Shards of a topic that does not say.
 pub const SHARDS_DEFAULT: u16 = 64;
@@ -63,6 +68,12 @@ const REMEMBERED_OWN: usize = 512;
 pub const VOTERS_MAX: usize = 64;
 /// Acknowledgements without a name of one tenant that wait for their message's commit, some 100 bytes each.
 pub const VOTES_MAX: usize = 16 * 1024;
+
+/// By how much the log's clock is set back before topics hear of it: less is a clock that is kept right.
+const SET_BACK_MS: u64 = 60 * 1000;
+
+// Who acknowledged a message is a bit each.
+const _: () = assert!(CONSUMERS.each <= u32::BITS as usize);
 
 /// Open messages of each topic, the oldest, that are looked at for having expired where there is no room.
 const OLDEST: usize = 4;
@@ -149,6 +160,8 @@ struct Open {
     expires_ms: u64,
     /// Consumers without a name that acknowledged it.
     voters: BTreeSet<String>,
+    /// Bits of those with a name that did, themselves.
+    acked: u32,
 }
 
 impl Open {
@@ -175,8 +188,10 @@ pub struct Topic {
     counts: BTreeMap<u8, u64>,
     open: BTreeMap<[u8; 16], Open>,
     done: BTreeMap<[u8; 16], Done>,
-    /// No ULID up to here is known to be new.
-    forgotten: [u8; 16],
+    /// None of these is known to be new.
+    forgotten: Stretches,
+    /// All that were ever published here.
+    seen: Stretches,
     consumers: BTreeMap<String, Consumer>,
     /// Where each lane begins to count: what lies before is of a topic of the same name that is gone.
     base: u64,
@@ -192,6 +207,10 @@ pub struct Consumer {
     lanes: BTreeMap<u8, Lane>,
     /// Of a lane without an acknowledgement, nothing is owed up to here.
     base: u64,
+    /// Its place among the topic's consumers.
+    slot: u8,
+    /// The event that made it known: another of the same name has another.
+    since: u64,
 }
 
 impl Consumer {
@@ -201,7 +220,18 @@ impl Consumer {
         self.from
     }
 
-    /// Whether it has acknowledged this message.
+    /// The event that made it known, which tells it from others of its name; 0 if nobody knows any more.
+    #[must_use]
+    pub fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Its place as a bit.
+    fn bit(&self) -> u32 {
+        1u32.checked_shl(self.slot.into()).unwrap_or(0)
+    }
+
+    /// Whether it owes this message no more: it acknowledged it, began behind it, or it expired or was dropped.
     #[must_use]
     pub fn has(&self, lane: u8, seq: u64) -> bool {
         let lane = self.lanes.get(&lane);
@@ -212,6 +242,16 @@ impl Consumer {
     #[must_use]
     pub fn owes_up_to(&self, lane: u8, seq: u64) -> bool {
         self.lanes.get(&lane).map_or(self.base, Lane::floor) < seq
+    }
+
+    /// How many messages it owes of a lane up to this number.
+    #[must_use]
+    pub fn owed_up_to(&self, lane: u8, seq: u64) -> u64 {
+        let floor = self.lanes.get(&lane).map_or(self.base, Lane::floor);
+        // Beyond what can be acknowledged ahead, all are owed.
+        let near = seq.min(floor.saturating_add(LANE_SPAN));
+        let owed = (floor + 1..=near).filter(|seq| !self.has(lane, *seq));
+        owed.count() as u64 + seq.saturating_sub(near.max(floor))
     }
 
     /// Whether an acknowledgement of this message could be remembered now.
@@ -266,11 +306,23 @@ impl Topic {
             && self.open.values().all(|o| o.is_expired(now_ms))
     }
 
-    /// The greatest ULID of which it knows that it is not new.
-    fn newest(&self) -> [u8; 16] {
-        let all = [self.open.keys().next_back(), self.done.keys().next_back()];
-        let newest = all.into_iter().flatten().copied().max();
-        newest.map_or(self.forgotten, |newest| newest.max(self.forgotten))
+    /// Counts an acknowledgement for the messages that wait for their commit: those that it names, and that
+    /// it was new for.
+    fn count_for(&mut self, bit: u32, messages: &str, payload: &str) {
+        let acked: BTreeSet<(u8, u64)> = Target::list_of(messages).collect();
+        for ulid in ulids_of(payload) {
+            let open = self.open.get_mut(&ulid);
+            if let Some(open) = open.filter(|o| acked.contains(&(lane_of(&ulid), o.seq))) {
+                open.acked |= bit;
+            }
+        }
+    }
+
+    /// A place that no consumer has.
+    fn free_slot(&self) -> u8 {
+        let used = self.consumers.values().fold(0, |all, c| all | c.bit());
+        // At most 32.
+        (!used).trailing_zeros() as u8
     }
 
     /// The greatest number of a message in its lane.
@@ -324,8 +376,8 @@ struct Tenant {
     done: usize,
     consumers: usize,
     votes: usize,
-    /// Of topics that are gone: no ULID up to here is known to be new.
-    forgotten: [u8; 16],
+    /// Of topics that are gone: none of these ULIDs is known to be new.
+    forgotten: Stretches,
     /// Of topics that are gone: the greatest number of a message in its lane.
     retired: u64,
 }
@@ -344,17 +396,16 @@ impl Tenant {
 
     /// A topic that begins then.
     fn blank_at(&self, now_ms: u64) -> Topic {
-        let blank = Topic {
-            forgotten: self.forgotten,
+        let mut blank = Topic {
+            forgotten: self.forgotten.clone(),
             base: self.retired,
             ..Topic::default()
         };
-        let idle = self.topics.values().filter(|t| t.is_idle(now_ms));
-        idle.fold(blank, |blank, gone| Topic {
-            forgotten: blank.forgotten.max(gone.newest()),
-            base: blank.base.max(gone.greatest()),
-            ..blank
-        })
+        for gone in self.topics.values().filter(|t| t.is_idle(now_ms)) {
+            blank.forgotten.add_all(&gone.seen);
+            blank.base = blank.base.max(gone.greatest());
+        }
+        blank
     }
 
     /// Lets idle topics go; how many messages are remembered no more.
@@ -385,6 +436,8 @@ impl Tenant {
 pub struct Bus {
     tenants: BTreeMap<String, Tenant>,
     remembered: usize,
+    /// When its last event was written, milliseconds since 1970.
+    wall_ms: u64,
 }
 
 impl Bus {
@@ -396,18 +449,29 @@ impl Bus {
 
     /// Takes the next event in.
     pub fn apply(&mut self, id: u64, body: &Body<'_>) {
+        self.hear_of_the_clock(body.wall_ns / 1_000_000);
         let Some(meta) = Meta::of(body.payload, "bus") else {
             return;
         };
         match body.event_type {
             "bus.published" => self.published(id, body, &meta),
-            "bus.subscribed" => self.subscribed(body, &meta),
+            "bus.subscribed" => self.subscribed(id, body, &meta),
             "bus.unsubscribed" => self.unsubscribed(body, &meta),
             "bus.acked" => self.acked(body, &meta),
             "bus.committed" => self.committed(id, body, &meta),
             "bus.sharded" => self.sharded(body, &meta),
             _ => {}
         }
+    }
+
+    /// A clock that was ahead and is set back leaves no topic there for longer than a day from now on.
+    fn hear_of_the_clock(&mut self, now_ms: u64) {
+        if now_ms.saturating_add(SET_BACK_MS) < self.wall_ms {
+            let tenants = self.tenants.values_mut();
+            let topics = tenants.flat_map(|tenant| tenant.topics.values_mut());
+            topics.for_each(|topic| topic.active_ms = topic.active_ms.min(now_ms));
+        }
+        self.wall_ms = now_ms;
     }
 
     /// A topic of a tenant.
@@ -488,6 +552,7 @@ impl Bus {
         if topic.open.contains_key(&body.ulid) || topic.done.contains_key(&body.ulid) {
             return;
         }
+        topic.seen.add(body.ulid);
         let (lane, base) = (lane_of(&body.ulid), topic.base);
         let count = topic.counts.entry(lane).or_insert(base);
         *count += 1;
@@ -498,6 +563,7 @@ impl Bus {
                 seq,
                 expires_ms: meta.number("expires_ms").unwrap_or(0),
                 voters: BTreeSet::new(),
+                acked: 0,
             };
             topic.open.insert(body.ulid, open);
         } else {
@@ -567,14 +633,14 @@ impl Bus {
             if let Some(topic) = most
                 && let Some((ulid, _)) = topic.done.pop_first()
             {
-                topic.forgotten = topic.forgotten.max(ulid);
+                topic.forgotten.add(ulid);
             }
             tenant.done -= 1;
             self.remembered -= 1;
         }
     }
 
-    fn subscribed(&mut self, body: &Body<'_>, meta: &Meta<'_>) {
+    fn subscribed(&mut self, id: u64, body: &Body<'_>, meta: &Meta<'_>) {
         let Some(name) = meta.text("consumer").filter(|name| is_consumer(name)) else {
             return;
         };
@@ -595,6 +661,8 @@ impl Bus {
                 .map(|(l, floor)| (l, Lane::from(floor.max(base))))
                 .collect(),
             base,
+            slot: topic.free_slot(),
+            since: id,
         };
         let tenant = self.tenants.get(body.tenant_id);
         if tenant.is_none_or(|t| t.consumers >= CONSUMERS.each) {
@@ -625,8 +693,11 @@ impl Bus {
         let Some(topic) = tenant.topics.get_mut(body.subject) else {
             return;
         };
-        if topic.consumers.remove(name).is_some() {
+        if let Some(gone) = topic.consumers.remove(name) {
             tenant.consumers -= 1;
+            // Who gets its place next has acknowledged nothing.
+            let open = topic.open.values_mut();
+            open.for_each(|open| open.acked &= !gone.bit());
             topic.active_ms = topic.active_ms.max(body.wall_ns / 1_000_000);
         }
         if topic.is_blank() {
@@ -646,7 +717,8 @@ impl Bus {
             let blank = Lane::from(consumer.base);
             consumer.from = consumer.from.max(meta.number("resume").unwrap_or(0));
             let lanes = &mut consumer.lanes;
-            for (lane, seq) in Target::list_of(meta.text("messages").unwrap_or_default()) {
+            let messages = meta.text("messages").unwrap_or_default();
+            for (lane, seq) in Target::list_of(messages) {
                 lanes.entry(lane).or_insert_with(|| blank.clone()).add(seq);
             }
             for (lane, seq) in counts_of(meta.text("lanes").unwrap_or_default()) {
@@ -654,6 +726,11 @@ impl Bus {
                     .entry(lane)
                     .or_insert_with(|| blank.clone())
                     .raise(seq);
+            }
+            // What the ledger acknowledged for it, it did not.
+            if meta.text("why").is_none() {
+                let bit = consumer.bit();
+                topic.count_for(bit, messages, body.payload);
             }
         } else if name.contains(':') {
             // Without a name: counted for a quorum alone.
@@ -699,6 +776,14 @@ impl Bus {
             topic.map = ShardMap { version, shards };
         }
     }
+}
+
+/// The messages that an acknowledgement names, behind what is read of it first.
+fn ulids_of(payload: &str) -> impl Iterator<Item = [u8; 16]> {
+    let list = payload.split_once("},\"ulids\":[").map_or("", |(_, l)| l);
+    let list = list.split(']').next().unwrap_or_default();
+    let text = |one: &str| ulid::parse(one.strip_prefix('"')?.strip_suffix('"')?);
+    list.split(',').filter_map(text)
 }
 
 #[cfg(test)]

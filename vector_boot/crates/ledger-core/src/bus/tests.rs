@@ -26,7 +26,20 @@ impl Log {
         ulid: [u8; 16],
         meta: &str,
     ) -> u64 {
-        let payload = format!("{{\"bus\":{{{meta}}}}}");
+        self.push_with(event_type, tenant, topic, ulid, meta, "")
+    }
+
+    /// With more members behind the first.
+    fn push_with(
+        &mut self,
+        event_type: &'static str,
+        tenant: &str,
+        topic: &str,
+        ulid: [u8; 16],
+        meta: &str,
+        more: &str,
+    ) -> u64 {
+        let payload = format!("{{\"bus\":{{{meta}}}{more}}}");
         self.events
             .push((event_type, tenant.into(), topic.into(), ulid, payload));
         let id = self.events.len() as u64;
@@ -78,7 +91,8 @@ impl Log {
                     "\"consumer\":\"{consumer}\",\"messages\":\"{}\"",
                     Target::list_text(&new)
                 );
-                self.push("bus.acked", TENANT, topic, [0; 16], &meta);
+                let more = format!(",\"ulids\":[\"{}\"]", ulid::text(&ulid));
+                self.push_with("bus.acked", TENANT, topic, [0; 16], &meta, &more);
                 Ok(true)
             }
         }
@@ -763,4 +777,175 @@ fn as_many_without_a_name_count_as_a_commit_may_ask_for_and_the_next_is_told() {
     );
     assert!(log.commit("t", ulid_of(1), VOTERS_MAX).is_ok());
     assert_eq!(log.bus.tenants[TENANT].votes, 0);
+}
+
+#[test]
+fn a_quorum_is_of_those_who_were_to_get_the_message_and_acknowledged_it_themselves() {
+    let mut log = Log::default();
+    let (message, text) = (ulid_of(1), ulid::text(&ulid_of(1)));
+    for consumer in ["real", "expired", "dropped"] {
+        log.subscribe("t", consumer);
+    }
+    log.publish("t", Qos::ExactlyOnce, message).unwrap();
+    let target = log.bus.resolve(TENANT, "t", &message).unwrap();
+    let (lane, seq) = (target.lane, target.seq);
+    // One that begins behind it, and what the ledger acknowledges for others.
+    let behind = format!("\"consumer\":\"behind\",\"from\":9,\"lanes\":\"{lane}:{seq}\"");
+    log.push("bus.subscribed", TENANT, "t", [0; 16], &behind);
+    for (name, what) in [("expired", "messages"), ("dropped", "lanes")] {
+        let meta = format!(
+            "\"consumer\":\"{name}\",\"{what}\":\"{lane}:{seq}\",\"resume\":2,\"why\":\"{name}\""
+        );
+        log.push("bus.acked", TENANT, "t", [0; 16], &meta);
+    }
+    for name in ["behind", "expired", "dropped"] {
+        // Nothing is owed, so a word of theirs now is none that the log keeps.
+        let now = log.bus.ack(TENANT, "t", name, &[target]);
+        assert_eq!(now, Ok(Acked::There), "{name}");
+    }
+    let commit = |log: &Log, of: &[&str], quorum| {
+        let of: Vec<String> = of.iter().map(|name| (*name).into()).collect();
+        let of = (!of.is_empty()).then_some(&*of);
+        let outcome = log.bus.commit(TENANT, "t", &message, of, quorum, WALL);
+        outcome.map_err(|no| no.code)
+    };
+    assert_eq!(commit(&log, &[], 1), Err("NOT_QUORATE"));
+    assert_eq!(log.ack("t", "real", message), Ok(true));
+    assert_eq!(commit(&log, &[], 2), Err("NOT_QUORATE"));
+    assert_eq!(commit(&log, &["behind"], 1), Err("NOT_QUORATE"));
+    assert_eq!(
+        commit(&log, &["real"], 1),
+        Ok(Committed::New { id: 4, acks: 1 })
+    );
+    // Its place is another's now.
+    log.push(
+        "bus.unsubscribed",
+        TENANT,
+        "t",
+        [0; 16],
+        "\"consumer\":\"real\"",
+    );
+    log.subscribe("t", "next");
+    assert_eq!(commit(&log, &[], 1), Err("NOT_QUORATE"));
+    assert_eq!(log.ack("t", "next", message), Ok(true));
+    assert_eq!(commit(&log, &[], 1), Ok(Committed::New { id: 4, acks: 1 }));
+    // An acknowledgement of several counts for those that it is new for.
+    assert_eq!(
+        ulids_of(&format!(
+            "{{\"bus\":{{}},\"ulids\":[\"{text}\",\"x\",\"{text}\"]}}"
+        ))
+        .count(),
+        2
+    );
+    assert_eq!(ulids_of("{\"bus\":{}}").count(), 0);
+}
+
+#[test]
+fn a_clock_that_was_ahead_leaves_new_topics_usable_and_nothing_is_published_twice() {
+    const YEAR: u64 = 365 * DAY_NS;
+    let mut bus = Bus::default();
+    let mut id = 0;
+    let published = core::cell::RefCell::new(Vec::new());
+    let mut publish = |bus: &mut Bus, topic: &str, wall: u64, n: u8, chosen: bool| {
+        let ulid = ulid::compose(wall, [n; 10]);
+        let asked = Publish {
+            tenant: TENANT,
+            topic,
+            qos: Qos::ExactlyOnce,
+            ulid,
+            chosen,
+        };
+        let outcome = bus.publish(&asked, wall).map_err(|no| no.code)?;
+        id += 1;
+        let meta = format!("\"expires_ms\":1,{ONCE}");
+        at(bus, id, TENANT, topic, wall, ("bus.published", ulid, &meta));
+        published.borrow_mut().push((topic.to_owned(), ulid));
+        Ok::<_, &str>(outcome)
+    };
+    // Before, a year ahead for some days in which topics come and go, and set back.
+    assert!(publish(&mut bus, "before", WALL, 1, true).is_ok());
+    for day in 0..4 {
+        let wall = WALL + YEAR + day * (DAY_NS + 1);
+        let topic = format!("ahead{day}");
+        assert!(publish(&mut bus, &topic, wall, 1, true).is_ok());
+        assert!(publish(&mut bus, "both", wall, 2, true).is_ok());
+    }
+    let back = WALL + 3_600_000_000_000;
+    assert!(publish(&mut bus, "both", back, 3, true).is_ok());
+    for n in 0..TOPICS.each as u64 - 5 {
+        let topic = format!("new{n}");
+        assert!(
+            publish(&mut bus, &topic, back, 4, n % 2 == 0).is_ok(),
+            "{topic}"
+        );
+    }
+    let ahead = ulid::compose(WALL + YEAR + 3 * (DAY_NS + 1), [2; 10]);
+    let repeat = |ulid| {
+        let asked = Publish {
+            tenant: TENANT,
+            topic: "both",
+            qos: Qos::ExactlyOnce,
+            ulid,
+            chosen: true,
+        };
+        bus.publish(&asked, back).map_err(|no| no.code)
+    };
+    assert!(matches!(repeat(ahead), Ok(Published::There(_))));
+    let never = ulid::compose(WALL + YEAR, [3; 10]);
+    assert_eq!(repeat(never), Err("BAD_REQUEST"));
+    // A day on all that was there may go, however far its last use seems ahead.
+    let later = back + DAY_NS + 1_000_000;
+    assert_eq!(bus.topics(later).count(), 0);
+    assert!(publish(&mut bus, "later", later, 5, true).is_ok());
+    let again = |bus: &Bus, topic: &str, ulid, wall| {
+        let asked = Publish {
+            tenant: TENANT,
+            topic,
+            qos: Qos::ExactlyOnce,
+            ulid,
+            chosen: true,
+        };
+        bus.publish(&asked, wall).map_err(|no| no.code)
+    };
+    for (topic, ulid) in published.borrow().iter() {
+        let now = ulid::milliseconds(ulid) * 1_000_000;
+        match again(&bus, topic, *ulid, now.max(later)) {
+            Ok(Published::There(_)) | Err("DUPLICATE") => {}
+            other => panic!("{topic}: {other:?}"),
+        }
+    }
+    // When that time comes, nobody knows what was published then; who lets the ledger choose is served.
+    let then = WALL + YEAR + DAY_NS;
+    assert_eq!(
+        again(&bus, "then", ulid::compose(then, [9; 10]), then),
+        Err("DUPLICATE")
+    );
+    assert!(publish(&mut bus, "then", then, 9, false).is_ok());
+}
+
+proptest! {
+    /// A lane and a number name one message of a topic's name for good, whatever goes in between.
+    #[test]
+    fn no_number_of_a_lane_comes_twice_over_all_days_of_a_topic(
+        steps in proptest::collection::vec((0..3u8, 0..6u8, 0..30u64), 1..120),
+    ) {
+        let (mut bus, mut wall, mut numbers) = (Bus::default(), WALL, BTreeSet::new());
+        for (id, (topic, kind, hours)) in (1..).zip(steps) {
+            wall += hours * 3_600_000_000_000;
+            let topic = format!("t{topic}");
+            let ulid = ulid::compose(wall, [id as u8; 10]);
+            match kind {
+                0 => at(&mut bus, id, TENANT, &topic, wall, ("bus.subscribed", [0; 16], "\"consumer\":\"c\"")),
+                1 => at(&mut bus, id, TENANT, &topic, wall, ("bus.unsubscribed", [0; 16], "\"consumer\":\"c\"")),
+                _ => {
+                    let asked = Publish { tenant: TENANT, topic: &topic, qos: Qos::AtLeastOnce, ulid, chosen: true };
+                    let Ok(Published::New(seq)) = bus.publish(&asked, wall) else { panic!("{id}") };
+                    at(&mut bus, id, TENANT, &topic, wall, ("bus.published", ulid, LEAST));
+                    let target = bus.resolve(TENANT, &topic, &ulid);
+                    prop_assert_eq!(target, Some(Target { lane: lane_of(&ulid), seq }));
+                    prop_assert!(numbers.insert((topic, lane_of(&ulid), seq)), "{} again", seq);
+                }
+            }
+        }
+    }
 }
