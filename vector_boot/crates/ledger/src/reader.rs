@@ -227,7 +227,20 @@ fn from(buf: &[u8], first: u64, filled: usize, at: u64) -> &[u8] {
     buf.get(skip..filled).unwrap_or_default()
 }
 
-fn compacted(id: u64, first: u64) -> io::Error {
+/// Refuses to go on from an event that was dropped, since what lay behind it would be passed over in silence; 1 is
+/// the beginning, wherever that is.
+///
+/// # Errors
+/// `NotFound`.
+pub fn still_there(from: u64, first: u64) -> io::Result<()> {
+    match from > 1 && from < first {
+        true => Err(compacted(from, first)),
+        false => Ok(()),
+    }
+}
+
+/// What is said of an event that was dropped.
+pub fn compacted(id: u64, first: u64) -> io::Error {
     let why = format!("event {id} was compacted away; the first one kept is {first}");
     io::Error::new(io::ErrorKind::NotFound, why)
 }

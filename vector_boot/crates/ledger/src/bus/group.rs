@@ -77,6 +77,8 @@ struct State {
     stale: bool,
     /// Lanes that wait for older messages to be acknowledged.
     late: BTreeSet<u8>,
+    /// Lanes in which one was while somebody read: what was found of them is not the last word.
+    moved: BTreeSet<u8>,
     /// The consumer was taken off the topic.
     ended: bool,
 }
@@ -84,6 +86,7 @@ struct State {
 /// A consumer with its connections.
 pub struct Group {
     address: Address,
+    since: u64,
     state: Mutex<State>,
 }
 
@@ -132,7 +135,7 @@ pub enum Owed {
 
 impl Group {
     /// `head` is the last event there is: what may be given once only is given behind it alone.
-    pub(super) fn new(address: Address, from: u64, head: u64) -> Self {
+    pub(super) fn new(address: Address, since: u64, from: u64, head: u64) -> Self {
         let state = State {
             next: vec![from.max(1); usize::from(LANES)].into_boxed_slice(),
             once: vec![head; usize::from(LANES)].into_boxed_slice(),
@@ -144,12 +147,19 @@ impl Group {
             began: 0,
             stale: false,
             late: BTreeSet::new(),
+            moved: BTreeSet::new(),
             ended: false,
         };
         Self {
             address,
+            since,
             state: Mutex::new(state),
         }
+    }
+
+    /// The event that made its consumer known; 0 for one without a name.
+    pub fn since(&self) -> u64 {
+        self.since
     }
 
     /// Where and who.
@@ -195,7 +205,13 @@ impl Group {
         }
         let from = state.scan_from().filter(|from| *from <= head)?;
         (state.scanning, state.began) = (true, from);
+        state.moved.clear();
         Some((from, WAITING_MAX - known))
+    }
+
+    /// The first event that was not looked at for somebody who is there.
+    pub fn next_event(&self) -> Option<u64> {
+        self.state().scan_from()
     }
 
     /// Ends it for all its connections.
@@ -284,6 +300,7 @@ impl Group {
         let mut state = self.state();
         for target in targets {
             state.late.remove(&target.lane);
+            state.moved.insert(target.lane);
         }
         state
             .leased
@@ -321,17 +338,25 @@ impl State {
     }
 
     fn take_in(&mut self, found: Found) {
+        let mut later = BTreeSet::new();
+        // A lane that nobody wanted, or that was late, when the look began: its next was not looked at.
+        let passed_over: BTreeSet<u8> = (0..=u8::MAX)
+            .zip(self.next.iter())
+            .filter(|(_, next)| **next < self.began)
+            .map(|(lane, _)| lane)
+            .collect();
         for (item, owed) in found.items {
             let lane = item.target.lane;
             let covered = self.covers(lane);
             let Some(next) = self.next.get_mut(usize::from(lane)) else {
                 continue;
             };
-            if item.id < *next || !covered || self.late.contains(&lane) {
+            let known = item.id < *next || passed_over.contains(&lane);
+            if known || !covered || later.contains(&lane) {
                 continue;
             }
             if owed == Owed::Later {
-                self.late.insert(lane);
+                later.insert(lane);
                 *next = item.id;
                 continue;
             }
@@ -343,12 +368,16 @@ impl State {
             }
         }
         for lane in 0..=u8::MAX {
-            let looked_at = self.covers(lane) && !self.late.contains(&lane);
+            let waits = later.contains(&lane) || passed_over.contains(&lane);
+            let looked_at = self.covers(lane) && !waits;
             let next = self.next.get_mut(usize::from(lane));
             if let Some(next) = next.filter(|_| looked_at) {
                 *next = (found.through + 1).max(*next);
             }
         }
+        // Those that moved meanwhile are looked at again: the acknowledgement that they would wait for was it.
+        let moved = std::mem::take(&mut self.moved);
+        self.late.extend(later.difference(&moved));
     }
 
     fn take(&mut self, number: u64, now: Instant) -> Option<Item> {
@@ -437,7 +466,7 @@ mod tests {
             topic: "t".into(),
             consumer: Name::Named("c".into()),
         };
-        let group = Arc::new(Group::new(address, 1, 0));
+        let group = Arc::new(Group::new(address, 0, 1, 0));
         let (all, through) = (ids.clone(), *ids.end());
         let keep = group.clone().enter(member(None));
         group.begin_scan(through).unwrap();
@@ -485,7 +514,7 @@ mod tests {
             topic: "t".into(),
             consumer: Name::Named("c".into()),
         };
-        let group = Arc::new(Group::new(address, 1, 0));
+        let group = Arc::new(Group::new(address, 0, 1, 0));
         let even = group.clone().enter(member(Some((&[0], 2))));
         let scan = |group: &Group| {
             let (from, _) = group.begin_scan(20).unwrap();
@@ -516,7 +545,7 @@ mod tests {
             topic: "t".into(),
             consumer: Name::Named("c".into()),
         };
-        let group = Arc::new(Group::new(address, 1, 0));
+        let group = Arc::new(Group::new(address, 0, 1, 0));
         let even = group.clone().enter(member(Some((&[0], 2))));
         let scan = |group: &Group, through: u64| {
             let (from, _) = group.begin_scan(through).unwrap();
@@ -547,7 +576,7 @@ mod tests {
             topic: "t".into(),
             consumer: Name::Connection(1),
         };
-        let group = Arc::new(Group::new(address, 1, 5));
+        let group = Arc::new(Group::new(address, 0, 1, 5));
         let all = group.clone().enter(member(None));
         let once = |id| Item {
             qos: Qos::AtMostOnce,
@@ -570,7 +599,7 @@ mod tests {
             topic: "t".into(),
             consumer: Name::Named("c".into()),
         };
-        let group = Arc::new(Group::new(address, 1, 0));
+        let group = Arc::new(Group::new(address, 0, 1, 0));
         let keep = group.clone().enter(member(Some((&[1], 2))));
         let of_lane = |id, qos| Item {
             target: Target { lane: 2, seq: id },
@@ -599,6 +628,39 @@ mod tests {
         find(&group);
         assert_eq!(given(&second), [8]);
         drop(keep);
+    }
+
+    #[test]
+    fn a_lane_that_moves_while_somebody_reads_loses_nothing_and_waits_for_nothing() {
+        let of_lane = |id| Item {
+            target: Target { lane: 7, seq: id },
+            ..item(id)
+        };
+        let group = group(1..=1);
+        let look = |head: u64, found: Vec<(Item, Owed)>, acked: &[Target]| {
+            let (from, _) = group.begin_scan(head).unwrap();
+            group.acked(acked);
+            let items = found;
+            let through = head;
+            group.found(Some(Found { items, through }));
+            from
+        };
+        // It was full when it was read, and is not any more.
+        let full = vec![(of_lane(2), Owed::Later), (of_lane(3), Owed::Later)];
+        assert_eq!(look(9, full.clone(), &[of_lane(1).target]), 2);
+        assert_eq!(look(9, full, &[]), 2);
+        assert!(group.begin_scan(9).is_none(), "it waits");
+        // The others are read on from 10; what it waited for is acknowledged meanwhile.
+        let newer = vec![(of_lane(15), Owed::Yes)];
+        assert_eq!(look(20, newer.clone(), &[of_lane(1).target]), 10);
+        let all = [2, 3].map(|id| (of_lane(id), Owed::Yes));
+        assert_eq!(look(20, all.into_iter().chain(newer).collect(), &[]), 2);
+        let member = group.clone().enter(member(None));
+        let now = Instant::now();
+        let given: Vec<u64> = std::iter::from_fn(|| member.take(now))
+            .map(|i| i.id)
+            .collect();
+        assert_eq!(given, [1, 2, 3, 15]);
     }
 
     #[test]

@@ -43,23 +43,28 @@ pub enum Name {
 pub struct Deliveries(Mutex<BTreeMap<Address, Weak<Group>>>);
 
 impl Deliveries {
-    /// The group at this address; made of `from`, the first event it is to look at, and `head`, the last
-    /// one that is there.
-    pub fn join(&self, address: &Address, from: u64, head: u64) -> Arc<Group> {
+    /// The group at this address of the consumer that is there since that event (0 for one without a name); made
+    /// of `from`, the first event it is to look at, and `head`, the last one that is there.
+    pub fn join(&self, address: &Address, since: u64, from: u64, head: u64) -> Arc<Group> {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.get(address).and_then(Weak::upgrade) {
-            return group;
+        match groups.get(address).and_then(Weak::upgrade) {
+            Some(group) if group.since() == since => return group,
+            Some(gone) => gone.end(),
+            None => {}
         }
         groups.retain(|_, group| group.strong_count() > 0);
-        let group = Arc::new(Group::new(address.clone(), from, head));
+        let group = Arc::new(Group::new(address.clone(), since, from, head));
         groups.insert(address.clone(), Arc::downgrade(&group));
         group
     }
 
-    /// Ends the group at this address: its consumer was taken off the topic.
-    pub fn end(&self, address: &Address) {
+    /// Ends the group at this address of the consumer that was there since that event: it was taken off the
+    /// topic. Another of its name goes on.
+    pub fn end(&self, address: &Address, since: u64) {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(group) = groups.remove(address).and_then(|group| group.upgrade()) {
+        let there = groups.get(address).and_then(Weak::upgrade);
+        if let Some(group) = there.filter(|group| group.since() == since) {
+            groups.remove(address);
             group.end();
         }
     }
@@ -68,5 +73,28 @@ impl Deliveries {
     pub fn find(&self, address: &Address) -> Option<Arc<Group>> {
         let groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         groups.get(address).and_then(Weak::upgrade)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_that_takes_another_s_name_has_a_group_of_its_own() {
+        let deliveries = Deliveries::default();
+        let address = Address {
+            tenant: "a".into(),
+            topic: "t".into(),
+            consumer: Name::Named("c".into()),
+        };
+        let first = deliveries.join(&address, 5, 1, 9);
+        assert!(Arc::ptr_eq(&first, &deliveries.join(&address, 5, 1, 9)));
+        let second = deliveries.join(&address, 7, 1, 9);
+        assert!(first.has_ended() && !second.has_ended());
+        deliveries.end(&address, 5);
+        assert!(!second.has_ended(), "it was the first that ended");
+        deliveries.end(&address, 7);
+        assert!(second.has_ended() && deliveries.find(&address).is_none());
     }
 }

@@ -9,7 +9,7 @@ use crate::json::Json;
 use crate::jsonl::Stream;
 use crate::planes::{Decision, Planes};
 use crate::query::{self, Filter, Order, Query};
-use crate::reader::Reader;
+use crate::reader::{Reader, compacted};
 use crate::refusal::Refusal;
 use ledger_core::bus::{Acked, Qos, ShardMap, Target, counts_text, lane_of, shard_of};
 use ledger_core::{Body, Hash, time, ulid};
@@ -49,12 +49,20 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
         }
         if standing.first_id > settled {
             settled = standing.first_id;
-            settle(ledger, group, settled);
+            match settle(ledger, group, settled) {
+                Ok(0) => {}
+                Ok(messages) => {
+                    if !stream.line(&dropped_members(messages, settled)) {
+                        return;
+                    }
+                }
+                Err(refusal) => return stream.refuse(&refusal),
+            }
         }
         let now = Instant::now();
         let expired = group.tick(now, clock::wall_ns() / 1_000_000);
         if !expired.is_empty() {
-            expire(ledger, group, &expired);
+            expire(ledger, group, &expired, "expired");
         }
         reader.refresh();
         let mut more = match scan(ledger, group, &mut reader, standing.id) {
@@ -78,9 +86,12 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
             let taken = match members {
                 Ok(members) => stream.is_allowed() && stream.line(&members),
                 // A compaction dropped it meanwhile: nobody can have it any more.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    expire(ledger, group, &[item]);
-                    true
+                Err(e)
+                    if e.kind() == io::ErrorKind::NotFound
+                        && matches!(group.address().consumer, Name::Named(_)) =>
+                {
+                    expire(ledger, group, &[item], "dropped");
+                    stream.line(&dropped_members(1, ledger.standing().first_id))
                 }
                 Err(e) => {
                     stream.refuse(&Refusal::from(&e));
@@ -236,20 +247,32 @@ fn message_members(id: u64, body: &Body<'_>, item: &Item, map: ShardMap, topic: 
     )
 }
 
+/// What a subscription is told that will not be given so many messages any more.
+fn dropped_members(messages: u64, first_id: u64) -> String {
+    format!("\"dropped\":{{\"first_event_id\":{first_id},\"messages\":{messages}}}")
+}
+
 /// Acknowledges for the consumer all that lay before the first event that is kept: nobody can have it any
-/// more, and what stands behind it in its lanes must not wait for it.
-fn settle(ledger: &Ledger, group: &Arc<Group>, first_id: u64) {
+/// more, and what stands behind it in its lanes must not wait for it. Says how many messages those were.
+///
+/// # Errors
+/// NOT_FOUND for a consumer without a name that has not come so far: nothing is passed over in silence.
+fn settle(ledger: &Ledger, group: &Arc<Group>, first_id: u64) -> Result<u64, Refusal> {
     let address = group.address().clone();
     let Name::Named(name) = address.consumer else {
-        return;
+        return match group.next_event().filter(|next| *next < first_id) {
+            None => Ok(0),
+            Some(next) => Err(Refusal::from(&compacted(next, first_id))),
+        };
     };
+    let since = group.since();
     let owes = |planes: &Planes| {
         let topic = planes.bus.topic(&address.tenant, &address.topic);
         let consumer = topic.and_then(|t| t.consumer(&name));
         consumer.is_some_and(|c| c.from() < first_id)
     };
     if !ledger.planes(owes).unwrap_or(false) {
-        return;
+        return Ok(0);
     }
     let floors = match floors(
         ledger,
@@ -261,20 +284,25 @@ fn settle(ledger: &Ledger, group: &Arc<Group>, first_id: u64) {
         Ok(floors) => floors,
         Err(refusal) => {
             ::log::warn!("dropped messages stay owed: reason={:?}", refusal.reason());
-            return;
+            return Ok(0);
         }
     };
     let decide = move |planes: &Planes, _: &crate::planes::Moment| {
         let topic = planes.bus.topic(&address.tenant, &address.topic);
         let consumer = topic.and_then(|t| t.consumer(&name));
         // It was taken off the topic, or another connection was first.
-        let Some(consumer) = consumer.filter(|c| c.from() < first_id) else {
-            return Ok(Decision::only(()));
+        let owing = consumer.filter(|c| c.since() == since && c.from() < first_id);
+        let Some(consumer) = owing else {
+            return Ok(Decision::only(0));
         };
-        let owed = floors
+        let owed: BTreeMap<u8, u64> = floors
             .into_iter()
             .filter(|(lane, floor)| consumer.owes_up_to(*lane, *floor))
             .collect();
+        let missed = owed
+            .iter()
+            .map(|(lane, floor)| consumer.owed_up_to(*lane, *floor));
+        let answer = missed.sum();
         let payload = format!(
             "{{\"bus\":{{\"consumer\":\"{name}\",\"lanes\":\"{}\",\"resume\":{first_id},\"why\":\"dropped\"}}}}",
             counts_text(&owed)
@@ -282,15 +310,16 @@ fn settle(ledger: &Ledger, group: &Arc<Group>, first_id: u64) {
         let draft = acked_by_ledger(address.tenant, address.topic, payload);
         Ok(Decision {
             events: vec![draft],
-            answer: (),
+            answer,
         })
     };
     // What is refused is tried again behind the next compaction, or by the next connection.
-    ledger.decide(16 * 1024, decide, |_| {});
+    let decided = ledger.decide_wait(16 * 1024, decide);
+    Ok(decided.map_or(0, |(messages, _)| messages))
 }
 
 /// Acknowledges for the consumer what expired or was dropped, so that nobody waits for it.
-fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
+fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item], why: &'static str) {
     let address = group.address().clone();
     let all: Vec<Target> = items.iter().map(|i| i.target).collect();
     let Name::Named(name) = address.consumer else {
@@ -299,18 +328,23 @@ fn expire(ledger: &Ledger, group: &Arc<Group>, items: &[Item]) {
     };
     let of_lane = |item: &&Item| item.qos != Qos::AtMostOnce;
     let targets: Vec<Target> = items.iter().filter(of_lane).map(|i| i.target).collect();
-    let resume = group.resume(&targets);
+    let (resume, since) = (group.resume(&targets), group.since());
     let decide = move |planes: &Planes, _: &crate::planes::Moment| {
         let refused =
             |no: ledger_core::bus::No| Refusal::new(no.code, no.field, &no.value, &no.limit);
-        let acked = planes
-            .bus
-            .ack(&address.tenant, &address.topic, &name, &targets);
+        let bus = &planes.bus;
+        let topic = bus.topic(&address.tenant, &address.topic);
+        let consumer = topic.and_then(|t| t.consumer(&name));
+        if consumer.is_none_or(|c| c.since() != since) {
+            // It was taken off the topic; one of its name that came since has a group of its own.
+            return Ok(Decision::only(()));
+        }
+        let acked = bus.ack(&address.tenant, &address.topic, &name, &targets);
         let Acked::New(new) = acked.map_err(refused)? else {
             return Ok(Decision::only(()));
         };
         let payload = format!(
-            "{{\"bus\":{{\"consumer\":\"{name}\",\"messages\":\"{}\",\"resume\":{resume},\"why\":\"expired\"}}}}",
+            "{{\"bus\":{{\"consumer\":\"{name}\",\"messages\":\"{}\",\"resume\":{resume},\"why\":\"{why}\"}}}}",
             Target::list_text(&new)
         );
         let draft = acked_by_ledger(address.tenant, address.topic, payload);

@@ -7,6 +7,7 @@ use super::{Outcome, Place, tiles};
 use crate::device::Access;
 use crate::export::{Exported, Lines, Sink, Syslog, SyslogPeer};
 use crate::json::Json;
+use crate::reader::still_there;
 use crate::scan::{self, Found};
 use clap::Args;
 use std::path::PathBuf;
@@ -125,20 +126,26 @@ impl Words {
             .map_err(|e| e.to_string())?
             .ok_or("blank: no log here yet")?;
         let mut progress = Progress::events(0);
-        let mut group = Vec::new();
+        let (mut group, mut begins) = (Vec::new(), None);
         let end = scan::scan(&*device, &superblock, None, &mut |found| match found {
             Found::Event {
                 id, chain, body, ..
-            } if id >= self.from => group.push(Exported::of(id, &chain, body)),
+            } => {
+                let begins = begins.get_or_insert_with(|| still_there(self.from, id));
+                if id >= self.from && begins.is_ok() {
+                    group.push(Exported::of(id, &chain, body));
+                }
+            }
             Found::Group { .. } => {
                 for event in group.drain(..) {
                     out.take(&event);
                 }
                 progress.at(out.events);
             }
-            Found::Event { .. } | Found::Segment { .. } => {}
+            Found::Segment { .. } => {}
         })
         .map_err(|e| e.to_string())?;
+        begins.transpose().map_err(|e| e.to_string())?;
         // A torn end was never acknowledged.
         match end.fault {
             Some(fault) if end.damaged => Err(format!("the log is damaged: {}", fault.kind)),

@@ -5,6 +5,7 @@ use super::{Service, event};
 use ledger_core::ulid;
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 pub fn epochs_and_compaction_over_the_stream_socket() {
     let folder = tempfile::tempdir().unwrap();
@@ -21,6 +22,15 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         "ulid": ulid(1), "payload": 1});
     let append = json!({"type": "append_event", "id": 9, "ns": "test", "actor": "user:root",
         "event": {"event_type": "note", "payload": {}, "ulid": ulid(2)}});
+    // Two consumers that are owed it; neither takes it before it is dropped.
+    let behind = |from: Value, consumer: Option<&str>| {
+        json!({"type": "bus.subscribe", "id": "s", "topic": "t", "consumer": consumer, "from": from})
+            .to_string()
+    };
+    for name in ["b", "c"] {
+        let mut there = super::Lines::connect(folder.path());
+        assert_eq!(there.ask(&behind(1.into(), Some(name)))["ok"], true);
+    }
     let published = ask(&mut lines, publish.clone());
     let appended = ask(&mut lines, append.clone());
     assert_eq!(
@@ -60,6 +70,7 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         json!({"type": "query", "id": 4, "from": 1, "limit": 1}),
     );
     assert_eq!(gone["ok"], true, "{gone}");
+    nothing_is_passed_over_in_silence(folder.path(), anchor, &behind);
     let bad = ask(
         &mut lines,
         json!({"type": "compact", "id": 5, "keep_bytes": "all"}),
@@ -97,4 +108,49 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
     // What was dropped is no room of the file system any more.
     let file = std::fs::metadata(folder.path().join("ledger.log")).unwrap();
     assert!(file.blocks() * 512 < 64 << 20, "{} blocks", file.blocks());
+}
+
+/// Who goes on from what was dropped is refused, and who is owed it is told; 1 is the beginning.
+fn nothing_is_passed_over_in_silence(
+    folder: &Path,
+    first: u64,
+    behind: &dyn Fn(Value, Option<&str>) -> String,
+) {
+    let mut lines = super::Lines::connect(folder);
+    for gone in [2, first - 1] {
+        for request in [
+            json!({"type": "query", "from": gone, "limit": 1}).to_string(),
+            json!({"type": "subscribe", "from": gone}).to_string(),
+            behind(gone.into(), None),
+            behind(gone.into(), Some("new")),
+        ] {
+            let refused = lines.ask(&request);
+            assert_eq!(
+                refused["error"]["code"], "NOT_FOUND",
+                "{request}: {refused}"
+            );
+            let reason = refused["error"]["reason"].to_string();
+            assert!(
+                reason.contains(&format!("the first one kept is {first}")),
+                "{reason}"
+            );
+        }
+    }
+    for there in [json!(1), json!("HEAD-100000"), json!(first)] {
+        for request in [
+            json!({"type": "subscribe", "id": "s", "from": there}).to_string(),
+            behind(there, None),
+        ] {
+            let mut lines = super::Lines::connect(folder);
+            let begun = lines.ask(&request);
+            assert_eq!(begun["from"], first, "{request}: {begun}");
+        }
+    }
+    for name in ["b", "c"] {
+        let mut lines = super::Lines::connect(folder);
+        assert_eq!(lines.ask(&behind(first.into(), Some(name)))["ok"], true);
+        let told = lines.next();
+        let dropped = json!({"first_event_id": first, "messages": 1});
+        assert_eq!(told["dropped"], dropped, "{told}");
+    }
 }

@@ -161,9 +161,13 @@ class Ledger:
 
     def event(self, event_id: int) -> dict:
         """One event; `KeyError` if there is none that this caller may read."""
-        for event in self.query(start=event_id, limit=1):
-            if event["id"] == event_id:
-                return event
+        try:
+            for event in self.query(start=event_id, limit=1):
+                if event["id"] == event_id:
+                    return event
+        except Refused as refused:
+            if refused.code != "NOT_FOUND":
+                raise
         raise KeyError(event_id)
 
     def subscribe(self, start: int | str | None = None, **filters: Any) -> Subscription:
@@ -257,6 +261,8 @@ class Subscription:
         self._lines = transport.conversation(request, ends=False)
         self.answer: dict = {}
         """What the ledger said first: where it begins."""
+        self.dropped = 0
+        """Messages that a compaction dropped before this consumer had them, as far as it was told."""
         try:
             for line in self._lines:
                 if line.get("ok") is False:
@@ -285,6 +291,8 @@ class Subscription:
         for line in self._lines:
             if line.get("ok") is False:
                 raise Refused(line.get("error") or {})
+            if "dropped" in line:
+                self.dropped += line["dropped"]["messages"]
             if self._member in line:
                 found = line[self._member]
                 return found if self._member == "event" else _message(found)

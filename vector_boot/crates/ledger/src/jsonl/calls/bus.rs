@@ -1,7 +1,7 @@
 //! The bus: publish, subscribe, acknowledge, commit, and how a topic is sharded.
 
 use super::append::{draft, receipt_members};
-use super::query::from;
+use super::query::{from, still_there};
 use super::{Call, Handler};
 use crate::bus::{Address, Deliveries, Member, Message, Name, Parts, Subscription, floors, run};
 use crate::clock;
@@ -142,7 +142,10 @@ fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let stream = call.stream()?;
     let mut from = from(call)?;
     let consumer = match call.optional_text("consumer")? {
-        None => Name::Connection(call.connection_number()),
+        None => {
+            from = still_there(call, from)?;
+            Name::Connection(call.connection_number())
+        }
         Some(name) => {
             from = registered(call, &tenant, topic, name, from)?;
             Name::Named(name.to_owned())
@@ -156,14 +159,16 @@ fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     let head = call.ledger().standing().id;
     let join = |planes: &Planes| {
         // As one step: one that is taken off the topic from here on finds the group and ends it.
-        let from = match &address.consumer {
-            Name::Connection(_) => from,
+        let (since, from) = match &address.consumer {
+            Name::Connection(_) => (0, from),
             Name::Named(name) => {
                 let there = planes.bus.topic(&address.tenant, topic);
-                there.and_then(|t| t.consumer(name))?.from()
+                let consumer = there.and_then(|t| t.consumer(name))?;
+                (consumer.since(), consumer.from())
             }
         };
-        Some((from, call.ledger().deliveries().join(&address, from, head)))
+        let deliveries = call.ledger().deliveries();
+        Some((from, deliveries.join(&address, since, from, head)))
     };
     let (from, group) = call.ledger().peek(join).ok_or_else(|| {
         let limit = "it was taken off the topic";
@@ -222,8 +227,7 @@ fn registered(
     let look = |planes: &Planes| planes.bus.subscribe(tenant, topic, name, now);
     if call.ledger().planes(look)?? {
         call.caller.may_fill(call.ledger())?;
-        // What a compaction dropped is owed to nobody.
-        let from = from.max(call.ledger().standing().first_id);
+        let from = still_there(call, from)?;
         let (began, mut acked) = (Instant::now(), false);
         let mut idle = || {
             if !acked && began.elapsed() > ACK_AFTER {
@@ -275,21 +279,21 @@ fn unsubscribe(call: &Call<'_>) -> Result<(), Refusal> {
             .bus
             .topic(&tenant, &topic)
             .and_then(|t| t.consumer(&name));
-        if there.is_none() {
-            return Ok(Decision::only(false));
-        }
+        let Some(there) = there else {
+            return Ok(Decision::only(None));
+        };
         draft.payload = format!("{{\"bus\":{{\"consumer\":\"{name}\"}}}}");
         Ok(Decision {
             events: vec![draft],
-            answer: true,
+            answer: Some(there.since()),
         })
     };
     call.decide(1024, decide, move |was, _| {
         // Whoever subscribes under the name from now on begins anew.
-        if was {
-            ledger.deliveries().end(&address);
+        if let Some(since) = was {
+            ledger.deliveries().end(&address, since);
         }
-        Ok(format!("\"was\":{was}"))
+        Ok(format!("\"was\":{}", was.is_some()))
     });
     Ok(())
 }
@@ -355,7 +359,9 @@ fn ack_named(
     let known: Vec<Option<Target>> = ulids.iter().map(of_group).collect();
     let found: Vec<Target> = known.iter().flatten().copied().collect();
     // Without connections nothing is known of what came before.
-    let resume = group.as_ref().map_or(0, |g| g.resume(&found));
+    let (resume, since) = group
+        .as_ref()
+        .map_or((0, 0), |g| (g.resume(&found), g.since()));
     let mut draft = event(call, &tenant, "bus.acked", &topic);
     let bytes = effects.iter().map(|e| e.payload.len() + 512).sum::<usize>() + 16 * 1024;
     let decide = move |planes: &Planes, _: &Moment| {
@@ -375,6 +381,10 @@ fn ack_named(
         let events = match bus.ack(&tenant, &topic, &name, &targets)? {
             Acked::There => Vec::new(),
             Acked::New(new) => {
+                // One of the same name that came meanwhile may owe what lies before.
+                let there = bus.topic(&tenant, &topic).and_then(|t| t.consumer(&name));
+                let same = there.is_some_and(|c| c.since() == since);
+                let resume = if same { resume } else { 0 };
                 let texts: Vec<String> = ulids
                     .iter()
                     .map(|u| format!("\"{}\"", ulid::text(u)))

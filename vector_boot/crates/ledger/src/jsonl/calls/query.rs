@@ -4,6 +4,7 @@ use super::{Call, Handler};
 use crate::json::Json;
 use crate::jsonl::call::Stream;
 use crate::query::{self, Filter, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, event_json};
+use crate::reader;
 use crate::refusal::Refusal;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -44,9 +45,13 @@ fn query(call: &Call<'_>) -> Result<(), Refusal> {
         let value = limit.to_string();
         return Err(Refusal::new("BAD_REQUEST", "limit", &value, &range));
     }
+    let mut from = call.optional_number("from")?;
+    if order == Order::Ascending {
+        from = from.map(|id| still_there(call, id)).transpose()?;
+    }
     let query = Query {
         filter,
-        from: call.optional_number("from")?,
+        from,
         limit,
         order,
     };
@@ -79,20 +84,35 @@ fn subscribe(call: &Call<'_>) -> Result<(), Refusal> {
     if filter.causation.is_some() || filter.causes_of.is_some() {
         return Err(Refusal::bad("filters", "without causation and causes_of"));
     }
-    let from = from(call)?;
+    let from = still_there(call, from(call)?)?;
     let stream = call.stream()?;
     call.ok(&format!("\"from\":{from}"));
     stream.spawn(move |stream| follow(stream, &filter, from))
 }
 
-/// Where a subscription begins: an id, `HEAD` (what comes next) or `HEAD-N`; HEAD where it is absent.
+/// The event to go on from, which must be kept, or what lay before would be passed over in silence. 1 is the
+/// beginning, wherever that is by now.
+///
+/// # Errors
+/// NOT_FOUND.
+pub fn still_there(call: &Call<'_>, from: u64) -> Result<u64, Refusal> {
+    let first = call.ledger().standing().first_id;
+    reader::still_there(from, first).map_err(|e| Refusal::from(&e))?;
+    Ok(from.max(first))
+}
+
+/// Where a subscription begins: an id, `HEAD` (what comes next) or `HEAD-N`, of those that are kept; HEAD where
+/// it is absent.
 pub fn from(call: &Call<'_>) -> Result<u64, Refusal> {
     let bad = || Refusal::bad("from", "an event id, HEAD or HEAD-N");
     let head = call.ledger().standing().id;
     match call.request.get("from") {
         None | Some(Json::Null) => Ok(head + 1),
         Some(Json::Unsigned(id)) => Ok((*id).max(1)),
-        Some(Json::Text(text)) => from_head(text, head).ok_or_else(bad),
+        Some(Json::Text(text)) => {
+            let from = from_head(text, head).ok_or_else(bad)?;
+            Ok(from.max(call.ledger().standing().first_id))
+        }
         Some(_) => Err(bad()),
     }
 }
