@@ -91,7 +91,9 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
                         && matches!(group.address().consumer, Name::Named(_)) =>
                 {
                     expire(ledger, group, &[item], "dropped");
-                    stream.line(&dropped_members(1, ledger.standing().first_id))
+                    // Of what lay before, the consumer was told.
+                    let first_id = ledger.standing().first_id;
+                    item.id < settled || stream.line(&dropped_members(1, first_id))
                 }
                 Err(e) => {
                     stream.refuse(&Refusal::from(&e));
