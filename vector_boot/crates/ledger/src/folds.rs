@@ -30,6 +30,8 @@ pub struct Wanted {
 /// A fold up to an event.
 #[derive(Debug, Clone)]
 pub struct Folded {
+    /// The first event that the log had when it was begun: of a log that was compacted since, it is another fold.
+    pub begins: u64,
     /// The event.
     pub through: u64,
     /// The state there.
@@ -43,11 +45,12 @@ type Key = (Option<String>, String, Hash);
 pub struct Kept(Mutex<VecDeque<(Key, Folded)>>);
 
 impl Kept {
-    /// What is known of a fold at or before an event.
-    pub fn get(&self, wanted: &Wanted, at: u64) -> Option<Folded> {
+    /// What is known of a fold at or before an event, of a log that begins there.
+    pub fn get(&self, wanted: &Wanted, begins: u64, at: u64) -> Option<Folded> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = wanted.key();
-        let mut hits = kept.iter().filter(|(k, f)| *k == key && f.through <= at);
+        let fits = |f: &Folded| f.begins == begins && f.through <= at;
+        let mut hits = kept.iter().filter(|(k, f)| *k == key && fits(f));
         hits.next().map(|(_, folded)| folded.clone())
     }
 
@@ -72,7 +75,7 @@ impl Wanted {
     /// Folds up to the event `at`, on from `begun`. `idle` is told now and then at which event it is.
     ///
     /// # Errors
-    /// TOO_LARGE once the state is; as the log's.
+    /// TOO_LARGE once the state is; NOT_FOUND if a compaction overtakes it; as the log's.
     pub fn fold(
         &self,
         reader: &mut Reader,
@@ -81,9 +84,13 @@ impl Wanted {
         begun: Option<Folded>,
         idle: &mut dyn FnMut(u64),
     ) -> Result<Folded, Refusal> {
-        let mut folded = begun.unwrap_or_else(|| Folded {
-            through: 0,
-            fold: Fold::new(self.spec.clone()),
+        let mut folded = begun.unwrap_or_else(|| {
+            let index = index.lock().unwrap_or_else(PoisonError::into_inner);
+            Folded {
+                begins: index.first(),
+                through: index.first() - 1,
+                fold: Fold::new(self.spec.clone()),
+            }
         });
         let query = Query {
             filter: Filter {

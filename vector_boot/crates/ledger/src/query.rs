@@ -4,7 +4,7 @@ use crate::committer::Refusal;
 use crate::identity::Reads;
 use crate::index::{BLOCK_EVENTS, Dimension, Index, Look, Span};
 use crate::json::Json;
-use crate::reader::Reader;
+use crate::reader::{Reader, compacted, still_there};
 use ledger_core::{Body, Hash, time, ulid};
 use roaring::RoaringBitmap;
 use std::cmp::Reverse;
@@ -301,6 +301,12 @@ struct Run<'r> {
 type Flow = io::Result<ControlFlow<()>>;
 
 impl Run<'_> {
+    /// The first event that is kept.
+    fn first(&self) -> u64 {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.first()
+    }
+
     fn look(&self, id: u64) -> Option<Look> {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         index.at(id)
@@ -340,18 +346,25 @@ impl Run<'_> {
 
     /// Segment by segment, the events that the index names.
     fn scan(&mut self) -> Flow {
-        let first = self
-            .index
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .first();
+        let first = self.first();
         let ascending = self.query.order == Order::Ascending;
         let mut at = match (self.query.from, ascending) {
-            (from, true) => from.unwrap_or(first).max(first),
+            (from, true) => {
+                let from = from.unwrap_or(first);
+                still_there(from, first)?;
+                from.max(first)
+            }
             (from, false) => from.unwrap_or(self.head).min(self.head),
         };
         while (first..=self.head).contains(&at) {
-            let Some(look) = self.look(at) else { break };
+            let Some(look) = self.look(at) else {
+                let first = self.first();
+                if ascending && at < first {
+                    // A compaction overtook it.
+                    return Err(compacted(at, first));
+                }
+                break;
+            };
             let (low, high) = if ascending {
                 (at, look.last.min(self.head))
             } else {

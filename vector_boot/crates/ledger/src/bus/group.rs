@@ -633,7 +633,7 @@ mod tests {
     #[test]
     fn a_lane_that_moves_while_somebody_reads_loses_nothing_and_waits_for_nothing() {
         let of_lane = |id| Item {
-            target: Target { lane: 7, seq: id },
+            target: Target { lane: 9, seq: id },
             ..item(id)
         };
         let group = group(1..=1);

@@ -15,7 +15,7 @@ use ledger_core::bus::{Acked, Qos, ShardMap, Target, counts_text, lane_of, shard
 use ledger_core::{Body, Hash, time, ulid};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting subscription looks whether its peer is still there, and for leases that ended.
@@ -65,8 +65,13 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
             expire(ledger, group, &expired, "expired");
         }
         reader.refresh();
-        let mut more = match scan(ledger, group, &mut reader, standing.id) {
+        let mut more = match scan(ledger, group, &mut reader, (settled, standing.id)) {
             Ok(more) => more,
+            // What a compaction dropped meanwhile is settled first.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && is_overtaken(ledger, settled) => {
+                let _ = ledger.wait_past(standing.id, SCAN_PERIOD);
+                continue;
+            }
             Err(e) => {
                 stream.refuse(&Refusal::from(&e));
                 return;
@@ -123,12 +128,24 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
     }
 }
 
-/// Looks for messages up to `head`; whether there is more to look at.
-fn scan(ledger: &Ledger, group: &Group, reader: &mut Reader, head: u64) -> io::Result<bool> {
+/// Whether the log begins behind what was settled.
+fn is_overtaken(ledger: &Ledger, settled: u64) -> bool {
+    let index = ledger.index().lock();
+    index.unwrap_or_else(PoisonError::into_inner).first() > settled
+}
+
+/// Looks for messages up to `head`, none before `first`; whether there is more to look at.
+fn scan(
+    ledger: &Ledger,
+    group: &Group,
+    reader: &mut Reader,
+    (first, head): (u64, u64),
+) -> io::Result<bool> {
     let Some((from, room)) = group.begin_scan(head) else {
         return Ok(false);
     };
     let limit = AT_ONCE.min(room as u64).max(1);
+    let from = from.max(first);
     let found = find(ledger, group, reader, from, head, limit).and_then(|(items, through)| {
         let owed = owed(ledger, group, &items).map_err(io::Error::other)?;
         let items = items.into_iter().zip(owed).collect();

@@ -4,10 +4,10 @@ use crate::device::Device;
 use crate::fold::Fold;
 use crate::folds::{Folded, Wanted};
 use crate::index::Index;
-use crate::query::{self, Order, Query};
-use crate::reader::{Reader, still_there};
+use crate::query::{self, Query};
+use crate::reader::Reader;
 use crate::scan;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// A log as it was when it was read.
 pub struct Snapshot {
@@ -58,12 +58,8 @@ impl Snapshot {
     /// The events that match, as JSON.
     ///
     /// # Errors
-    /// If the log cannot be read, or does not have the event any more from which to go on.
+    /// If the log cannot be read.
     pub fn query(&mut self, query: &Query) -> Result<Vec<String>, String> {
-        if let (Some(from), Order::Ascending) = (query.from, query.order) {
-            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-            still_there(from, index.first()).map_err(|e| e.to_string())?;
-        }
         let mut events = Vec::new();
         let mut emit = |event| {
             events.push(event);

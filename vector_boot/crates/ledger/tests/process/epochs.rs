@@ -38,6 +38,12 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         (&true.into(), &true.into()),
         "{appended}"
     );
+    let fold = |kind: &str, root: &Value| {
+        json!({"type": kind, "id": 6, "ns": "system", "state_root": root,
+            "spec": {"fields": {"n": {"reducer": "counter-gcounter"}}}})
+    };
+    let before = ask(&mut lines, fold("fold_state", &Value::Null));
+    assert_eq!(before["ok"], true, "{before}");
     // Nothing of the current epoch is dropped.
     let nothing = ask(
         &mut lines,
@@ -70,6 +76,11 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         json!({"type": "query", "id": 4, "from": 1, "limit": 1}),
     );
     assert_eq!(gone["ok"], true, "{gone}");
+    // A fold that was kept does not go on from what is not there any more.
+    let after = ask(&mut lines, fold("fold_state", &Value::Null));
+    let anew = ask(&mut lines, fold("fold_verify", &after["state_root"]));
+    assert_eq!(anew["holds"], true, "{before} {after} {anew}");
+    assert!(after["events"].as_u64() < before["events"].as_u64());
     nothing_is_passed_over_in_silence(folder.path(), anchor, &behind);
     let bad = ask(
         &mut lines,

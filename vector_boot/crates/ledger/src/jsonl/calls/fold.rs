@@ -129,7 +129,8 @@ fn fold_state(call: &Call<'_>) -> Result<(), Refusal> {
     let (wanted, at) = (wanted(call)?, at(call)?);
     let _turn = turn(call);
     let kept = call.ledger().kept_folds();
-    let folded = run(call, &wanted, at, kept.get(&wanted, at))?;
+    let begins = call.ledger().standing().first_id;
+    let folded = run(call, &wanted, at, kept.get(&wanted, begins, at))?;
     kept.put(&wanted, &folded);
     let state = folded.fold.state();
     let members = members(call, &wanted, &folded, &state)?;

@@ -45,13 +45,9 @@ fn query(call: &Call<'_>) -> Result<(), Refusal> {
         let value = limit.to_string();
         return Err(Refusal::new("BAD_REQUEST", "limit", &value, &range));
     }
-    let mut from = call.optional_number("from")?;
-    if order == Order::Ascending {
-        from = from.map(|id| still_there(call, id)).transpose()?;
-    }
     let query = Query {
         filter,
-        from,
+        from: call.optional_number("from")?,
         limit,
         order,
     };
