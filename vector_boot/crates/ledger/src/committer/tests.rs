@@ -208,21 +208,11 @@ fn every_request_is_answered_once_while_the_committer_ends() {
 #[test]
 fn a_log_whose_tiles_lie_elsewhere_keeps_all_and_takes_no_more_where_it_fills() {
     let folder = tempfile::tempdir().unwrap();
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(folder.path().join("log"))
-        .unwrap();
+    let file = std::fs::File::create(folder.path().join("log")).unwrap();
     file.set_len(1024 * 1024).unwrap();
-    let birth = Birth {
-        log_id: [1; 16],
-        tag_key: [2; 32],
-        wall_ns: 0,
-        segment_bytes_max: 1024 * 1024,
-    };
-    let device = FileDevice::new(file, "log".to_owned(), Access::Write).unwrap();
-    let (committer, _) = Committer::start_keeping_all(Arc::new(device), &birth).unwrap();
+    drop(file);
+    let started = Committer::start_keeping_all(device(folder.path()), &BIRTH);
+    let (committer, _) = started.unwrap();
     let ledger = committer.ledger();
     let note = Draft {
         ns: "test".to_owned(),
