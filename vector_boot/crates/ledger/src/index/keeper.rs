@@ -124,8 +124,6 @@ pub fn start(
             sweep(&index);
             for () in woken {
                 keep(&index, &device, &superblock);
-                // A part takes megabytes while it is built or copied.
-                sys::reclaim::heap();
             }
         })?;
     Ok(())
@@ -170,6 +168,10 @@ pub fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &S
         let done = outcome(&task, written, rebuilt);
         let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
         index.done(&task.wanted, &done);
+        drop(index);
+        drop(task);
+        // A part takes megabytes while it is built or copied, and there may be many.
+        sys::reclaim::heap();
     }
 }
 
