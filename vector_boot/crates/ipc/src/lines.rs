@@ -128,7 +128,7 @@ pub struct Acked {
 }
 
 impl Lines {
-    /// Connects; no wait for an answer is longer than `limit`.
+    /// Connects; the ledger may be silent for `limit`, and no longer.
     ///
     /// # Errors
     /// [`IpcError::Io`].
@@ -248,7 +248,10 @@ impl Lines {
             let own = line.get("id").and_then(Json::unsigned) == Some(id);
             match line.get("ok") {
                 Some(Json::Bool(true)) if own => return Ok(line),
-                Some(_) if own => return Err(refusal(&line)),
+                // What it could not read has no id.
+                Some(_) if own || line.get("id") == Some(&Json::Null) => {
+                    return Err(refusal(&line));
+                }
                 // It is under way, or how far it is.
                 None if own && line.get("event").is_none() && line.get("message").is_none() => {}
                 _ => other(line)?,
@@ -412,7 +415,7 @@ fn keep(early: &mut VecDeque<Json>, line: Json) -> Result<(), IpcError> {
     if matches!(line.get("ok"), Some(Json::Bool(false))) {
         return Err(refusal(&line));
     }
-    if early.len() as u64 > IN_FLIGHT_MAX {
+    if early.len() as u64 >= IN_FLIGHT_MAX {
         return Err(malformed("messages"));
     }
     early.push_back(line);

@@ -73,7 +73,7 @@ impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Long(bytes) => write!(f, "seal: {bytes} bytes, at most {CONTENT_BYTES_MAX}"),
-            Self::Form => f.write_str("sealed: no sealed text of version 1"),
+            Self::Form => f.write_str("sealed: no sealed text of version 1 or 2"),
             Self::Foreign => f.write_str("sealed: not under this key, or changed"),
             Self::Key => {
                 let forms = "vb-audit-key TENANT or vb-auditor, and 64 hex digits";

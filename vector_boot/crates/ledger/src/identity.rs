@@ -34,6 +34,14 @@ fn is_machines(call: &str) -> bool {
     matches!(call, "doctor" | "verify" | "metrics" | "witness.add")
 }
 
+/// What the carrier of checkpoints does, and nothing else: it alone of ours speaks to somebody elsewhere.
+fn is_carriers(call: &str) -> bool {
+    matches!(
+        call,
+        "checkpoint" | "proof.consistency" | "witness.add" | "append_event" | "ping"
+    )
+}
+
 /// Whether a call is over rights: of the owner, and within a tenant.
 fn is_over_rights(call: &str) -> bool {
     matches!(call, "grant" | "revoke")
@@ -176,6 +184,11 @@ impl Caller {
             let limit = "uids that the machine does not know may only ping";
             let uid = self.role.uid().to_string();
             return Err(Refusal::new("BAD_ACTOR", "uid", &uid, limit).by("identity:stranger"));
+        }
+        if self.role == Role::Witness && !is_carriers(call) {
+            let limit = "checkpoints, proofs that one continues another, and its own events";
+            let refusal = Refusal::new("POLICY_DENY", "caller", self.role.name(), limit);
+            return Err(refusal.by("identity:witness"));
         }
         let own = is_owners(call) && !self.is_owner();
         if own || (is_machines(call) && self.is_tenant()) {
@@ -434,6 +447,34 @@ mod tests {
             (stranger, "user", "service:uid-1000", Some("BAD_ACTOR")),
         ] {
             assert_eq!(code(role, ns, actor), wanted, "{role:?} {ns} {actor}");
+        }
+    }
+
+    #[test]
+    fn the_carrier_of_checkpoints_reads_no_event() {
+        let caller = Caller::of(Role::Witness, None).unwrap();
+        let code = |call| {
+            let verdict = caller.judge(&Policy::default(), call, "", 0);
+            verdict.err().map(|refusal| refusal.code)
+        };
+        for call in [
+            "checkpoint",
+            "proof.consistency",
+            "witness.add",
+            "append_event",
+            "ping",
+        ] {
+            assert_eq!(code(call), None, "{call}");
+        }
+        for call in [
+            "query",
+            "subscribe",
+            "verify",
+            "blob.get",
+            "proof.inclusion",
+            "grant",
+        ] {
+            assert_eq!(code(call), Some("POLICY_DENY"), "{call}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::sealing::Auditors;
 use crate::visitors::{Visit, Visitors};
 use crate::{files, jsonl, open, wire_socket};
 use ipc::Served;
+use ledger_core::note::VerifierKey;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +50,8 @@ pub struct Asked {
     pub log: Option<PathBuf>,
     /// X25519 public keys of those whom sealed members are for.
     pub auditors: Vec<String>,
+    /// The witness whose signatures are kept; of any, if none is named.
+    pub witness: Option<String>,
 }
 
 /// Runs the service until SIGTERM.
@@ -70,6 +73,8 @@ fn run(asked: &Asked) -> Result<(), String> {
     // all would be smaller still, but they would wait for each other: an append took half as long again.
     sys::reclaim::give_back_early();
     let auditors = Auditors::of(&asked.auditors)?;
+    let witness = asked.witness.as_deref().map(VerifierKey::parse).transpose();
+    let witness = witness.map_err(|e| format!("witness key: {e}"))?;
     let mut inherited = Inherited::take();
     let mut signals = Signals::new(&[SIGTERM, SIGINT]).map_err(|e| format!("signals: {e}"))?;
     let device = device(&mut inherited, asked.log.as_deref()).map_err(|e| format!("log: {e}"))?;
@@ -97,6 +102,9 @@ fn run(asked: &Asked) -> Result<(), String> {
     let keeper = Keeper::start(&ledger, data.as_deref(), auditors);
     if let Err(e) = &keeper {
         ::log::error!("no proofs: {e}");
+    }
+    if let (Some(witness), Some(proofs)) = (witness, ledger.proofs()) {
+        proofs.believe(witness);
     }
     let theirs = ledger.clone();
     std::thread::Builder::new()

@@ -98,7 +98,7 @@ impl Poller {
         Ok(self.epoll.delete(fd)?)
     }
 
-    /// Waits; `None` waits for ever. The answers are in [`Poller::ready`]. EINTR is an empty answer.
+    /// Waits, at most a minute; `None` waits for ever. The answers are in [`Poller::ready`]. EINTR is an empty answer.
     ///
     /// # Errors
     /// As `epoll_wait(2)`.

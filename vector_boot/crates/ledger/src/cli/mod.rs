@@ -58,6 +58,9 @@ struct Words {
     /// For the service: an auditor's X25519 public key, which `auditor` prints. Sealed members are for these alone.
     #[arg(long, value_name = "HEX", conflicts_with = "socket")]
     audit_recipient: Vec<String>,
+    /// For the service: the key of the witness whose signatures it keeps, NAME+HASH+BASE64; any witness's if not given.
+    #[arg(long, value_name = "VKEY", conflicts_with = "socket")]
+    witness_key: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -176,6 +179,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
         return serve::main(&Asked {
             log: words.log,
             auditors: words.audit_recipient,
+            witness: words.witness_key,
         });
     };
     let default = || ipc::run_folder().join("ledger.sock");

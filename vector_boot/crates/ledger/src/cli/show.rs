@@ -232,6 +232,9 @@ impl AuditorWords {
             .open(&self.file)?;
         file.write_all(line.as_bytes())?;
         file.write_all(b"\n")?;
-        file.sync_all()
+        file.sync_all()?;
+        // What is sealed for a key whose name a power cut took is lost.
+        let folder = self.file.parent().filter(|p| !p.as_os_str().is_empty());
+        crate::files::sync_folder(folder.unwrap_or(Path::new(".")))
     }
 }

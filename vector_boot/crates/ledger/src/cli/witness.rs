@@ -102,7 +102,8 @@ pub fn running(peer: &Peer, old: u64) -> Result<(Vec<String>, String), String> {
     let note = note.ok_or("no checkpoint in the answer")?.to_owned();
     let size = answer.get("size").and_then(Json::unsigned).unwrap_or(0);
     if old > size {
-        return Err(format!("old {old}: the checkpoint is of {size} events"));
+        // Without the size, which grows by what is said of this.
+        return Err(format!("old {old}: more events than the checkpoint has"));
     }
     let answer = peer.call(&Json::object([
         ("type", "proof.consistency".into()),

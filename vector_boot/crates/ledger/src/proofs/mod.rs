@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ struct Shared {
     folder: Option<Folder>,
     key: DeviceKey,
     auditors: Option<Auditors>,
+    /// The witness that the machine names.
+    witness: OnceLock<VerifierKey>,
     verifier: VerifierKey,
     state: Mutex<State>,
     moved: Condvar,
@@ -187,6 +189,7 @@ impl Shared {
             folder: data.map(Folder::new),
             key,
             auditors,
+            witness: OnceLock::new(),
             verifier,
             state: Mutex::default(),
             moved: Condvar::new(),
@@ -207,6 +210,18 @@ impl Proofs {
     #[must_use]
     pub fn auditors(&self) -> Option<&Auditors> {
         self.0.auditors.as_ref()
+    }
+
+    /// From now on this witness's signatures alone are kept.
+    pub fn believe(&self, witness: VerifierKey) {
+        // The first that is named stays.
+        let _ = self.0.witness.set(witness);
+    }
+
+    /// The witness whose signatures alone are kept, if the machine names one.
+    #[must_use]
+    pub fn witness(&self) -> Option<&VerifierKey> {
+        self.0.witness.get()
     }
 
     /// What checks the log's checkpoints.

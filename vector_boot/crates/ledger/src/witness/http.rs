@@ -8,8 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// A word of the manifest less the option's name.
-pub const URL_BYTES_MAX: usize = 120;
+/// A word of the manifest, 128 bytes, less `--url=`.
+pub const URL_BYTES_MAX: usize = 122;
 /// An answer is a few signature lines below a head: 16 KiB is a hundred times that.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// Where a URL names no port.
@@ -63,12 +63,13 @@ impl Target {
 /// Posts a body to `PREFIX/add-checkpoint` and gives back the answer's status and text.
 ///
 /// # Errors
-/// A sentence: no connection, no answer within `limit`, or one that is none.
-pub fn post(target: &Target, body: &str, limit: Duration) -> Result<(u16, String), String> {
+/// A sentence: no connection, no answer before `deadline`, or one that is none.
+pub fn post(target: &Target, body: &str, deadline: Instant) -> Result<(u16, String), String> {
     let failed = |e: io::Error| format!("{}: {e}", target.address);
-    let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&target.address, limit).map_err(failed)?;
-    stream.set_write_timeout(Some(limit)).map_err(failed)?;
+    let left = left_until(deadline).map_err(failed)?;
+    let mut stream = TcpStream::connect_timeout(&target.address, left).map_err(failed)?;
+    let left = left_until(deadline).map_err(failed)?;
+    stream.set_write_timeout(Some(left)).map_err(failed)?;
     let request = format!(
         "POST {}/add-checkpoint HTTP/1.0\r\nHost: {}\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -81,18 +82,30 @@ pub fn post(target: &Target, body: &str, limit: Duration) -> Result<(u16, String
     answer(&bytes).map_err(|why| format!("{}: {why}", target.address))
 }
 
+/// The time that is left; never none at all, which a socket takes for no limit.
+fn left_until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match left.is_zero() {
+        true => Err(io::ErrorKind::TimedOut.into()),
+        false => Ok(left),
+    }
+}
+
 /// All that comes until the connection ends.
 fn read(stream: &mut TcpStream, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
         // A peer that drips bytes has no more time than one that is silent.
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut piece)? {
+        stream.set_read_timeout(Some(left_until(deadline)?))?;
+        let read = match stream.read(&mut piece) {
+            // Said in the same words, whichever clock was first.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            read => read?,
+        };
+        match read {
             0 => return Ok(bytes),
             n if bytes.len() + n > ANSWER_BYTES_MAX => {
                 let why = format!("an answer of more than {ANSWER_BYTES_MAX} bytes");
@@ -161,7 +174,7 @@ mod tests {
             );
         }
         let long = format!("http://192.0.2.1/{}", "a".repeat(URL_BYTES_MAX));
-        assert!(read(&long).is_err_and(|why| why.contains("at most 120")));
+        assert!(read(&long).is_err_and(|why| why.contains("at most 122")));
     }
 
     #[test]

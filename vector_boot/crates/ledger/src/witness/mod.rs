@@ -17,13 +17,13 @@ use ledger_core::note::{KeyKind, Note, VerifierKey};
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sys::events::{Interest, Poller, Signals};
 use sys::inherit::notify;
 
-/// For one exchange with the witness.
+/// For both exchanges with the witness.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
-/// For one exchange at the end: PID 1 waits for us.
+/// For both at the end: with what may be under way then, less than the 15 s after which PID 1 kills; it waits for us.
 const LAST_LIMIT: Duration = Duration::from_secs(2);
 /// After the first failure in a row; doubled up to the period.
 const RETRY_FIRST: Duration = Duration::from_secs(60);
@@ -93,13 +93,32 @@ fn run(words: Words) -> std::io::Result<()> {
     loop {
         let outcome = carrier.carry(EXCHANGE_LIMIT);
         carrier.tell(&outcome, &mut pace);
-        poller.wait(Some(pace.wait(&outcome)))?;
-        if signals.take().is_some() {
+        if is_told_to_end(&mut signals, &mut poller, pace.wait(&outcome))? {
             let _ = notify("STOPPING=1");
             let outcome = carrier.carry(LAST_LIMIT);
             carrier.tell(&outcome, &mut pace);
             return Ok(());
         }
+    }
+}
+
+/// Rests for this long, or until a signal comes: whether one did.
+fn is_told_to_end(
+    signals: &mut Signals,
+    poller: &mut Poller,
+    rest: Duration,
+) -> std::io::Result<bool> {
+    let until = Instant::now() + rest;
+    loop {
+        if signals.take().is_some() {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        // It comes back after a minute at most.
+        poller.wait(Some(left.max(Duration::from_millis(1))))?;
     }
 }
 
@@ -153,19 +172,24 @@ struct Carrier {
 impl Carrier {
     /// Has the newest checkpoint signed.
     fn carry(&self, limit: Duration) -> Outcome {
+        let mut left = limit;
         // From nothing on, which a witness that knows the log answers with what it signed last.
-        match self.ask(0, limit)? {
+        match self.ask(0, &mut left)? {
             Answer::Signed(size) => Ok(size),
-            Answer::Knows(old) => match self.ask(old, limit)? {
+            Answer::Knows(old) => match self.ask(old, &mut left)? {
                 Answer::Signed(size) => Ok(size),
                 Answer::Knows(other) => Err(format!("it signed {old} events last, then {other}")),
             },
         }
     }
 
-    fn ask(&self, old: u64, limit: Duration) -> Result<Answer, String> {
+    /// `left` is the witness's time alone.
+    fn ask(&self, old: u64, left: &mut Duration) -> Result<Answer, String> {
         let (hashes, text) = running(&self.ledger, old)?;
-        let (status, answer) = post(&self.target, &body(old, &hashes, &text), limit)?;
+        let began = Instant::now();
+        let answer = post(&self.target, &body(old, &hashes, &text), began + *left);
+        *left = left.saturating_sub(began.elapsed());
+        let (status, answer) = answer?;
         match status {
             200 => {
                 let mut note = Note::parse(&text).map_err(|e| e.to_string())?;

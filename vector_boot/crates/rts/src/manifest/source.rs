@@ -273,7 +273,16 @@ impl Source {
             audit.tell(&mut services)?;
         }
         if let Some(witness) = self.witness {
-            services.push(witness.service(&services)?);
+            let key = witness.key.clone();
+            let carrier = witness.service(&services)?;
+            // Who carries is not believed: the ledger keeps this witness's signatures alone.
+            give(
+                &mut services,
+                "ledger",
+                ["--witness-key", &key],
+                "witness: key",
+            )?;
+            services.push(carrier);
         }
         Ok(Manifest {
             services,
@@ -354,7 +363,7 @@ impl SourceAudit {
 impl SourceWitness {
     fn service(self, services: &[Service]) -> Result<Service, ManifestError> {
         let field = |field: &str| format!("witness: {field}");
-        if !self.url.starts_with("http://") {
+        if !is_url_of_address(&self.url) {
             let expected = "http://ADDRESS[:PORT][/PREFIX] with an address of numbers";
             return Err(ManifestError::value(field("url"), &self.url, expected));
         }
@@ -402,6 +411,23 @@ impl SourceWitness {
             ..Service::new(name("witness", "witness")?, Image::Services)
         })
     }
+}
+
+/// Whether it is `http://ADDRESS[:PORT][/PREFIX]` as the role takes it: one that it refuses would end at each start.
+fn is_url_of_address(url: &str) -> bool {
+    use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let (host, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let is_address = host.parse::<SocketAddr>().is_ok()
+        || match bare {
+            Some(six) => six.parse::<Ipv6Addr>().is_ok(),
+            None => host.parse::<Ipv4Addr>().is_ok(),
+        };
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
+    is_address && prefix.bytes().all(unreserved)
 }
 
 /// Puts `NAME=VALUE` behind the words of the service that is this role.

@@ -103,6 +103,9 @@ fn a_witness_is_a_service_of_its_own() {
     ];
     assert_eq!(words, expected);
     assert_eq!(service.needs.as_slice(), ["ledger"]);
+    let ledger = manifest.index_of("ledger").unwrap();
+    let last = manifest.services[ledger].args.last().unwrap();
+    assert_eq!(last.as_str(), "--witness-key=w.example+0123abcd+AAAA");
     assert!(!service.core && service.uid == Some(909));
     assert_eq!(
         Manifest::decode(&manifest.encode().unwrap()).unwrap(),
@@ -325,6 +328,8 @@ fn each_broken_rule_is_refused_by_field_value_and_limit() {
             "unknown variant `hidden`",
         ),
         (witness("https://w.example", key_of_witness, ""), "witness: url: \"https://w.example\", expected http://"),
+        (witness("http://w.example", key_of_witness, ""), "witness: url: \"http://w.example\", expected http://"),
+        (witness("http://192.0.2.1/?q", key_of_witness, ""), "witness: url: \"http://192.0.2.1/?q\", expected http://"),
         (witness("http://192.0.2.1", "w.example", ""), "witness: key: \"w.example\", expected the witness's key"),
         (witness(&format!("http://192.0.2.1/{}", "a".repeat(120)), key_of_witness, ""), "expected up to 128 bytes"),
         (witness("http://192.0.2.1", key_of_witness, "every_s = 59"), "witness: every_s: 59, allowed 60 to 3600"),

@@ -1,6 +1,7 @@
 //! `witness.add`: a checkpoint of this log that a witness signed too, kept beside the ledger's own.
 //!
-//! Who carries it is not believed: both signatures must hold, and what is kept only grows.
+//! Who carries it is not believed: both signatures must hold, the witness is the one that the machine names, if it
+//! names one, and what is kept only grows.
 
 use super::{Call, Handler};
 use crate::committer::Draft;
@@ -11,6 +12,10 @@ use crate::proofs::folder::WITNESSED;
 use crate::refusal::Refusal;
 use ledger_core::checkpoint::Checkpoint;
 use ledger_core::note::{Note, VerifierKey};
+use std::sync::{Mutex, PoisonError};
+
+/// One at a time: what is compared is what is replaced, and by way of one file.
+static KEEPING: Mutex<()> = Mutex::new(());
 
 /// The handler of a call of this family.
 pub fn find(kind: &str) -> Option<Handler> {
@@ -27,6 +32,9 @@ fn add(call: &Call<'_>) -> Result<(), Refusal> {
     let witness = VerifierKey::parse(call.text("witness")?).map_err(|e| bad("witness")(&e))?;
     let none = || Refusal::new("INTERNAL", "proofs", "", "not there yet");
     let proofs = call.ledger().proofs().ok_or_else(none)?;
+    if proofs.witness().is_some_and(|named| *named != witness) {
+        return Err(Refusal::bad("witness", "the one that the machine names"));
+    }
     let opened = Checkpoint::open(&note, proofs.verifier());
     let checkpoint = opened.map_err(|e| bad("checkpoint")(&e))?;
     let keys = [witness];
@@ -39,6 +47,7 @@ fn add(call: &Call<'_>) -> Result<(), Refusal> {
     let folder = proofs.folder();
     let folder = folder
         .ok_or_else(|| Refusal::new("NOT_FOUND", "checkpoint", "", "the ledger has no folder"))?;
+    let keeping = KEEPING.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = folder.note(WITNESSED).ok().flatten();
     let kept = kept.and_then(|note| Checkpoint::open(&note, proofs.verifier()).ok());
     if let Some(kept) = kept.filter(|kept| kept.size > checkpoint.size) {
@@ -53,6 +62,7 @@ fn add(call: &Call<'_>) -> Result<(), Refusal> {
     folder
         .put_note(WITNESSED, &note, Lasting::Durable)
         .map_err(|e| Refusal::from(&e))?;
+    drop(keeping);
     let names = held.iter().map(|(key, _)| key.name()).collect::<Vec<_>>();
     let payload = Json::object([
         ("size", checkpoint.size.into()),
