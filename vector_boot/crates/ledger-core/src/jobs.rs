@@ -26,8 +26,11 @@ pub const OPEN: Share = Share {
 };
 /// Jobs of all tenants; who has most finished ones forgets first.
 pub const REMEMBERED_MAX: usize = 32 * 1024;
-/// The longest lease, in milliseconds: a day. One that ends later was given by a clock that was ahead.
+/// The longest lease, in milliseconds: a day. One that ends much later was given by a clock that was ahead.
 pub const LEASE_MS_MAX: u64 = 24 * 3600 * 1000;
+/// By how much the clock may be set back under a lease of the longest kind: the machine's own steps are at most
+/// 1,000 s.
+const SET_BACK_MS: u64 = 3600 * 1000;
 /// Finished jobs that a tenant never forgets to make room for others'.
 const FINISHED_OWN: usize = 128;
 /// Longest name of a queue.
@@ -81,9 +84,9 @@ pub struct Claim {
 }
 
 /// Whether a lease that ends then is one now: no lease is longer than the longest, and so none outlasts a
-/// clock that is set back.
+/// clock that is set back by much.
 fn lasts(until_ms: u64, wall_ms: u64) -> bool {
-    until_ms > wall_ms && until_ms - wall_ms <= LEASE_MS_MAX
+    until_ms > wall_ms && until_ms - wall_ms <= LEASE_MS_MAX + SET_BACK_MS
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,7 +312,7 @@ impl Jobs {
         let over = |job: &(String, u64, Hash)| !lasts(job.1, wall_ms);
         let lost = of_queue(&tenant.held, 0).filter(over);
         let beyond = || {
-            let any_length = wall_ms.saturating_add(LEASE_MS_MAX + 1);
+            let any_length = wall_ms.saturating_add(LEASE_MS_MAX + SET_BACK_MS + 1);
             of_queue(&tenant.held, any_length).filter(over)
         };
         let ready = || of_queue(&tenant.ready, 0);
@@ -607,6 +610,11 @@ mod tests {
         for wanted in [Wanted::Id(&id), Wanted::Next("q")] {
             assert!(jobs.claim("a", wanted, 1000 + YEAR_MS).is_err(), "held");
             assert!(jobs.claim("a", wanted, until - LEASE_MS_MAX).is_err());
+            // A clock that is kept right is set back a little now and then.
+            assert!(
+                jobs.claim("a", wanted, until - LEASE_MS_MAX - 1000)
+                    .is_err()
+            );
             assert!(jobs.claim("a", wanted, 1000).is_ok(), "set back");
             assert!(jobs.claim("a", wanted, until).is_ok(), "over");
         }

@@ -23,11 +23,12 @@ use crate::proofs::Proofs;
 use crate::proofs::leaves::Leaves;
 use crate::reader::Reader;
 pub use crate::refusal::Refusal;
-use crate::scan;
+use crate::scan::{self, Found};
 use crate::ulids::Ulids;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use ledger_core::policy::Denials;
 use ledger_core::{Body, Committed, GroupBuilder, Hash, Origin, Superblock, rules, ulid};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -322,9 +323,16 @@ impl Committer {
             ::log::warn!("state of the log not taken, reading all of it: why=\"{why}\"");
             (fold, resumed) = (Fold::kept_in(index_folder), None);
         }
-        let (log, recovery) = Log::open_from(device, birth, resumed.as_ref(), &mut |found| {
+        // A compaction that was cut short is not finished where its summary cannot be read: the events that it
+        // would drop are all that still tells.
+        let is_lost = Cell::new(false);
+        let mut take = |found: Found<'_>| {
             fold.found(&found);
-        })?;
+            is_lost.set(fold.lost.is_some());
+        };
+        let may_drop = || !is_lost.get();
+        let (log, recovery) =
+            Log::open_from(device, birth, resumed.as_ref(), &mut take, &may_drop)?;
         let lost = fold.lost.take();
         if let Some(why) = &lost {
             ::log::error!("state of a compaction is lost: why=\"{why}\"");
@@ -838,10 +846,13 @@ impl Writer {
                     Ok(Message::Stop) | Err(_) => break,
                 },
             };
-            self.group(first, receiver, &mut next, &mut stopping);
+            let asked = self.group(first, receiver, &mut next, &mut stopping);
             // A decision that waits for its place must not have anything placed before it.
             if next.is_none() {
-                self.make_room();
+                // Who asks for nothing waits for what is under way, and begins nothing.
+                if asked {
+                    self.make_room();
+                }
                 while let Some((order, answer)) = self.orders.pop_front() {
                     answer(self.obey(order));
                 }
@@ -849,13 +860,14 @@ impl Writer {
         }
     }
 
+    /// Makes jobs durable together: whether any of them asked for room.
     fn group(
         &mut self,
         first: Job,
         receiver: &Receiver<Message>,
         next: &mut Option<Job>,
         stopping: &mut bool,
-    ) {
+    ) -> bool {
         let mut group = self.log.group();
         let mut placed = Vec::new();
         let mut added = Vec::new();
@@ -892,7 +904,9 @@ impl Writer {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             };
         }
+        let asked = released > 0 || !added.is_empty();
         self.finish(group, placed, added, released);
+        asked
     }
 
     /// Places what does not fit the rest of the segment in the next one, unless it would not fit

@@ -4,7 +4,7 @@
 
 use crate::index::Index;
 use crate::query::{self, Filter, Order, Query};
-use crate::reader::Reader;
+use crate::reader::{Reader, compacted};
 use crate::refusal::Refusal;
 use ledger_core::folds::{Fold, Spec};
 use ledger_core::{Body, Hash};
@@ -92,6 +92,10 @@ impl Wanted {
                 fold: Fold::new(self.spec.clone()),
             }
         });
+        if at > 0 && at < folded.through {
+            // What led to that state is gone; kept, it would stand in the way of those that can be folded.
+            return Err(Refusal::from(&compacted(at, folded.begins)));
+        }
         let query = Query {
             filter: Filter {
                 tenant_id: self.tenant.clone(),

@@ -56,6 +56,9 @@ mod wire_socket;
 pub mod witness;
 mod wrap;
 
+#[cfg(feature = "model")]
+pub use clock::stand_still;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

@@ -213,10 +213,11 @@ impl Log {
         birth: &Birth,
         found: &mut dyn FnMut(Found<'_>),
     ) -> Result<(Self, Recovery), OpenError> {
-        Self::open_from(device, birth, None, found)
+        Self::open_from(device, birth, None, found, &|| true)
     }
 
-    /// As [`Self::open`], but reads on from where a state of this log was kept.
+    /// As [`Self::open`], but reads on from where a state of this log was kept, and finishes a compaction only
+    /// where `may_drop` says, once all is read, that its summary stands for what it drops.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -225,13 +226,18 @@ impl Log {
         birth: &Birth,
         resumed: Option<&Resumed>,
         found: &mut dyn FnMut(Found<'_>),
+        may_drop: &dyn Fn() -> bool,
     ) -> Result<(Self, Recovery), OpenError> {
         let mut recovery = Recovery::default();
+        let mut unrepaired = None;
         let superblock = match scan::superblock(&*device).map_err(io_at("read superblock"))? {
             Some((superblock, None)) => superblock,
             Some((superblock, Some(_))) => {
-                write_superblock(&*device, &superblock).map_err(io_at("repair superblock"))?;
-                recovery.superblock_repaired = true;
+                match write_superblock(&*device, &superblock) {
+                    Ok(()) => recovery.superblock_repaired = true,
+                    // The copy that holds is enough to read by.
+                    Err(e) => unrepaired = Some(e),
+                }
                 superblock
             }
             None => {
@@ -280,7 +286,14 @@ impl Log {
                     what: fault.kind.to_string(),
                 });
             }
-            fault => log.make_ready(fault.and(Some(&end)), compacted.durable, &mut recovery),
+            fault if unrepaired.is_none() => {
+                let due = compacted.durable.filter(|_| may_drop());
+                log.make_ready(fault.and(Some(&end)), due, &mut recovery);
+            }
+            _ => {}
+        }
+        if let Some(e) = unrepaired {
+            log.device_failed("repair superblock", &e);
         }
         Ok((log, recovery))
     }

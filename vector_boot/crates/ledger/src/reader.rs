@@ -28,6 +28,9 @@ pub struct Reader {
     /// The event that begins at `at`.
     id: u64,
     at: u64,
+    /// Events that were walked over in this segment, every 64th, and where they begin: the way back in one
+    /// whose part has no anchors yet.
+    passed: Vec<(u64, u64)>,
     buf: Vec<u8>,
     first: u64,
     filled: usize,
@@ -45,6 +48,7 @@ impl Reader {
             look: None,
             id: 0,
             at: 0,
+            passed: Vec::new(),
             buf: Vec::new(),
             first: 0,
             filled: 0,
@@ -127,6 +131,11 @@ impl Reader {
             }
             match peek(self.bytes(at, 64)?) {
                 Peek::Event { id: found, bytes } if found == self.id => {
+                    if found.is_multiple_of(WALK_MAX)
+                        && self.passed.last().is_none_or(|(last, _)| *last < found)
+                    {
+                        self.passed.push((found, at));
+                    }
                     if found == id {
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                         self.bytes(at, bytes)?;
@@ -166,6 +175,9 @@ impl Reader {
         let extent = look.extent;
         // The open segment has grown since it was looked at: the position stays good.
         let here = self.look.as_ref().is_some_and(|l| l.extent == extent);
+        if !here {
+            self.passed.clear();
+        }
         if !here || !near(self.id) {
             let anchor = look.anchor(id).unwrap_or_else(|_| {
                 let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +185,10 @@ impl Reader {
                 None
             });
             let begin = extent.base + SEGMENT_HEADER_BYTES as u64;
-            (self.id, self.at) = anchor.unwrap_or((extent.first_id, begin));
+            let passed = self.passed.partition_point(|(passed, _)| *passed <= id);
+            let passed = passed.checked_sub(1).and_then(|n| self.passed.get(n));
+            let known = anchor.or(passed.copied());
+            (self.id, self.at) = known.unwrap_or((extent.first_id, begin));
         }
         self.look = Some(look);
         Ok(extent)

@@ -5,7 +5,7 @@
 
 use crate::planes::{Summary, Unreadable};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Its name in the state beside the index's snapshots.
 pub const SECTION: &str = "ulids";
@@ -20,6 +20,8 @@ const TENANTS_MAX: usize = 4096;
 const ROOM_SHARE: u64 = 64;
 /// What one takes there: with its event's id, in hex, as a part of an event.
 const ULID_BYTES: u64 = 48;
+/// What a tenant takes there beside its name and ULIDs, in bytes before hex.
+const TENANT_BYTES: u64 = 16;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Recent {
@@ -61,11 +63,24 @@ impl Ulids {
     /// Writes down what a rebuild needs that does not read the events so far: of a small log, which a
     /// summary must not fill, the newest alone.
     pub fn summary(&self, summary: &mut Summary, room: u64) {
-        let most = room / ROOM_SHARE / ULID_BYTES;
-        let ids = self.tenants.values().flat_map(|t| &t.seen);
-        let mut ids: Vec<u64> = ids.map(|(_, id)| *id).collect();
-        ids.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
-        let from = usize::try_from(most).ok().and_then(|n| ids.get(n)).copied();
+        let ids = self.tenants.iter();
+        let ids = ids.flat_map(|(tenant, t)| t.seen.iter().map(move |(_, id)| (*id, tenant)));
+        let mut ids: Vec<(u64, &String)> = ids.collect();
+        ids.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let (mut left, mut from) = (room / ROOM_SHARE, None);
+        let mut named: BTreeSet<&String> = BTreeSet::new();
+        for (id, tenant) in ids {
+            // A name may be longer than what it stands for.
+            let name = match named.insert(tenant) {
+                true => 2 * (tenant.len() as u64 + TENANT_BYTES),
+                false => 0,
+            };
+            let Some(rest) = left.checked_sub(ULID_BYTES + name) else {
+                from = Some(id);
+                break;
+            };
+            left = rest;
+        }
         let newer = |recent: &Recent| Recent {
             used: recent.used,
             seen: recent
@@ -75,8 +90,10 @@ impl Ulids {
                 .copied()
                 .collect(),
         };
-        let tenants: BTreeMap<&String, Recent> =
-            self.tenants.iter().map(|(t, r)| (t, newer(r))).collect();
+        let tenants = self.tenants.iter().map(|(t, r)| (t, newer(r)));
+        let tenants: BTreeMap<&String, Recent> = tenants
+            .filter(|(_, recent)| !recent.seen.is_empty())
+            .collect();
         summary.put(SECTION, &tenants);
     }
 
@@ -93,6 +110,12 @@ impl Ulids {
         }
         while taken.len() > TENANTS_MAX {
             taken.pop_last();
+        }
+        // Those that a small log's summary has no room for stay known where they were read.
+        for (tenant, recent) in &mut self.tenants {
+            if taken.len() < TENANTS_MAX && !taken.contains_key(tenant) {
+                taken.insert(tenant.clone(), std::mem::take(recent));
+            }
         }
         let window = window(taken.len());
         for (tenant, recent) in &mut taken {
@@ -121,10 +144,11 @@ impl Ulids {
             }
         };
         recent.used = self.used;
-        recent.seen.push_back((*ulid, id));
-        if recent.seen.len() > self.window {
+        // Before it is one too many: the memory of a window is a power of two.
+        if recent.seen.len() >= self.window {
             recent.seen.pop_front();
         }
+        recent.seen.push_back((*ulid, id));
     }
 
     /// For one more tenant.
@@ -188,12 +212,13 @@ mod tests {
         };
         let all = restored(64 << 20);
         assert_eq!(all.event("t", &ulid(WINDOW)), Some(WINDOW as u64));
-        let few = restored(ROOM_SHARE * ULID_BYTES * 3);
+        let room_of_three = ROOM_SHARE * (ULID_BYTES * 3 + 2 * (1 + TENANT_BYTES));
+        let few = restored(room_of_three);
         let known = |n: usize| few.event("t", &ulid(2 * WINDOW - n)).is_some();
         assert!(known(1) && known(3) && !known(4));
         // What was read before the summary stays known.
         let mut summary = Summary::default();
-        ulids.summary(&mut summary, ROOM_SHARE * ULID_BYTES * 3);
+        ulids.summary(&mut summary, room_of_three);
         let mut read = Ulids::default();
         for n in 2 * WINDOW - 10..2 * WINDOW {
             read.add("t", &ulid(n), n as u64);
@@ -228,6 +253,14 @@ mod tests {
                 assert!((12..20).all(known) && !known(11), "tenant {tenant}");
             }
         }
+        // Of a small log a summary takes its share and no more, names too.
+        let room = 1 << 20;
+        let mut small = Summary::default();
+        ulids.summary(&mut small, room);
+        assert!(2 * small.encode().len() as u64 <= room / ROOM_SHARE + 64);
+        let mut newest = Ulids::default();
+        newest.restore(&small).unwrap();
+        assert!(newest.event(&name(TENANTS_MAX - 1), &ulid(19)).is_some());
         // One more: who was silent longest is forgotten, the others are not.
         ulids.add("one more", &ulid(0), id + 1);
         assert_eq!(ulids.tenants.len(), TENANTS_MAX / 2 + 1);

@@ -171,6 +171,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn power_cuts_lose_nothing_acknowledged_over_epochs_and_compaction() {
     let (mut cuts, mut compactions, mut epochs, mut pieces) = (0u64, 0, 0, 0);
     for seed in seeds() {
+        ledger::stand_still(seed);
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 7);
         let mut disk = Disk::of(&Power::default(), SEGMENTS, seed);
         let mut promised = Promised::default();

@@ -47,6 +47,10 @@ pub fn run(stream: &Stream, subscription: &Subscription) {
             stream.refuse(&Refusal::new("NOT_FOUND", "consumer", "", limit));
             return;
         }
+        if stream.is_gone() {
+            // What is settled now would be told to nobody.
+            return;
+        }
         if standing.first_id > settled {
             settled = standing.first_id;
             match settle(ledger, group, settled) {

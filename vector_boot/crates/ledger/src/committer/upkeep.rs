@@ -96,7 +96,10 @@ impl Writer {
 
     /// Makes room where the log fills: an epoch of its own, and what is oldest goes.
     pub(super) fn make_room(&mut self) {
-        if self.log.stopped().is_some() || self.tried == Some(self.log.segment()) {
+        let again = self.tried == Some(self.log.segment());
+        // Where what is kept free is refused, no event leads to the segment in which it would be tried again.
+        let refuses = self.log.room().saturating_sub(self.log.used()) < self.kept_free;
+        if self.log.stopped().is_some() || (again && !refuses) {
             return;
         }
         if !self.makes_room || !is_filling(&self.log) {
@@ -104,7 +107,7 @@ impl Writer {
         }
         let opened = match self.log.segments_free() {
             // An epoch gains nothing where nothing may be dropped.
-            _ if self.lost.is_some() => Ok(()),
+            _ if again || self.lost.is_some() => Ok(()),
             0 => Ok(()),
             _ => self.open_epoch().map(drop),
         };
@@ -124,7 +127,11 @@ impl Writer {
                     self.kept_free = SUMMARY_TIMES * bytes_taken(&self.pieces());
                 }
             }
-            Err(refusal) => ::log::warn!("not compacted: reason={:?}", refusal.reason()),
+            Err(refusal) => {
+                // Nothing waits for tiles: the next segment tries it again, and no group before.
+                self.kept_free = 0;
+                ::log::warn!("not compacted: reason={:?}", refusal.reason());
+            }
         }
     }
 
@@ -223,14 +230,16 @@ impl Writer {
         let compacted =
             compacted.ok_or_else(|| Refusal::new("INTERNAL", "log", "", "nothing to drop"))?;
         let receipts = self.write_own(vec![own(COMPACTED, compacted.payload())])?;
-        self.log
-            .compact(&compacted)
-            .map_err(|s| Refusal::from(&s))?;
+        // Until the index has forgotten it too: who reads what is being given back asks there whether it was dropped
+        // or is damaged.
         let mut index = self
             .shared
             .index
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.log
+            .compact(&compacted)
+            .map_err(|s| Refusal::from(&s))?;
         index.forget_before(compacted.first_event_id);
         drop(index);
         self.kept_free = 0;

@@ -21,8 +21,11 @@ struct Task {
 
 /// What became of a task.
 enum Done {
-    Kept { rebuilt: bool },
-    Failed,
+    Kept {
+        rebuilt: bool,
+    },
+    /// With the part's anchors, where it was built: a folder that is full keeps nobody from finding events.
+    Failed(Arc<[u32]>),
 }
 
 impl Index {
@@ -31,10 +34,10 @@ impl Index {
         Some((kept.state.take()?, kept.folder.clone()))
     }
 
-    /// The first part without a snapshot.
+    /// The newest part without a snapshot: what is asked for most, and dropped last.
     fn task(&self) -> Option<Task> {
         let kept = self.kept.as_ref()?;
-        self.entries.windows(2).find_map(|pair| {
+        self.entries.windows(2).rev().find_map(|pair| {
             let [entry, next] = pair else { return None };
             let part = match &entry.view {
                 View::File(_) => return None,
@@ -61,7 +64,7 @@ impl Index {
                 self.rebuilds += u64::from(*rebuilt);
                 self.open_snapshot(wanted)
             }
-            Done::Failed => None,
+            Done::Failed(_) => None,
         };
         let mut entries = self.entries.iter_mut();
         // It may have been compacted away meanwhile.
@@ -73,7 +76,12 @@ impl Index {
                 entry.span = Some(snapshot.span);
                 entry.view = View::File(Arc::new(snapshot));
             }
-            None => entry.given_up = true,
+            None => {
+                entry.given_up = true;
+                if let (Done::Failed(anchors), View::Bare(_)) = (done, &entry.view) {
+                    entry.view = View::Bare(anchors.clone());
+                }
+            }
         }
     }
 }
@@ -87,13 +95,13 @@ fn write_state(state: Option<(State, PathBuf)>) {
     }
 }
 
-fn outcome(task: &Task, written: io::Result<()>, rebuilt: bool) -> Done {
+fn outcome(task: &Task, written: io::Result<()>, rebuilt: bool, anchors: Arc<[u32]>) -> Done {
     match written {
         Ok(()) => Done::Kept { rebuilt },
         Err(e) => {
             let first = task.wanted.extent.first_id;
             ::log::warn!("without index snapshot: first_event={first} error=\"{e}\"");
-            Done::Failed
+            Done::Failed(anchors)
         }
     }
 }
@@ -163,9 +171,12 @@ pub fn keep(index: &Weak<Mutex<Index>>, device: &Arc<dyn Device>, superblock: &S
             Some(part) => (Ok(lock(part).clone()), false),
             None => (rebuild(&task.wanted, &index, device, superblock), true),
         };
-        let written =
-            part.and_then(|mut part| snapshot::write(&task.folder, &task.wanted, &mut part));
-        let done = outcome(&task, written, rebuilt);
+        let mut anchors = Arc::default();
+        let written = part.and_then(|mut part| {
+            snapshot::write(&task.folder, &task.wanted, &mut part)
+                .inspect_err(|_| anchors = part.anchors.as_slice().into())
+        });
+        let done = outcome(&task, written, rebuilt, anchors);
         let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
         index.done(&task.wanted, &done);
         drop(index);

@@ -76,6 +76,11 @@ pub fn epochs_and_compaction_over_the_stream_socket() {
         json!({"type": "query", "id": 4, "from": 1, "limit": 1}),
     );
     assert_eq!(gone["ok"], true, "{gone}");
+    // What led to a state of before is gone, and who asks for it spoils nobody's fold.
+    let mut early = fold("fold_state", &Value::Null);
+    early["at"] = 1.into();
+    let refused = ask(&mut lines, early);
+    assert_eq!(refused["error"]["code"], "NOT_FOUND", "{refused}");
     // A fold that was kept does not go on from what is not there any more.
     let after = ask(&mut lines, fold("fold_state", &Value::Null));
     let anew = ask(&mut lines, fold("fold_verify", &after["state_root"]));
