@@ -148,7 +148,7 @@ pub fn run(folder: &Path, mode: Mode, limit: Duration, around: Around) -> Run {
     let ledger = committer.ledger();
     let keeper = index.map(|_| {
         ledger.keep_index().expect("index");
-        Keeper::start(ledger, Some(folder)).expect("proofs")
+        Keeper::start(ledger, Some(folder), None).expect("proofs")
     });
     ledger.append_wait(vec![draft(0)]).expect("durable");
     if around != Around::Memory {
