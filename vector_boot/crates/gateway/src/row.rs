@@ -2,8 +2,8 @@
 //!
 //! Parameters are written in clear only where the machine says so. Else the ledger seals the member `seal` on its way
 //! in, under a key that only an auditor is given; beside it stands a keyed commitment, by which calls with the same
-//! parameters can be told without any key. An unkeyed hash of a short path could be guessed, so its key is random and lives as long as
-//! this process.
+//! parameters can be told without any key. An unkeyed hash of a short path could be guessed, so its key is random and
+//! lives as long as this process.
 //!
 //! Pure but for [`Commitments::new`], which draws the key. Start with [`payload`].
 

@@ -14,18 +14,21 @@ const BIRTH: Birth = Birth {
     segment_bytes_max: SEGMENT_BYTES_MIN,
 };
 
+fn draft() -> Draft {
+    Draft {
+        ns: "ns".to_owned(),
+        actor: "user:a".to_owned(),
+        tenant_id: "t".to_owned(),
+        event_type: "kind".to_owned(),
+        payload: "{}".to_owned(),
+        ..Draft::default()
+    }
+}
+
 fn append(device: Arc<dyn Device>, events: usize) -> Result<u64, OpenError> {
     let (committer, _) = Committer::start(device, &BIRTH)?;
     for _ in 0..events {
-        let draft = Draft {
-            ns: "ns".to_owned(),
-            actor: "user:a".to_owned(),
-            tenant_id: "t".to_owned(),
-            event_type: "kind".to_owned(),
-            payload: "{}".to_owned(),
-            ..Draft::default()
-        };
-        committer.ledger().append_wait(vec![draft]).unwrap();
+        committer.ledger().append_wait(vec![draft()]).unwrap();
     }
     let id = committer.ledger().standing().id;
     committer.stop();
@@ -140,14 +143,7 @@ fn a_disk_without_room_for_zeros_ahead_is_read_and_not_written() {
     };
     let disk = Little::new(16 * PAGES_OF_MIB);
     let (committer, _) = Committer::start(disk.clone(), &birth).unwrap();
-    let draft = Draft {
-        ns: "ns".to_owned(),
-        actor: "user:a".to_owned(),
-        tenant_id: "t".to_owned(),
-        event_type: "kind".to_owned(),
-        payload: "{}".to_owned(),
-        ..Draft::default()
-    };
+    let draft = draft();
     committer
         .ledger()
         .append_wait(vec![draft.clone(); 7])
